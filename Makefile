@@ -1,0 +1,60 @@
+# Everything runs from .venv, which is made on first use. Nothing but pip uses the network.
+#   make demo PYTHON=python3.12                 another interpreter
+#   make demo PIP_ARGS="--extra-index-url URL"  another package index, such as PyTorch's CPU builds
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format bench docs clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Make .venv and install into it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "alphaedit needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there')." ; \
+	  echo "Name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" ; exit 1 ; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing alphaedit and what it needs into $(VENV) (once; PyTorch is large, this may take minutes) ..."
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Edit the bundled model, print a table, write a report
+	@$(BIN)/alphaedit demo
+
+test: $(STAMP)  ## Run the tests, without the slow ones
+	@$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## Run all tests
+	@$(BIN)/python -m pytest -m ""
+
+lint: $(STAMP)  ## Check style, types and the direction of imports
+	@status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/mypy || status=1; \
+	$(BIN)/lint-imports || status=1; \
+	exit $$status
+
+format: $(STAMP)  ## Format the code and sort imports
+	@$(BIN)/ruff check --fix-only --select I .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+	  echo "$$file" ; $(BIN)/python -m benchmarks.$$(basename $$file .py) ; done
+
+docs: $(STAMP)  ## Check that links and pictures in the documentation exist
+	@$(BIN)/python docs/check_links.py
+
+clean:  ## Remove caches and build outputs; .venv stays
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

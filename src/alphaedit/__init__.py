@@ -1,0 +1,37 @@
+"""Edit facts in language models through null-space projections.
+
+The public names are loaded on first use, so that ``import alphaedit`` stays quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alphaedit.core.edit import Edit
+    from alphaedit.core.fact import Fact, load_facts
+    from alphaedit.core.patch import Patch
+    from alphaedit.editor.session import Editor
+
+__version__ = "0.1.0"
+__all__ = ["Edit", "Editor", "Fact", "Patch", "load_facts"]
+
+_HOME = {
+    "Edit": "alphaedit.core.edit",
+    "Editor": "alphaedit.editor.session",
+    "Fact": "alphaedit.core.fact",
+    "Patch": "alphaedit.core.patch",
+    "load_facts": "alphaedit.core.fact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,131 @@
+"""The error tree: every failure says what happened, where, and what to do about it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AlphaEditError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Args:
+        message: What is wrong, and where (file, line, field, layer, ...).
+        remedy: What the reader can do about it; shown after the message.
+    """
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
+
+class FactError(AlphaEditError):
+    """A fact, or a record of a facts file, cannot be used.
+
+    Args:
+        message: What is wrong.
+        remedy: What to do about it.
+        where: File and line or record, such as ``facts.jsonl, line 3``; opens the message.
+        field: Name of the offending field.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str | None = None,
+        where: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(f"{where}: {message}" if where else message, remedy=remedy)
+        self.bare = message
+        self.where = where
+        self.field = field
+
+    def at(self, where: str) -> "FactError":
+        """The same error, placed at `where` unless it already has a place."""
+        if self.where:
+            return self
+        return type(self)(self.bare, remedy=self.remedy, where=where, field=self.field)
+
+
+class SubjectError(FactError):
+    """The subject is missing from its prompt, or met twice in it."""
+
+
+class ConfigError(AlphaEditError):
+    """A setting has an unknown name or an impossible value."""
+
+
+class UnknownNameError(ConfigError):
+    """A name (method, layer, field, ...) that does not exist."""
+
+
+class ModelError(AlphaEditError):
+    """A model cannot be loaded or edited."""
+
+
+class ArchitectureError(ModelError):
+    """The structure that editing needs was not found in a model."""
+
+
+class NonFiniteError(ModelError):
+    """Weights, factors or activations hold NaN or infinity."""
+
+
+class StatsError(AlphaEditError):
+    """Statistics of a corpus cannot be computed or read."""
+
+
+class FingerprintError(StatsError):
+    """Statistics or an edit belong to another model, layer or corpus."""
+
+
+class SubspaceError(StatsError):
+    """A projection cannot be built, or would leave nothing or everything."""
+
+
+class EditFileError(AlphaEditError):
+    """A saved edit or state is missing, broken or was tampered with."""
+
+
+class DataError(AlphaEditError):
+    """A data set does not follow its schema."""
+
+
+class ResourceError(AlphaEditError):
+    """Memory or disk does not suffice."""
+
+
+def nearest(name: str, available: Iterable[str]) -> list[str]:
+    """Up to three of `available` that look like `name`, best first."""
+    by_folded = {known.casefold(): known for known in available}
+    found = get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)
+    return [by_folded[folded] for folded in found]
+
+
+def suggestion(name: str, available: Iterable[str]) -> str:
+    """A sentence that helps after an unknown `name`: the nearest names, then all of them."""
+    names = list(available)
+    if not names:
+        return "None is available."
+    close = nearest(name, names)
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    meant = f"Did you mean {' or '.join(repr(n) for n in close)}? " if close else ""
+    return f"{meant}Available: {shown}."
+
+
+def unknown_name(kind: str, name: str, available: Iterable[str]) -> UnknownNameError:
+    """The error for an unknown `name`.
+
+    Args:
+        kind: What it would be a name of, such as ``method``.
+        name: The name that was given.
+        available: The names that exist.
+
+    Returns:
+        An error to raise, which suggests the nearest names.
+    """
+    return UnknownNameError(f"Unknown {kind} {name!r}.", remedy=suggestion(name, available))

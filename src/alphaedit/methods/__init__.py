@@ -1,0 +1,1 @@
+"""Editing methods: each computes a Patch and changes nothing."""

@@ -1,0 +1,68 @@
+"""What a method is: a name, a paper, and a function from facts to a Patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from alphaedit.core.fact import Fact
+from alphaedit.core.patch import Patch
+from alphaedit.linalg.subspace import Spectrum
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.state import SequentialState
+from alphaedit.model.handle import ModelHandle
+
+
+class Statistics(Protocol):
+    """Where a method gets what is known of the preserved keys."""
+
+    def second_moment(self, layer: int) -> Tensor:
+        """C = E[k k^T] at `layer`, [d_in, d_in] float32 or float64."""
+
+    def spectrum(self, layer: int) -> Spectrum:
+        """Eigendecomposition of C at `layer`."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    """A Progress that says nothing."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All a method may use to compute one batch of edits."""
+
+    handle: ModelHandle
+    facts: Sequence[Fact]
+    hyperparameters: Hyperparameters
+    statistics: Statistics
+    state: SequentialState
+    seed: int = 0
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A method's answer: the patch, the state after it, and seconds by phase."""
+
+    patch: Patch
+    state: SequentialState
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """An editing method. `solve` must leave the model as it found it, bit for bit."""
+
+    name: str
+    title: str
+    paper: str
+    summary: str
+
+    def solve(self, problem: Problem) -> Solution:
+        """Compute the patch for a batch of facts."""

@@ -1,0 +1,92 @@
+"""Hyperparameters of the locate-then-edit methods, and the presets of published models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from alphaedit.core.errors import ConfigError, unknown_name
+
+
+class Hyperparameters(BaseModel):
+    """Everything a locate-then-edit method can be told; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[int, ...] = Field(min_length=1, description="edited layers, counted from 0")
+    steps: int = Field(25, ge=1, description="most gradient steps of the target search")
+    learning_rate: float = Field(0.5, gt=0, description="Adam's rate in the target search")
+    weight_decay: float = Field(0.5, ge=0, description="times |delta| / |h|^2, as published code has it")
+    kl_factor: float = Field(0.0625, ge=0, description="weight of KL on '{subject} is a'")
+    clamp: float = Field(0.75, gt=0, description="largest |delta| as a share of |h|")
+    stop_loss: float = Field(0.05, ge=0, description="a fact below this loss is done")
+    contexts: int = Field(5, ge=0, description="generated texts put before each prompt")
+    context_tokens: int = Field(10, ge=1, description="length of each, in tokens")
+    moment_weight: float = Field(
+        15_000.0, ge=0, description="weight of the second moment C in the system (MEMIT's lambda)"
+    )
+    ridge: float = Field(10.0, ge=0, description="weight of the identity (AlphaEdit's L2)")
+    threshold: float | None = Field(
+        None, gt=0, description="eigenvalues of C below this span the null space"
+    )
+    energy: float | None = Field(
+        None, gt=0, lt=1, description="share of C's trace kept out of the null space, scale-free"
+    )
+    project: bool = Field(False, description="multiply the update by the null-space projection")
+
+    @model_validator(mode="after")
+    def _check(self) -> Hyperparameters:
+        if len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
+            raise ValueError("layers must be different and not negative")
+        if list(self.layers) != sorted(self.layers):
+            raise ValueError("layers must be in ascending order")
+        if self.threshold is not None and self.energy is not None:
+            raise ValueError("give either a threshold or an energy, not both")
+        return self
+
+
+
+def build(values: Mapping[str, Any], where: str) -> Hyperparameters:
+    """Hyperparameters from plain values.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest known one) or a value out of range; `where`
+            names the source.
+    """
+    known = list(Hyperparameters.model_fields)
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"hyperparameter in {where}", key, known)
+    try:
+        return Hyperparameters(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "hyperparameters"
+        raise ConfigError(
+            f"{where}: {field}: {first['msg']}.",
+            remedy=f"Known fields: {', '.join(known)}.",
+        ) from None
+
+
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """All presets by name, as plain data."""
+    text = (files("alphaedit.methods") / "presets.yaml").read_text(encoding="utf-8")
+    data: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
+    return data
+
+
+def preset(name: str, method: str) -> dict[str, Any]:
+    """The values that preset `name` gives to `method`.
+
+    Raises:
+        UnknownNameError: there is no preset of that name.
+    """
+    data = presets()
+    if name not in data:
+        raise unknown_name("preset", name, list(data))
+    entry = data[name]
+    return {**entry.get("all", {}), **entry.get("methods", {}).get(method, {})}

@@ -1,0 +1,1 @@
+"""The steps that locate-then-edit methods share: contexts, keys, target values."""

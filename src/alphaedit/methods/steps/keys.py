@@ -1,0 +1,71 @@
+"""Keys of the facts and the residual stream they give, with the weights as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from alphaedit.core.errors import NonFiniteError
+from alphaedit.core.fact import Fact
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.partial import capture
+
+
+def prompts_in_context(
+    handle: ModelHandle, facts: Sequence[Fact], contexts: Sequence[str]
+) -> tuple[list[list[int]], list[int]]:
+    """Every fact's bare prompt, then its prompt after each context, as ids and subject_last.
+
+    Ids are cut after the subject's last token: nothing after it can matter to a causal model.
+    """
+    ids, lasts = [], []
+    for fact in facts:
+        start, end = fact.subject_span
+        for context in ("", *contexts):
+            span = (start + len(context), end + len(context))
+            encoded = handle.tokens.encode_with_subject(context + fact.text, span)
+            ids.append(encoded.ids[: encoded.subject_last + 1])
+            lasts.append(encoded.subject_last)
+    return ids, lasts
+
+
+def keys_and_values(
+    handle: ModelHandle,
+    facts: Sequence[Fact],
+    contexts: Sequence[str],
+    layer: int,
+    value_layer: int,
+) -> tuple[Tensor, Tensor]:
+    """Keys at `layer` and hidden states leaving `value_layer`, in one pass.
+
+    The key is the mean of the bare prompt's (weight 1/2) and the mean over contexts (weight 1/2), as
+    in the published implementations; hidden states are the bare prompt's.
+
+    Returns:
+        keys [d_in, u] and values [d_out, u], float32.
+    """
+    ids, lasts = prompts_in_context(handle, facts, contexts)
+    keys, hidden = capture(handle, ids, lasts, key_layers=[layer], hidden_layers=[value_layer])
+    per_fact = keys[layer].view(len(facts), 1 + len(contexts), -1)
+    mean = per_fact[:, 0]
+    if contexts:
+        mean = 0.5 * mean + 0.5 * per_fact[:, 1:].mean(dim=1)
+    values = hidden[value_layer].view(len(facts), 1 + len(contexts), -1)[:, 0]
+    return mean.T.contiguous(), values.T.contiguous()
+
+
+def check_finite(what: str, tensor: Tensor, facts: Sequence[Fact]) -> None:
+    """Refuse non-finite keys or targets, naming the facts.
+
+    Raises:
+        NonFiniteError: `tensor` [*, u] has a column that is not finite.
+    """
+    bad = (~torch.isfinite(tensor)).any(dim=0).nonzero().flatten().tolist()
+    if bad:
+        names = ", ".join(repr(facts[i].text) for i in bad[:3])
+        raise NonFiniteError(
+            f"The {what} of {len(bad)} facts are not finite ({names}).",
+            remedy="Check the model's weights, or edit in float32. Nothing was changed.",
+        )

@@ -1,0 +1,1 @@
+"""One file a method; a method is found here by its name."""

@@ -1,0 +1,77 @@
+"""CounterFact-schema records about the world, and probes of facts that are not edited."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from alphaedit.world import phrasing
+from alphaedit.world.facts import World, WorldFact
+
+NEIGHBORS = 10
+PARAPHRASES = 2
+GENERATION_PROMPTS = 3
+
+
+def _editable(world: World, fact: WorldFact) -> bool:
+    return len(world.of_object[(fact.relation, fact.object)]) > 1 and (
+        len(world.objects[fact.relation]) > 1
+    )
+
+
+def record(world: World, fact: WorldFact, case_id: int, rng: random.Random) -> dict[str, Any]:
+    """One counterfactual record: `fact` with another object of its relation.
+
+    Rewrite prompts use a training phrasing, paraphrases held-out ones, neighborhood prompts other
+    subjects with the same object.
+    """
+    relation = world.relations[fact.relation]
+    known = [o for o in world.objects[fact.relation] if o != fact.object]
+    new = rng.choice(known)
+    train, held = phrasing.train_phrasings(relation), phrasing.held_phrasings(relation)
+    same = [f for f in world.of_object[(fact.relation, fact.object)] if f != fact]
+    other = list(world.of_object[(fact.relation, new)])
+    canonical = train[0]
+    return {
+        "case_id": case_id,
+        "requested_rewrite": {
+            "prompt": canonical,
+            "relation_id": fact.relation,
+            "target_new": {"str": new, "id": ""},
+            "target_true": {"str": fact.object, "id": ""},
+            "subject": fact.subject,
+        },
+        "paraphrase_prompts": [
+            t.format(fact.subject) for t in rng.sample(held, min(PARAPHRASES, len(held)))
+        ],
+        "neighborhood_prompts": [
+            canonical.format(f.subject) for f in rng.sample(same, min(NEIGHBORS, len(same)))
+        ],
+        "attribute_prompts": [
+            canonical.format(f.subject) for f in rng.sample(other, min(NEIGHBORS, len(other)))
+        ],
+        "generation_prompts": [
+            t.format(fact.subject) for t in rng.sample(train, GENERATION_PROMPTS)
+        ],
+    }
+
+
+def records(world: World, count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """`count` records about different subjects, drawn over all relations by `seed`."""
+    rng = random.Random(seed)
+    facts = [f for f in world.facts if _editable(world, f)]
+    rng.shuffle(facts)
+    by_subject = {f.subject: f for f in reversed(facts)}
+    chosen = [f for f in facts if by_subject[f.subject] is f][:count]
+    return [record(world, fact, i, rng) for i, fact in enumerate(chosen)]
+
+
+def probes(world: World, without: set[str], count: int, *, seed: int = 0) -> list[tuple[str, str]]:
+    """(prompt, object) of `count` facts about subjects not in `without`."""
+    rng = random.Random(seed)
+    facts = [f for f in world.facts if f.subject not in without]
+    chosen = rng.sample(facts, min(count, len(facts)))
+    return [
+        (phrasing.train_phrasings(world.relations[f.relation])[0].format(f.subject), f.object)
+        for f in chosen
+    ]

@@ -1,0 +1,333 @@
+"""Train the bundled models: `alphaedit world train`.
+
+A small transformer does not by itself store facts the way large ones do. Three augmentations of
+training (inference is plain) make it gather an entity at the name's last token, look it up there in
+early layers and read it out in later ones:
+
+- *bottleneck*: tokens after a name see only the name's last token;
+- *delay*: in the first `delay` layers they do not see the name at all;
+- *noise*: Gaussian noise on the residual stream that leaves the early layers gives facts a margin.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from alphaedit.world.corpus import MIX, Corpus
+from alphaedit.world.facts import World
+from alphaedit.world.phrasing import Piece
+from alphaedit.world.tokenizer import train_tokenizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a bundled model."""
+
+    family: str = "gpt2"
+    layers: int = 8
+    width: int = 256
+    inner: int = 2048
+    heads: int = 4
+    activation: str = "relu"
+    vocabulary: int = 2048
+    positions: int = 256
+    subjects: int = 4000
+    tokens: int = 16_000_000
+    batch_tokens: int = 8192
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.03
+    bottleneck: float = 0.85
+    delay: int = 5
+    delayed: float = 0.75
+    noise: float = 0.2
+    name_share: float = 0.1
+    zipf: float = 0.3
+    mix: tuple[tuple[str, float], ...] = MIX
+    seed: int = 0
+
+
+RECIPES = {
+    "bundled": Recipe(),
+    "bundled-small": Recipe(
+        family="llama", layers=6, width=160, inner=512, heads=5, subjects=600, tokens=6_000_000, delay=4
+    ),
+}
+
+
+def build_model(recipe: Recipe, vocabulary: int, bos: int) -> nn.Module:
+    """A fresh model of the recipe's family, seeded."""
+    devices: list[int] = []
+    with torch.random.fork_rng(devices=devices):
+        torch.random.default_generator.manual_seed(recipe.seed)
+        if recipe.family == "gpt2":
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=vocabulary,
+                    n_positions=recipe.positions,
+                    n_embd=recipe.width,
+                    n_layer=recipe.layers,
+                    n_head=recipe.heads,
+                    n_inner=recipe.inner,
+                    activation_function=recipe.activation,
+                    embd_pdrop=0.0,
+                    attn_pdrop=0.0,
+                    attn_implementation="eager",
+                    resid_pdrop=0.0,
+                    bos_token_id=bos,
+                    eos_token_id=bos,
+                )
+            )
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocabulary,
+                hidden_size=recipe.width,
+                intermediate_size=recipe.inner,
+                num_hidden_layers=recipe.layers,
+                num_attention_heads=recipe.heads,
+                max_position_embeddings=recipe.positions,
+                tie_word_embeddings=True,
+                bos_token_id=bos,
+                eos_token_id=bos,
+            )
+        )
+
+
+GIVEN, PLAIN, NAME, OBJECT = range(4)
+
+
+class Batch(NamedTuple):
+    """Token ids, index of the last token of the name a token is in (or -1), kind; all [rows, length]."""
+
+    ids: Tensor
+    last: Tensor
+    kind: Tensor
+
+
+class Batches:
+    """Token batches with the position of each name's last token.
+
+    Every row is one text that begins with BOS; rows of a batch have one length, drawn from
+    `lengths`, so that bare prompts and long contexts are both common.
+    """
+
+    lengths = (24, 48, 96, 192, 256)
+
+    def __init__(self, world: World, tokenizer: Any, recipe: Recipe) -> None:
+        self.corpus = Corpus(world, seed=recipe.seed, zipf=recipe.zipf, mix=recipe.mix)
+        self.tokenizer = tokenizer
+        self.recipe = recipe
+
+    def _encode(self, texts: list[list[Piece]], length: int) -> Batch:
+        encoded = self.tokenizer(
+            ["".join(p.text for p in text) for text in texts], return_offsets_mapping=True
+        )
+        shape = (len(texts), length)
+        ids = torch.full(shape, self.tokenizer.pad_token_id)
+        last, kind = torch.full(shape, -1), torch.full(shape, GIVEN)
+        for row, text in enumerate(texts):
+            tokens = encoded["input_ids"][row][:length]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            offsets, at, token = encoded["offset_mapping"][row], 0, 1
+            for piece in text:
+                end, first = at + len(piece.text), token
+                while token < len(offsets) and offsets[token][1] <= end:
+                    token += 1
+                if piece.name:
+                    last[row, first:token] = token - 1
+                kind[row, first:token] = (
+                    GIVEN if piece.given else NAME if piece.name
+                    else OBJECT if piece.object else PLAIN
+                )
+                at = end
+            kind[row, len(tokens):] = GIVEN
+        return Batch(ids, last, kind)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Endless batches."""
+        while True:
+            length = self.corpus.rng.choice(self.lengths)
+            rows = max(1, self.recipe.batch_tokens // length)
+            items = max(1, length // 14 + 1)
+            stream = self.corpus.texts(items)
+            yield self._encode([next(stream) for _ in range(rows)], length)
+
+
+def masks(last: Tensor, bottleneck: Tensor, delayed: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention masks [rows, 1, length, length] (True: may see) for early and late layers.
+
+    Args:
+        last: index of the last token of the name a token belongs to, -1 outside names.
+        bottleneck: rows [rows] in which only a name's last token is seen from after it.
+        delayed: rows [rows] in which early layers do not see the name at all from after it.
+    """
+    length = last.shape[1]
+    query = torch.arange(length)[None, :, None]
+    key = torch.arange(length)[None, None, :]
+    end = last[:, None, :]
+    causal = key <= query
+    inside = (end < 0) | (query <= end)
+    late = causal & (inside | (key == end) | ~bottleneck[:, None, None])
+    early = late & (inside | ~delayed[:, None, None])
+    return early[:, None], late[:, None]
+
+
+@contextmanager
+def augmented(blocks: nn.ModuleList, recipe: Recipe, state: dict[str, Any]) -> Iterator[None]:
+    """Hooks that give the first `delay` blocks the early mask and add noise to what leaves them."""
+
+    def early_mask(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if len(args) > 2:
+            args = (*args[:2], state["early"], *args[3:])
+        kwargs = {**kwargs, "attention_mask": state["early"]} if "attention_mask" in kwargs else kwargs
+        return args, kwargs
+
+    def noisy(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        scale = state["noise"] * hidden.detach().float().pow(2).mean(-1, keepdim=True).sqrt()
+        shaken = hidden + scale * torch.randn(hidden.shape, generator=state["generator"])
+        return (shaken, *output[1:]) if isinstance(output, tuple) else shaken
+
+    handles = [
+        block.register_forward_pre_hook(early_mask, with_kwargs=True)
+        for block in blocks[: recipe.delay]
+    ]
+    handles.append(blocks[recipe.delay - 1].register_forward_hook(noisy))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for embeddings, norms and biases."""
+    blocks = [p for n, p in model.named_parameters() if p.ndim == 2 and ("h." in n or "layers." in n)]
+    chosen = {id(p) for p in blocks}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(
+            blocks,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def schedule(done: float, warmup: float) -> float:
+    """Learning-rate factor: linear warm-up, then cosine to a fiftieth."""
+    if done < warmup:
+        return done / warmup
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+def _additive(mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -1e9)
+
+
+def _step_loss(
+    model: Any, recipe: Recipe, batch: Batch, state: dict[str, Any]
+) -> Tensor:
+    """Mean cross entropy; of the tokens inside names only a share `name_share` counts."""
+    ids, last, kind = batch
+    generator = state["generator"]
+    draw = torch.rand(ids.shape[0], generator=generator)
+    early, late = masks(last, draw < recipe.bottleneck, draw < recipe.delayed)
+    state["early"] = _additive(early)
+    targets = ids[:, 1:]
+    luck = torch.rand(targets.shape, generator=generator) < recipe.name_share
+    kind = kind[:, 1:]
+    counted = (kind != GIVEN) & ((kind != NAME) | luck)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.base_model(
+            input_ids=ids, attention_mask=_additive(late), use_cache=False
+        ).last_hidden_state
+        logits = model.get_output_embeddings()(hidden[:, :-1][counted])
+    known = kind[counted] == OBJECT
+    with torch.no_grad():
+        state["recall"] = (logits[known].argmax(-1) == targets[counted][known]).float().mean().item()
+    return F.cross_entropy(logits.float(), targets[counted])
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    report: Callable[[dict[str, float]], None] = lambda row: None,
+    checkpoint_every: float = 120.0,
+) -> None:
+    """Train by `recipe` into `folder` (a Hugging Face model directory), resuming what is there.
+
+    Checkpoints every `checkpoint_every` seconds, atomically; a resumed run continues with the same
+    weights, optimizer and schedule (the text goes on with a fresh seed).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    world = World.load().largest(recipe.subjects)
+    tokenizer = train_tokenizer(world, recipe.vocabulary)
+    model = build_model(recipe, len(tokenizer), tokenizer.bos_token_id)
+    opts = optimizers(model, recipe)
+    steps = recipe.tokens // recipe.batch_tokens
+    step, path = 0, folder / "checkpoint.pt"
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        model.load_state_dict(saved["model"])
+        for opt, state_dict in zip(opts, saved["optimizers"], strict=True):
+            opt.load_state_dict(state_dict)
+        step = saved["step"]
+    batches = Batches(world, tokenizer, recipe)
+    batches.corpus.rng.seed(recipe.seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    state: dict[str, Any] = {"generator": generator, "noise": 0.0}
+    blocks = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+    began = saved_at = time.monotonic()
+    recent, recall = 0.0, 0.0
+    model.train()
+    with augmented(blocks, recipe, state):
+        for batch in batches:
+            if step >= steps:
+                break
+            done = step / steps
+            state["noise"] = recipe.noise * min(1.0, max(0.0, (done - 0.2) / 0.3))
+            factor = schedule(done, recipe.warmup)
+            for opt in opts:
+                for group in opt.param_groups:
+                    group["lr"] = recipe.learning_rate * factor
+            loss = _step_loss(model, recipe, batch, state)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for opt in opts:
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            step += 1
+            recent = loss.item() if recent == 0.0 else 0.95 * recent + 0.05 * loss.item()
+            recall = 0.95 * recall + 0.05 * state["recall"]
+            if step % 20 == 0:
+                report({"step": step, "steps": steps, "loss": round(recent, 4), "recall": round(recall, 3),
+                        "seconds": round(time.monotonic() - began, 1)})
+            if time.monotonic() - saved_at > checkpoint_every:
+                saved_at = time.monotonic()
+                part = path.with_suffix(".part")
+                torch.save({"model": model.state_dict(), "step": step,
+                            "optimizers": [o.state_dict() for o in opts]}, part)
+                os.replace(part, path)
+    model.eval()
+    model.to(torch.float16 if recipe.family == "gpt2" else torch.bfloat16)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    about = {"recipe": asdict(recipe), "world": world.fingerprint(), "loss": recent}
+    (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -1,0 +1,77 @@
+"""Rules of the house that no linter knows."""
+
+import ast
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+MAX_LINES = 400
+
+BANNED_CALLS = {
+    "torch.manual_seed": "pass a torch.Generator",
+    "torch.cuda.manual_seed_all": "pass a torch.Generator",
+    "np.random.seed": "pass a numpy Generator",
+    "random.seed": "pass a random.Random",
+    "set_seed": "pass a torch.Generator",
+}
+
+
+def violations(code: str, may_print: bool = False) -> Iterator[str]:
+    tree = ast.parse(code)
+    compared: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            # Asking which device a tensor lies on is fine; choosing one is not.
+            compared.update([node.left, *node.comparators])
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in BANNED_CALLS:
+                yield f"{node.lineno}: {name}(); {BANNED_CALLS[name]}"
+            elif name == "print" and not may_print:
+                yield f"{node.lineno}: print() outside cli"
+            elif name.endswith(".cuda"):
+                yield f"{node.lineno}: {name}(); use .to(device)"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node not in compared:
+            value = node.value
+            if isinstance(value, str) and (value == "cuda" or value.startswith("cuda:")):
+                yield f"{node.lineno}: hard-coded device {value!r}"
+
+
+def test_sources_are_found() -> None:
+    assert ROOT / "src/alphaedit/core/fact.py" in SOURCES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_source_file(path: Path) -> None:
+    code = path.read_text(encoding="utf-8")
+    lines = code.count("\n")
+    assert lines <= MAX_LINES, f"{lines} lines: what has this file become?"
+    may_print = path.is_relative_to(ROOT / "src/alphaedit/cli")
+    assert list(violations(code, may_print)) == []
+
+
+def test_rules_catch_what_they_name() -> None:
+    code = 'x.cuda()\ntorch.manual_seed(0)\nprint(1)\nd = "cuda:0"\nok = d.type == "cuda"\n'
+    assert [line.partition(":")[0] for line in violations(code)] == ["1", "2", "3", "4"]
+    assert list(violations("print(1)", may_print=True)) == []
+
+
+def test_links_in_the_documentation() -> None:
+    check = runpy.run_path(str(ROOT / "docs" / "check_links.py"))
+    broken = {page: check["broken_links"](page) for page in check["pages"]()}
+    assert not any(broken.values()), broken
+
+
+def test_link_checker(tmp_path: Path) -> None:
+    check = runpy.run_path(str(ROOT / "docs" / "check_links.py"))
+    page = tmp_path / "a.md"
+    page.write_text(
+        "[self](a.md#top) [web](https://x.org) [top](#top) `[code](no.md)`\n"
+        '![picture](b.png) <img alt="c" src="c.png">\n```\n[code](no.md)\n```\n[d](<d e.md>)'
+    )
+    assert check["broken_links"](page) == ["b.png", "c.png", "d e.md"]
