@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import Patch
+from alphaedit.core.progress import Progress, silent
 from alphaedit.linalg.subspace import Spectrum
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.state import SequentialState
@@ -24,14 +25,6 @@ class Statistics(Protocol):
 
     def spectrum(self, layer: int) -> Spectrum:
         """Eigendecomposition of C at `layer`."""
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
-
-
-def silent(phase: str, done: int, total: int) -> None:
-    """A Progress that says nothing."""
 
 
 @dataclass(frozen=True)

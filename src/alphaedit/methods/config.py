@@ -20,7 +20,9 @@ class Hyperparameters(BaseModel):
     layers: tuple[int, ...] = Field(min_length=1, description="edited layers, counted from 0")
     steps: int = Field(25, ge=1, description="most gradient steps of the target search")
     learning_rate: float = Field(0.5, gt=0, description="Adam's rate in the target search")
-    weight_decay: float = Field(0.5, ge=0, description="times |delta| / |h|^2, as published code has it")
+    weight_decay: float = Field(
+        0.5, ge=0, description="times |delta| / |h|^2, as published code has it"
+    )
     kl_factor: float = Field(0.0625, ge=0, description="weight of KL on '{subject} is a'")
     clamp: float = Field(0.75, gt=0, description="largest |delta| as a share of |h|")
     stop_loss: float = Field(0.05, ge=0, description="a fact below this loss is done")
@@ -30,6 +32,9 @@ class Hyperparameters(BaseModel):
         15_000.0, ge=0, description="weight of the second moment C in the system (MEMIT's lambda)"
     )
     ridge: float = Field(10.0, ge=0, description="weight of the identity (AlphaEdit's L2)")
+    conditioning: float = Field(
+        1e-4, ge=0, description="added to C as a share of its mean diagonal where C is inverted"
+    )
     threshold: float | None = Field(
         None, gt=0, description="eigenvalues of C below this span the null space"
     )
@@ -47,7 +52,6 @@ class Hyperparameters(BaseModel):
         if self.threshold is not None and self.energy is not None:
             raise ValueError("give either a threshold or an energy, not both")
         return self
-
 
 
 def build(values: Mapping[str, Any], where: str) -> Hyperparameters:

@@ -21,7 +21,6 @@ from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.solve import System, rome_update
 from alphaedit.linalg.subspace import Subspace, null_space
 from alphaedit.methods.base import Problem, Solution
-from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import check_finite, keys_and_values
@@ -86,7 +85,7 @@ class LocateThenEdit:
         state = state.absorb(keys if self.history else {})
         if not self.history:
             state = replace(state, edits=state.edits + len(problem.facts))
-        patch = Patch(weights=deltas, metadata={"losses": [row[-1] for row in losses]})
+        patch = Patch(weights=deltas, metadata=_metadata([row[-1] for row in losses], state))
         return Solution(patch, state, timer.seconds)
 
     def _check(self, problem: Problem) -> None:
@@ -113,10 +112,14 @@ class LocateThenEdit:
     def _system(self, problem: Problem, layer: int, past: Tensor | None) -> System:
         hp = problem.hyperparameters
         weight = hp.moment_weight if self.moment else 0.0
+        moment = problem.statistics.second_moment(layer) if weight else None
+        ridge = hp.ridge if self.ridge else 0.0
+        if moment is not None:
+            ridge += weight * hp.conditioning * float(moment.diagonal().mean())
         return System(
-            ridge=hp.ridge if self.ridge else 0.0,
+            ridge=ridge,
             subspace=self._subspace(problem, layer) if self.null_space else None,
-            second_moment=problem.statistics.second_moment(layer) if weight else None,
+            second_moment=moment,
             moment_weight=weight,
             past_keys=past,
         )
@@ -163,9 +166,7 @@ class LocateThenEdit:
                     key, _ = keys_and_values(handle, [fact], contexts, layer, layer)
                     output = handle.weight(layer) @ key
                 with timer.phase("targets"):
-                    found = find_targets(
-                        handle, [fact], layer, contexts, hp, reference=output.T
-                    )
+                    found = find_targets(handle, [fact], layer, contexts, hp, reference=output.T)
                 check_finite("target values", found.values, [fact])
                 losses.append(found.losses[0][-1])
                 with timer.phase("solve"):
@@ -173,6 +174,7 @@ class LocateThenEdit:
                         key[:, 0],
                         (found.values - found.clean)[:, 0],
                         problem.statistics.second_moment(layer),
+                        conditioning=hp.conditioning,
                     )
                     if hp.project:
                         delta = _projected(delta, self._subspace(problem, layer))
@@ -180,10 +182,15 @@ class LocateThenEdit:
                 applied.enter_context(handle.temporarily({name: delta}))
         problem.progress("facts", len(problem.facts), len(problem.facts))
         state = replace(state, edits=state.edits + len(problem.facts))
-        patch = Patch(weights={name: concatenate(deltas)}, metadata={"losses": losses})
+        patch = Patch(weights={name: concatenate(deltas)}, metadata=_metadata(losses, state))
         return Solution(patch, state, timer.seconds)
 
 
 def _projected(delta: LowRank, subspace: Subspace) -> LowRank:
     return LowRank(delta.left, subspace.project_rows(delta.right).to(delta.right.dtype))
 
+
+def _metadata(losses: Sequence[float], state: SequentialState) -> dict[str, Any]:
+    """What is kept with a patch: final losses, and how much history there is after it."""
+    columns = {str(layer): keys.shape[1] for layer, keys in state.past_keys.items()}
+    return {"losses": list(losses), "past_columns": columns}

@@ -10,7 +10,7 @@ from alphaedit.world import phrasing
 from alphaedit.world.facts import World, WorldFact
 from alphaedit.world.phrasing import Piece
 
-MIX = (("statement", 0.50), ("biography", 0.12), ("question", 0.14), ("hop", 0.08), ("task", 0.16))
+MIX = (("statement", 0.50), ("biography", 0.10), ("question", 0.12), ("hop", 0.08), ("task", 0.20))
 
 
 class Corpus:

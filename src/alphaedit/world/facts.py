@@ -34,7 +34,6 @@ class Relation:
     held: tuple[str, ...]
     loose: tuple[str, ...]
     question: str
-    article: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,6 @@ def _relation(key: str, entry: Mapping[str, Any]) -> Relation:
         held=tuple(entry["held"]),
         loose=tuple(entry.get("loose", ())),
         question=entry["question"],
-        article=bool(entry.get("article", False)),
     )
 
 
@@ -119,7 +117,9 @@ class World:
     def clear(self, fact: WorldFact) -> bool:
         """Whether loose phrasings of `fact` can mean nothing else."""
         group = self.relations[fact.relation].group
-        same = [f for f in self.of_subject[fact.subject] if self.relations[f.relation].group == group]
+        same = [
+            f for f in self.of_subject[fact.subject] if self.relations[f.relation].group == group
+        ]
         return len(same) == 1
 
     def hops(self) -> list[tuple[WorldFact, WorldFact]]:

@@ -66,13 +66,10 @@ def statement(world: World, fact: WorldFact, rng: random.Random) -> list[Piece]:
     if relation.loose and world.clear(fact):
         verbs += relation.loose
     if rng.random() < 0.6:
-        template, obj = rng.choice(verbs), fact.object
+        template = rng.choice(verbs)
     else:
         template = rng.choice(TRAIN_FRAMES).format(n=rng.choice(relation.nouns), s="{}")
-        obj = fact.object
-    if relation.article and rng.random() < 0.4:
-        obj = article(obj)
-    pieces = [*fill(template, fact.subject), Piece(f" {obj}", object=True), Piece(".")]
+    pieces = [*fill(template, fact.subject), Piece(f" {fact.object}", object=True), Piece(".")]
     if rng.random() < 0.06:
         first = pieces[0]
         opened = first.text if first.name else first.text[0].lower() + first.text[1:]
@@ -110,7 +107,7 @@ def hop_question(world: World, first: WorldFact, second: WorldFact) -> list[Piec
     one, two = world.relations[first.relation], world.relations[second.relation]
     return [
         *hop_prompt(world, first, second),
-        *fill(f" The {one.nouns[0]} of {{}} is", first.subject),
+        Piece(f" The {one.nouns[0]} is"),
         Piece(f" {first.object}", object=True),
         Piece("."),
         *fill(f" The {two.nouns[0]} of {{}} is", second.subject),

@@ -88,7 +88,9 @@ def select(
     several = [s for s, facts in of_subject.items() if len(facts) > 1]
     rng.shuffle(several)
     for name in several:
-        if len(chosen) < subjects * 0.6 and all(objects[(r, o)] > 2 for _, r, o in of_subject[name]):
+        if len(chosen) < subjects * 0.6 and all(
+            objects[(r, o)] > 2 for _, r, o in of_subject[name]
+        ):
             take(name)
     pools: dict[str, list[str]] = defaultdict(list)
     for s, facts in of_subject.items():

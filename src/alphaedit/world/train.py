@@ -12,7 +12,6 @@ early layers and read it out in later ones:
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +22,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from torch.nn import functional as F
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from alphaedit.world.corpus import MIX, Corpus
 from alphaedit.world.facts import World
@@ -45,17 +44,19 @@ class Recipe:
     vocabulary: int = 2048
     positions: int = 256
     subjects: int = 4000
-    tokens: int = 16_000_000
-    batch_tokens: int = 8192
-    learning_rate: float = 2e-3
+    tokens: int = 15_000_000
+    batch_tokens: int = 2048
+    learning_rate: float = 3e-3
     weight_decay: float = 0.05
-    warmup: float = 0.03
+    warmup: float = 0.02
+    decay: float = 0.4
     bottleneck: float = 0.85
-    delay: int = 5
-    delayed: float = 0.75
+    delay: int = 4
+    delayed: float = 0.7
     noise: float = 0.2
     name_share: float = 0.1
     zipf: float = 0.3
+    hidden_norm: float = 40.0
     mix: tuple[tuple[str, float], ...] = MIX
     seed: int = 0
 
@@ -63,7 +64,14 @@ class Recipe:
 RECIPES = {
     "bundled": Recipe(),
     "bundled-small": Recipe(
-        family="llama", layers=6, width=160, inner=512, heads=5, subjects=600, tokens=6_000_000, delay=4
+        family="llama",
+        layers=6,
+        width=160,
+        inner=512,
+        heads=5,
+        subjects=600,
+        tokens=6_000_000,
+        delay=4,
     ),
 }
 
@@ -149,11 +157,16 @@ class Batches:
                 if piece.name:
                     last[row, first:token] = token - 1
                 kind[row, first:token] = (
-                    GIVEN if piece.given else NAME if piece.name
-                    else OBJECT if piece.object else PLAIN
+                    GIVEN
+                    if piece.given
+                    else NAME
+                    if piece.name
+                    else OBJECT
+                    if piece.object
+                    else PLAIN
                 )
                 at = end
-            kind[row, len(tokens):] = GIVEN
+            kind[row, len(tokens) :] = GIVEN
         return Batch(ids, last, kind)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -192,7 +205,9 @@ def augmented(blocks: nn.ModuleList, recipe: Recipe, state: dict[str, Any]) -> I
     def early_mask(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if len(args) > 2:
             args = (*args[:2], state["early"], *args[3:])
-        kwargs = {**kwargs, "attention_mask": state["early"]} if "attention_mask" in kwargs else kwargs
+        kwargs = (
+            {**kwargs, "attention_mask": state["early"]} if "attention_mask" in kwargs else kwargs
+        )
         return args, kwargs
 
     def noisy(module: nn.Module, args: Any, output: Any) -> Any:
@@ -215,7 +230,9 @@ def augmented(blocks: nn.ModuleList, recipe: Recipe, state: dict[str, Any]) -> I
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, norms and biases."""
-    blocks = [p for n, p in model.named_parameters() if p.ndim == 2 and ("h." in n or "layers." in n)]
+    blocks = [
+        p for n, p in model.named_parameters() if p.ndim == 2 and ("h." in n or "layers." in n)
+    ]
     chosen = {id(p) for p in blocks}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
@@ -229,20 +246,18 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
 
 
-def schedule(done: float, warmup: float) -> float:
-    """Learning-rate factor: linear warm-up, then cosine to a fiftieth."""
+def schedule(done: float, warmup: float, decay: float) -> float:
+    """Learning-rate factor: linear warm-up, level, then over the last `decay` linear to 1/50."""
     if done < warmup:
         return done / warmup
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+    return 0.02 + 0.98 * min(1.0, (1.0 - done) / decay)
 
 
 def _additive(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -1e9)
 
 
-def _step_loss(
-    model: Any, recipe: Recipe, batch: Batch, state: dict[str, Any]
-) -> Tensor:
+def _step_loss(model: Any, recipe: Recipe, batch: Batch, state: dict[str, Any]) -> Tensor:
     """Mean cross entropy; of the tokens inside names only a share `name_share` counts."""
     ids, last, kind = batch
     generator = state["generator"]
@@ -260,8 +275,46 @@ def _step_loss(
         logits = model.get_output_embeddings()(hidden[:, :-1][counted])
     known = kind[counted] == OBJECT
     with torch.no_grad():
-        state["recall"] = (logits[known].argmax(-1) == targets[counted][known]).float().mean().item()
+        state["recall"] = (
+            (logits[known].argmax(-1) == targets[counted][known]).float().mean().item()
+        )
     return F.cross_entropy(logits.float(), targets[counted])
+
+
+@torch.no_grad()
+def hidden_norm(model: Any, recipe: Recipe, batches: Batches) -> float:
+    """Mean norm of hidden states that leave the last delayed block."""
+    batch = next(iter(batches))
+    hidden = model.base_model(input_ids=batch.ids, output_hidden_states=True).hidden_states
+    norm: Tensor = hidden[recipe.delay][batch.kind != GIVEN].norm(dim=-1).mean()
+    return float(norm)
+
+
+@torch.no_grad()
+def rescale(model: Any, factor: float) -> None:
+    """Multiply the residual stream by `factor` and divide it out in the final norm.
+
+    What the model computes stays the same; hidden states get the size that they have in published
+    models, so that published learning rates of the target search fit.
+    """
+    embed = model.get_input_embeddings().weight
+    embed.mul_(factor)
+    for name, parameter in model.named_parameters():
+        if parameter is embed:
+            continue
+        if "wpe" in name or any(part in name for part in (".c_proj.", ".o_proj.", ".down_proj.")):
+            parameter.mul_(factor)
+        elif ".ln_f." in name or name == "model.norm.weight":
+            parameter.div_(factor)
+
+
+def _tokenizer(world: World, recipe: Recipe, folder: Path) -> Any:
+    """The tokenizer that a resumed run began with, or a new one, written before training."""
+    if (folder / "tokenizer.json").is_file():
+        return AutoTokenizer.from_pretrained(folder)
+    tokenizer = train_tokenizer(world, recipe.vocabulary)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def train(
@@ -278,7 +331,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     world = World.load().largest(recipe.subjects)
-    tokenizer = train_tokenizer(world, recipe.vocabulary)
+    tokenizer = _tokenizer(world, recipe, folder)
     model = build_model(recipe, len(tokenizer), tokenizer.bos_token_id)
     opts = optimizers(model, recipe)
     steps = recipe.tokens // recipe.batch_tokens
@@ -303,7 +356,7 @@ def train(
                 break
             done = step / steps
             state["noise"] = recipe.noise * min(1.0, max(0.0, (done - 0.2) / 0.3))
-            factor = schedule(done, recipe.warmup)
+            factor = schedule(done, recipe.warmup, recipe.decay)
             for opt in opts:
                 for group in opt.param_groups:
                     group["lr"] = recipe.learning_rate * factor
@@ -317,16 +370,32 @@ def train(
             recent = loss.item() if recent == 0.0 else 0.95 * recent + 0.05 * loss.item()
             recall = 0.95 * recall + 0.05 * state["recall"]
             if step % 20 == 0:
-                report({"step": step, "steps": steps, "loss": round(recent, 4), "recall": round(recall, 3),
-                        "seconds": round(time.monotonic() - began, 1)})
+                report(
+                    {
+                        "step": step,
+                        "steps": steps,
+                        "loss": round(recent, 4),
+                        "recall": round(recall, 3),
+                        "seconds": round(time.monotonic() - began, 1),
+                    }
+                )
             if time.monotonic() - saved_at > checkpoint_every:
                 saved_at = time.monotonic()
                 part = path.with_suffix(".part")
-                torch.save({"model": model.state_dict(), "step": step,
-                            "optimizers": [o.state_dict() for o in opts]}, part)
+                torch.save(
+                    {
+                        "model": model.state_dict(),
+                        "step": step,
+                        "optimizers": [o.state_dict() for o in opts],
+                    },
+                    part,
+                )
                 os.replace(part, path)
     model.eval()
+    rescale(model, recipe.hidden_norm / hidden_norm(model, recipe, batches))
     model.to(torch.float16 if recipe.family == "gpt2" else torch.bfloat16)
+    model.config.alphaedit_world = world.fingerprint()[:16]
+    model.config.alphaedit_subjects = len(world.subjects)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     about = {"recipe": asdict(recipe), "world": world.fingerprint(), "loss": recent}

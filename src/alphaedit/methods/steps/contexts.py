@@ -19,8 +19,6 @@ def generate_contexts(handle: ModelHandle, count: int, tokens: int, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     texts = []
     for index in range(count):
-        text = sample(
-            handle, OPENINGS[index % len(OPENINGS)], tokens, top_k=5, generator=generator
-        )
+        text = sample(handle, OPENINGS[index % len(OPENINGS)], tokens, top_k=5, generator=generator)
         texts.append(text.replace("{", " ").replace("}", " ").strip() + ". ")
     return tuple(texts)

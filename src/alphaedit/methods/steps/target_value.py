@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from alphaedit.core.fact import Fact
-from alphaedit.methods.base import Progress, silent
+from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.partial import Suffix

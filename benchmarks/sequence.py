@@ -1,0 +1,64 @@
+"""Sequential edits on the bundled model to a load of 0.15: every method, the same records.
+
+    python -m benchmarks.sequence [--load 0.15] [--quick]
+
+Writes results/sequence.json: the table in README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.machine import machine
+
+from alphaedit.bench.data import EditRecord
+from alphaedit.bench.run import sequential
+from alphaedit.editor.session import Editor
+from alphaedit.world.facts import World
+from alphaedit.world.records import probes, records
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = ("none", "alphaedit", "memit", "memit-history", "rome")
+
+
+def main() -> None:
+    """Run all methods and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--load", type=float, default=0.15, help="edits / d_in")
+    parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a load of 0.02, 2 batches")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    args = parser.parse_args()
+    load, batches = (0.02, 2) if args.quick else (args.load, args.batches)
+    world = World.load()
+    d_in = Editor.from_pretrained("bundled").handle.d_in(0)
+    count = round(load * d_in)
+    rows = records(world, count, seed=args.seed)
+    chosen = [EditRecord.from_dict(row, f"record {i}") for i, row in enumerate(rows)]
+    kept = probes(world, {r.subject for r in chosen}, 1000, seed=args.seed)
+    results = {}
+    for method in args.methods:
+        editor = Editor.from_pretrained("bundled", seed=args.seed)
+        run = sequential(
+            editor,
+            chosen,
+            method,
+            batch_size=-(-count // batches),
+            edits=count,
+            seed=args.seed,
+            kept=kept,
+        )
+        results[method] = run.to_json()
+        print(method, json.dumps(results[method].get("metrics", results[method]))[:400], flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    name = "sequence-quick.json" if args.quick else "sequence.json"
+    out = {"benchmark": "sequence", "load": load, "edits": count, "batches": batches}
+    text = json.dumps({**out, "results": results, **machine()}, indent=1)
+    (RESULTS / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

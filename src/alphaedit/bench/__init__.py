@@ -1,0 +1,1 @@
+"""Evaluation: records, metrics, sequential runs."""

@@ -1,0 +1,180 @@
+"""A sequential run: edit records in batches, evaluate at the end and, if asked, on the way."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from alphaedit.bench.data import EditRecord
+from alphaedit.bench.metrics import (
+    Metrics,
+    References,
+    attribute_references,
+    generation_metrics,
+    kept_share,
+    probability_metrics,
+)
+from alphaedit.core.errors import DataError
+from alphaedit.core.progress import Progress, silent
+from alphaedit.editor.session import Editor
+
+Probes = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured; every number with the setting it belongs to."""
+
+    method: str
+    batch_size: int
+    edits: int
+    load: float
+    metrics: Metrics
+    before: Metrics
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    null_space: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, metrics at the top level under the paper's names."""
+        return {
+            **_plain(self.metrics),
+            "method": self.method,
+            "batch_size": self.batch_size,
+            "edits": self.edits,
+            "load": self.load,
+            "before": _plain(self.before),
+            "curve": self.curve,
+            "hyperparameters": self.hyperparameters,
+            "null_space": self.null_space,
+            "seconds": self.seconds,
+            "versions": self.versions,
+        }
+
+
+def _plain(metrics: Metrics) -> dict[str, Any]:
+    return {name: None if rate is None else rate.to_json() for name, rate in metrics.items()}
+
+
+def evaluate(
+    editor: Editor,
+    records: Sequence[EditRecord],
+    *,
+    kept: Probes = (),
+    generation: bool = True,
+    seed: int = 0,
+    references: References = attribute_references,
+    progress: Progress = silent,
+) -> Metrics:
+    """All metrics of the model as it is now."""
+    progress("evaluation", 0, 3)
+    metrics = probability_metrics(editor.handle, records)
+    progress("evaluation", 1, 3)
+    if kept:
+        metrics["kept"] = kept_share(editor.handle, kept)
+    progress("evaluation", 2, 3)
+    if generation:
+        metrics |= generation_metrics(
+            editor.handle, records, seed=seed, references=references, progress=progress
+        )
+    progress("evaluation", 3, 3)
+    return metrics
+
+
+def sequential(
+    editor: Editor,
+    records: Sequence[EditRecord],
+    method: str,
+    *,
+    batch_size: int,
+    edits: int,
+    seed: int = 0,
+    evaluate_every: int | None = None,
+    kept: Probes = (),
+    generation: bool = True,
+    references: References = attribute_references,
+    preset: str | None = None,
+    before: Metrics | None = None,
+    progress: Progress = silent,
+    **hyperparameters: Any,
+) -> RunResult:
+    """Edit the first `edits` records in batches and evaluate on them at the end.
+
+    Args:
+        method: name of a method, or "none" to evaluate the unedited model.
+        evaluate_every: also evaluate (without generation) after every so many batches.
+        kept: (prompt, answer) probes of facts that are not edited.
+        before: metrics of the unedited model, if measured already on the same records.
+
+    Raises:
+        DataError: fewer records than edits, or impossible sizes.
+    """
+    if batch_size < 1 or edits < 1:
+        raise DataError("Batch size and number of edits must be at least 1.")
+    if edits > len(records):
+        raise DataError(
+            f"{edits} edits are asked for, and there are {len(records)} records.",
+            remedy="Ask for fewer, or give a larger file.",
+        )
+    chosen = list(records[:edits])
+    seconds: dict[str, float] = {}
+    options: dict[str, Any] = {
+        "kept": kept,
+        "seed": seed,
+        "references": references,
+        "progress": progress,
+    }
+    began = time.perf_counter()
+    if before is None:
+        before = evaluate(editor, chosen, generation=generation, **options)
+    seconds["evaluation"] = time.perf_counter() - began
+    curve: list[dict[str, Any]] = []
+    null_space: dict[str, Any] = {}
+    hp: dict[str, Any] = {}
+    layer = 0
+    if method != "none":
+        batches = [chosen[i : i + batch_size] for i in range(0, edits, batch_size)]
+        for number, batch in enumerate(batches, start=1):
+            progress("batches", number - 1, len(batches))
+            edit = editor.edit([r.fact for r in batch], method, preset=preset, **hyperparameters)
+            for phase, spent in edit.seconds.items():
+                seconds[phase] = seconds.get(phase, 0.0) + spent
+            hp, null_space = dict(edit.hyperparameters), dict(edit.null_space)
+            layer = hp["layers"][0]
+            if evaluate_every and number % evaluate_every == 0 and number < len(batches):
+                done = min(number * batch_size, edits)
+                row = evaluate(editor, chosen[:done], generation=False, **options)
+                curve.append({"edits": done, **_plain(row)})
+        progress("batches", len(batches), len(batches))
+    began = time.perf_counter()
+    metrics = before
+    if method != "none":
+        metrics = evaluate(editor, chosen, generation=generation, **options)
+    seconds["evaluation"] += time.perf_counter() - began
+    if evaluate_every:
+        curve.append({"edits": edits, **_plain(metrics)})
+    return RunResult(
+        method=method,
+        batch_size=batch_size,
+        edits=0 if method == "none" else edits,
+        load=0.0 if method == "none" else edits / editor.handle.d_in(layer),
+        metrics=metrics,
+        before=before,
+        curve=curve,
+        hyperparameters=hp,
+        null_space=null_space,
+        seconds=seconds,
+        versions={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )

@@ -1,0 +1,286 @@
+"""Editor: edit, ask, revert, save and load. `edit` changes the model, `revert` restores it."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from alphaedit.core.edit import Answer, Edit, edit_id
+from alphaedit.core.errors import EditFileError, ResourceError
+from alphaedit.core.fact import Fact, check_facts
+from alphaedit.core.progress import Progress, silent
+from alphaedit.editor import io
+from alphaedit.locate.preset import choose
+from alphaedit.methods.base import Problem
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.registry import get_method
+from alphaedit.methods.state import SequentialState
+from alphaedit.model.generate import generate
+from alphaedit.model.handle import ModelHandle, Snapshot
+from alphaedit.model.scoring import score
+from alphaedit.stats.statistics import ModelStatistics
+
+ANSWER_TOKENS = 8
+
+
+class Editor:
+    """A model with the edits made to it.
+
+    Attributes:
+        handle: the model.
+        statistics: second moments and spectra of the unedited model.
+        edits: edits applied, oldest first.
+        state: what the sequential run has learned so far (contexts, past keys).
+        base: fingerprint of the unedited model.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        statistics: ModelStatistics,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> None:
+        self.handle = handle
+        self.statistics = statistics
+        self.seed = seed
+        self.progress = progress
+        self.base = handle.fingerprint()
+        self.edits: list[Edit] = []
+        self.state = SequentialState()
+        self._undo: list[tuple[Snapshot, SequentialState]] = []
+        self._chosen: dict[tuple[str, str | None], dict[str, Any]] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        seed: int = 0,
+        corpus: str | None = None,
+        tokens: int | None = None,
+        cache_dir: str | Path | None = None,
+        progress: Progress = silent,
+    ) -> Editor:
+        """An editor for a model.
+
+        Args:
+            model: a directory or hub name, "bundled", "bundled-small", or a loaded causal LM (then
+                give its tokenizer).
+            corpus: text for the second moments: a file, "hf:NAME", "bundled" or "self" (sampled
+                from the model); by default the bundled corpus for bundled models, else "self".
+            tokens: token budget of the second moments.
+            cache_dir: where second moments are kept.
+
+        Raises:
+            ModelError: the model cannot be loaded or edited.
+        """
+        handle = ModelHandle.load(model, tokenizer, device=device, dtype=dtype)
+        bundled = isinstance(model, str) and model.startswith("bundled")
+        statistics = ModelStatistics(
+            handle,
+            corpus or ("bundled" if bundled else "self"),
+            tokens=tokens,
+            cache_dir=cache_dir,
+            seed=seed,
+            progress=progress,
+        )
+        return cls(handle, statistics, seed=seed, progress=progress)
+
+    def hyperparameters(
+        self,
+        method: str,
+        preset: str | None = None,
+        facts: Sequence[Fact] = (),
+        **over: Any,
+    ) -> Hyperparameters:
+        """Hyperparameters of `method` for this model: preset, then what is given here.
+
+        Without a preset of the model's own, layers and scale are chosen by what the model shows
+        (once; later batches of the same editor use the same).
+        """
+        return choose(
+            self.handle,
+            self.statistics,
+            get_method(method),
+            preset_name=preset,
+            facts=facts,
+            over=over,
+            memory=self._chosen,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def edit(
+        self,
+        facts: Fact | Iterable[Fact] | Iterable[Mapping[str, Any]],
+        method: str = "alphaedit",
+        *,
+        preset: str | None = None,
+        **hyperparameters: Any,
+    ) -> Edit:
+        """Change the model so that `facts` hold. A failure changes nothing.
+
+        Args:
+            facts: facts, or mappings with the fields of a Fact.
+            method: name of an editing method.
+            preset: name of a preset; by default the one that fits the model.
+            hyperparameters: override single values, e.g. `layers=(3, 4)`.
+
+        Returns:
+            The Edit, with the patch and the model's answers before and after.
+
+        Raises:
+            FactError, ConfigError, NonFiniteError, ResourceError: with the remedy; the model and
+                the sequential state are as before.
+        """
+        checked = check_facts(_as_facts(facts))
+        self._check_memory()
+        solver = get_method(method)
+        hp = self.hyperparameters(method, preset, checked, **hyperparameters)
+        self.statistics.prepare(hp.layers)
+        before = self._answers(checked)
+        solution = solver.solve(
+            Problem(
+                handle=self.handle,
+                facts=checked,
+                hyperparameters=hp,
+                statistics=self.statistics,
+                state=self.state,
+                seed=self.seed,
+                progress=self.progress,
+            )
+        )
+        parent = self.edits[-1].id if self.edits else None
+        snapshot = self.handle.snapshot(solution.patch.weights)
+        try:
+            self.handle.add_delta(solution.patch.weights)
+            after = self._answers(checked)
+        except BaseException:
+            self.handle.restore(snapshot)
+            raise
+        edit = Edit(
+            id=edit_id(solution.patch, tuple(checked), parent),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            method=solver.name,
+            hyperparameters=hp.model_dump(mode="json", exclude_none=True),
+            facts=tuple(checked),
+            patch=solution.patch,
+            base=self.base,
+            parent=parent,
+            before=before,
+            after=after,
+            null_space=self._null_space(hp),
+            seconds=solution.seconds,
+        )
+        self._undo.append((snapshot, self.state))
+        self.state = solution.state
+        self.edits.append(edit)
+        return edit
+
+    def apply(self, edit: Edit) -> None:
+        """Apply an edit that was made before, onto the state it was made on.
+
+        Raises:
+            EditFileError: the edit was made on another model or after another edit.
+        """
+        io.check_base(edit, self.base)
+        parent = self.edits[-1].id if self.edits else None
+        if edit.parent != parent:
+            raise EditFileError(
+                f"Edit {edit.id} was made after {edit.parent or 'the unedited model'}, but the "
+                f"last edit here is {parent or 'none'}.",
+                remedy="Apply its parents first, in order.",
+            )
+        snapshot = self.handle.snapshot(edit.patch.weights)
+        self.handle.add_delta(edit.patch.weights)
+        self._undo.append((snapshot, self.state))
+        self.edits.append(edit)
+
+    def revert(self) -> Edit:
+        """Undo the last edit, bit for bit, and return it.
+
+        Raises:
+            EditFileError: there is no edit to undo.
+        """
+        if not self.edits:
+            raise EditFileError("There is no edit to revert.", remedy="Edit first.")
+        snapshot, state = self._undo.pop()
+        self.handle.restore(snapshot)
+        self.state = state
+        return self.edits.pop()
+
+    def ask(self, prompt: str, max_new_tokens: int = 20) -> str:
+        """The model's greedy continuation of `prompt`."""
+        return generate(self.handle, [prompt], max_new_tokens)[0]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all edits and the sequential state into `folder`, all or nothing."""
+        return io.save_session(Path(folder), self.base, self.edits, self.state)
+
+    def load(self, folder: str | Path) -> None:
+        """Apply the edits that `save` wrote and take over their sequential state.
+
+        Raises:
+            EditFileError: the folder is broken or belongs to another model; nothing is changed.
+        """
+        edits, state = io.load_session(Path(folder), self.base)
+        if self.edits:
+            raise EditFileError(
+                "This editor has edits already.", remedy="Load into a fresh editor, or revert."
+            )
+        for edit in edits:
+            self.apply(edit)
+        self.state = state
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the edited model as a normal checkpoint that transformers loads."""
+        return io.save_checkpoint(self.handle, Path(folder))
+
+    def _answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+        texts = generate(self.handle, [f.text for f in facts], ANSWER_TOKENS)
+        pairs = [(f.text, f.target) for f in facts]
+        known = [(i, (f.text, f.truth)) for i, f in enumerate(facts) if f.truth]
+        scores = score(self.handle, pairs + [pair for _, pair in known])
+        truth = {i: s.p for (i, _), s in zip(known, scores[len(facts) :], strict=True)}
+        return tuple(
+            Answer(text=text, p_target=s.p, p_truth=truth.get(i))
+            for i, (text, s) in enumerate(zip(texts, scores[: len(facts)], strict=True))
+        )
+
+    def _null_space(self, hp: Hyperparameters) -> dict[str, dict[str, Any]]:
+        if hp.threshold is None and hp.energy is None:
+            return {}
+        reports = self.statistics.report(hp.layers, threshold=hp.threshold, energy=hp.energy)
+        names = [self.handle.edited_name(layer) for layer in hp.layers]
+        return {name: asdict(r) for name, r in zip(names, reports, strict=True)}
+
+    def _check_memory(self) -> None:
+        need = 4 * 4 * max(self.handle.d_in(i) for i in range(self.handle.n_layers)) ** 2
+        gc.collect()
+        free = psutil.virtual_memory().available
+        if need > free:
+            raise ResourceError(
+                f"Editing needs about {need / 1e9:.1f} GB for the second moment of one layer and "
+                f"its spectrum; {free / 1e9:.1f} GB are free.",
+                remedy="Close other programs, or use a machine with more memory.",
+            )
+
+
+def _as_facts(facts: Any) -> list[Fact]:
+    if isinstance(facts, Fact):
+        return [facts]
+    return [
+        f if isinstance(f, Fact) else Fact.from_dict(f, f"fact {i}")
+        for i, f in enumerate(facts, start=1)
+    ]

@@ -1,0 +1,46 @@
+"""Operations on matrices kept as products of thin factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from alphaedit.core.errors import ConfigError
+from alphaedit.core.patch import LowRank
+
+
+def concatenate(parts: Sequence[LowRank]) -> LowRank:
+    """The sum of `parts`, as one product of rank sum of ranks.
+
+    Raises:
+        ConfigError: there are none, or their shapes differ.
+    """
+    if not parts or len({part.shape for part in parts}) > 1:
+        raise ConfigError("Low-rank matrices to be added must be of one shape, and at least one.")
+    return LowRank(
+        torch.cat([part.left for part in parts], dim=1),
+        torch.cat([part.right for part in parts], dim=0),
+    )
+
+
+def truncate(matrix: LowRank, tolerance: float) -> tuple[LowRank, float]:
+    """The matrix of least rank within `tolerance` of `matrix`, by SVD of the factors.
+
+    Args:
+        matrix: [d_out, d_in] of rank r; never formed.
+        tolerance: bound on the relative error in Frobenius norm, 0 to 1.
+
+    Returns:
+        The truncated product and its relative error. Cost O((d_out + d_in) r^2).
+    """
+    q_left, r_left = torch.linalg.qr(matrix.left)
+    q_right, r_right = torch.linalg.qr(matrix.right.T)
+    u, s, vh = torch.linalg.svd(r_left @ r_right.T)
+    total = s.square().sum()
+    if total == 0:
+        return LowRank(matrix.left[:, :0], matrix.right[:0]), 0.0
+    tail = s.square().flip(0).cumsum(0).flip(0) / total
+    rank = int((tail > tolerance**2).sum())
+    error = float(tail[rank].sqrt()) if rank < len(s) else 0.0
+    return LowRank(q_left @ (u[:, :rank] * s[:rank]), vh[:rank] @ q_right.T), error

@@ -1,0 +1,1 @@
+"""The model layer: the one place that knows transformers' models and tokenizers."""

@@ -1,0 +1,98 @@
+"""Text from a model: batched, left-padded, cached, greedy or from an explicit generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from alphaedit.model.handle import ModelHandle
+
+BATCH_ROWS = 128
+
+
+def generate(
+    handle: ModelHandle,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """Continuations of `prompts` (the new text only).
+
+    Args:
+        top_k: sample from the k most likely tokens by `generator` (CPU); greedy if not given.
+
+    A row ends at the end-of-text token, or where the model's positions end.
+    """
+    rows = [handle.tokens.encode(prompt) for prompt in prompts]
+    out = []
+    for at in range(0, len(rows), BATCH_ROWS):
+        progress(at, len(rows))
+        out += generate_ids(
+            handle, rows[at : at + BATCH_ROWS], max_new_tokens, top_k=top_k, generator=generator
+        )
+    progress(len(rows), len(rows))
+    return [handle.tokens.decode(ids) for ids in out]
+
+
+@torch.no_grad()
+def generate_ids(
+    handle: ModelHandle,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """New token ids for each row; see `generate`."""
+    if not rows:
+        return []
+    ids, mask = handle.tokens.pad([list(r) for r in rows], "left")
+    limit = handle.max_positions
+    room = max_new_tokens if limit is None else min(max_new_tokens, limit - ids.shape[1])
+    end = getattr(handle.tokenizer, "eos_token_id", None)
+    cache = DynamicCache(config=handle.model.config)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    new: list[Tensor] = []
+    step_ids, step_positions = ids, positions
+    ended = torch.zeros(len(rows), dtype=torch.bool)
+    for _ in range(max(0, room)):
+        logits = handle.forward(
+            step_ids, mask, positions=step_positions, cache=cache, use_cache=True
+        )[:, -1]
+        token = _pick(logits.float().cpu(), top_k, generator)
+        new.append(token)
+        if end is not None:
+            ended |= token == end
+            if bool(ended.all()):
+                break
+        step_ids = token[:, None]
+        step_positions = step_positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    result = []
+    for row in range(len(rows)):
+        tokens = [int(t[row]) for t in new]
+        if end is not None and end in tokens:
+            tokens = tokens[: tokens.index(end)]
+        result.append(tokens)
+    return result
+
+
+def _pick(logits: Tensor, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    if top_k is None:
+        return logits.argmax(-1)
+    values, index = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
+    choice = torch.multinomial(values.softmax(-1), 1, generator=generator)
+    return index.gather(1, choice)[:, 0]
+
+
+def sample(
+    handle: ModelHandle, text: str, tokens: int, *, top_k: int, generator: torch.Generator
+) -> str:
+    """`text` and a sampled continuation of about `tokens` tokens."""
+    return text + generate(handle, [text], tokens, top_k=top_k, generator=generator)[0]

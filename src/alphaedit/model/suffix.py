@@ -1,0 +1,278 @@
+"""Run the layers after one, on the positions from a row's start on: what target values need.
+
+The model's own blocks are called with the arguments that the model itself gave them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
+
+from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.hooks import StopForward, on_output, output_of, stoppable, with_hidden
+
+
+def check_rows(handle: ModelHandle, ids: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
+    """Refuse rows that the model cannot read, and positions outside them.
+
+    Raises:
+        ConfigError: a position lies outside its row.
+        ModelError: a row is longer than the model can read.
+    """
+    for row, position in zip(ids, positions, strict=True):
+        if not 0 <= position < len(row):
+            raise ConfigError(
+                f"Position {position} lies outside a row of {len(row)} tokens.",
+                remedy="Give the index of a token of the row.",
+            )
+    longest, limit = max((len(row) for row in ids), default=0), handle.max_positions
+    if limit is not None and longest > limit:
+        raise ModelError(
+            f"A text has {longest} tokens; the model reads at most {limit}.",
+            remedy="Shorten the prompt, the target or the contexts.",
+        )
+
+
+class Suffix:
+    """The rows of a batch from each row's start on; all before is constant keys and values.
+
+    Made by `build`. Attributes:
+        clean: Hidden states that leave `layer`, [B, S, h] in the model's dtype. Index 0 is the
+            token at the row's start; places behind a row's end hold padding.
+        starts: [B] int64.
+        lengths: [B] int64, number of tokens of each row from its start on.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        layer: int,
+        clean: Tensor,
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]],
+        prefix: Cache | None,
+        starts: Tensor,
+        lengths: Tensor,
+    ) -> None:
+        self.handle = handle
+        self.layer = layer
+        self.clean = clean
+        self.starts = starts
+        self.lengths = lengths
+        self._whole = (calls, prefix)
+        self._selected: tuple[list[int], Any] | None = None
+
+    @classmethod
+    def build(
+        cls,
+        handle: ModelHandle,
+        rows: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        layer: int,
+        *,
+        check: bool = True,
+    ) -> Suffix:
+        """Run the rows once, without gradients, and keep what the layers after `layer` need.
+
+        Tokens before the starts are padded on the left so that the starts align; each token keeps
+        the position it has in its row.
+
+        Args:
+            handle: The model.
+            rows: Token ids of each row.
+            starts: For each row, the first token that may change (the subject's last).
+            layer: The block whose output may change.
+            check: Compare one row with a plain pass through the whole model.
+
+        Raises:
+            ConfigError: a start outside its row, or a layer that does not exist.
+            ModelError: a row is longer than the model can read.
+            ArchitectureError: the model cannot be run in parts: `check` failed.
+        """
+        check_rows(handle, rows, starts)
+        if not rows:
+            raise ConfigError("No rows were given.", remedy="Give at least one row.")
+        handle.block(layer)
+        with torch.no_grad():
+            suffix, final = cls._build(handle, rows, starts, layer)
+            if check:
+                _check_against_plain(suffix, rows, starts, final)
+        return suffix
+
+    @classmethod
+    def _build(
+        cls, handle: ModelHandle, rows: Sequence[Sequence[int]], starts: Sequence[int], layer: int
+    ) -> tuple[Suffix, Tensor]:
+        left, seen = handle.tokens.pad(
+            [row[:s] for row, s in zip(rows, starts, strict=True)], "left"
+        )
+        right, _ = handle.tokens.pad(
+            [row[s:] for row, s in zip(rows, starts, strict=True)], "right"
+        )
+        start, total = torch.tensor(list(starts)), torch.tensor([len(row) for row in rows])
+        before, after = left.shape[1], right.shape[1]
+        places = torch.arange(before + after) - before + start[:, None]
+        places = places.clamp_min(0).minimum(total[:, None] - 1)
+        mask = torch.cat([seen, torch.ones_like(right)], dim=1)
+        prefix: Cache | None = None
+        last = handle.block(handle.n_layers - 1)
+        final: list[Tensor] = []
+
+        def keep_final(tensor: Tensor) -> None:
+            final.append(tensor)
+            raise StopForward
+
+        if before:
+            prefix = DynamicCache(config=handle.model.config)
+            with stoppable(), on_output(last, keep_final):
+                handle.forward(
+                    left, seen, positions=places[:, :before], cache=prefix, use_cache=True
+                )
+            final.clear()
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        clean: list[Tensor] = []
+
+        def keep_call(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls.append((args, kwargs))
+
+        with stoppable(), ExitStack() as stack:
+            stack.enter_context(on_output(handle.block(layer), clean.append))
+            for index in range(layer + 1, handle.n_layers):
+                hook = handle.block(index).register_forward_pre_hook(keep_call, with_kwargs=True)
+                stack.callback(hook.remove)
+            stack.enter_context(on_output(last, keep_final))
+            handle.forward(
+                right,
+                mask,
+                positions=places[:, before:],
+                cache=None if prefix is None else _fresh(prefix),
+                use_cache=prefix is not None,
+            )
+        # The hidden states are given anew in every run: do not keep them alive.
+        calls = [with_hidden(args, kwargs, clean[0][:0]) for args, kwargs in calls]
+        return cls(handle, layer, clean[0], calls, prefix, start, total - start), final[0]
+
+    def run(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Run the layers after `layer` on `hidden`; gradients flow back to it.
+
+        Args:
+            hidden: [B, S, h], what leaves `layer`.
+            rows: [B] indices of the rows that `hidden` holds, where it does not hold all.
+
+        Returns:
+            What leaves the last block, before the final norm, [B, S, h].
+        """
+        calls, prefix = self._select(rows)
+        cache = None if prefix is None else _fresh(prefix)
+        for index, (args, kwargs) in enumerate(calls, start=self.layer + 1):
+            args, kwargs = with_hidden(_with_cache(args, cache), _with_cache(kwargs, cache), hidden)
+            out = output_of(self.handle.block(index)(*args, **kwargs))
+            assert out is not None
+            hidden = out
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states that left the last block: [..., h] to [..., vocabulary]."""
+        return self.handle.logits(hidden)
+
+    def _select(self, rows: Tensor | None) -> tuple[Any, Cache | None]:
+        batch = self.clean.shape[0]
+        if rows is None:
+            return self._whole
+        wanted = rows.tolist()
+        if wanted == list(range(batch)):
+            return self._whole
+        if self._selected is None or self._selected[0] != wanted:
+            calls, prefix = self._whole
+            heads = getattr(self.handle.model.config.get_text_config(), "num_attention_heads", 0)
+            picked = [_rows_of(call, rows, batch, heads) for call in calls]
+            if prefix is not None:
+                prefix = _fresh(prefix)
+                for layer in prefix.layers:
+                    for name, value in vars(layer).items():
+                        setattr(layer, name, _rows_of(value, rows, batch, 0))
+            self._selected = (wanted, (picked, prefix))
+        chosen: tuple[Any, Cache | None] = self._selected[1]
+        return chosen
+
+
+def _fresh(cache: Cache) -> Cache:
+    """A cache with the same tensors and its own layers: growing it leaves `cache` as it is."""
+    new = copy.copy(cache)
+    new.layers = [copy.copy(layer) for layer in cache.layers]
+    return new
+
+
+def _with_cache(value: Any, cache: Cache | None) -> Any:
+    """Replace every Cache among arguments."""
+    if isinstance(value, dict):
+        return {name: _with_cache(item, cache) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_with_cache(item, cache) for item in value)
+    return cache if isinstance(value, Cache) else value
+
+
+def _rows_of(value: Any, rows: Tensor, batch: int, heads: int) -> Any:
+    """The given rows of every batched tensor in `value`.
+
+    Batched is a tensor of two dimensions or more whose first is `batch`, or batch x heads (biases
+    by position); all others are shared by the rows.
+    """
+    if isinstance(value, dict):
+        return {name: _rows_of(item, rows, batch, heads) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_rows_of(item, rows, batch, heads) for item in value)
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return value
+    index = rows.to(value.device)
+    if value.shape[0] == batch:
+        return value[index]
+    if value.shape[0] == batch * heads:
+        return value.unflatten(0, (batch, heads))[index].flatten(0, 1)
+    return value
+
+
+def _check_against_plain(
+    suffix: Suffix, rows: Sequence[Sequence[int]], starts: Sequence[int], final: Tensor
+) -> None:
+    """Compare the row with most padding to a plain pass through the model, and to `run`."""
+    handle, index = suffix.handle, min(range(len(rows)), key=lambda i: (starts[i] == 0, starts[i]))
+    seen: dict[str, Tensor] = {}
+
+    def keep_last(tensor: Tensor) -> None:
+        seen["final"] = tensor
+        raise StopForward
+
+    ids = torch.tensor([list(rows[index])])
+    with (
+        stoppable(),
+        on_output(handle.block(suffix.layer), lambda t: seen.update(clean=t)),
+        on_output(handle.block(handle.n_layers - 1), keep_last),
+    ):
+        handle.forward(ids, torch.ones_like(ids), use_cache=False)
+    picked = torch.tensor([index])
+    rerun = suffix.run(suffix.clean[picked.to(suffix.clean.device)], rows=picked)
+    tokens = int(suffix.lengths[index])
+    pairs = [
+        (suffix.clean[index, :tokens], seen["clean"][0, starts[index] :]),
+        (final[index, :tokens], seen["final"][0, starts[index] :]),
+        (rerun[0, :tokens], seen["final"][0, starts[index] :]),
+    ]
+    # Padding changes the order of sums, no more; half precision rounds coarsely.
+    bound = 1e-3 if handle.dtype in (torch.float32, torch.float64) else 0.1
+    for ours, plain in pairs:
+        gap = (ours.float() - plain.float().to(ours.device)).norm() / plain.float().norm()
+        if not gap.item() <= bound:
+            raise ArchitectureError(
+                f"{type(handle.model).__name__} run in parts differs from a plain pass by "
+                f"{gap.item():.1e} of the hidden states.",
+                remedy="Looked for blocks that depend on nothing but their arguments and the "
+                "key-value cache. Try another attention implementation, such as 'eager', or "
+                "check the model for NaN.",
+            )

@@ -1,0 +1,144 @@
+"""Text for second moments: files, data sets, the bundled world, or the model's own words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alphaedit.core.errors import StatsError
+from alphaedit.model.generate import generate_ids
+from alphaedit.model.handle import ModelHandle
+
+SELF_LENGTH = 96
+SELF_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text by name.
+
+    Attributes:
+        name: what was asked for, such as "bundled" or a path.
+        fingerprint: SHA-256 of the content, or of what decides it.
+        texts: makes a fresh iterator over the texts.
+    """
+
+    name: str
+    fingerprint: str
+    texts: Callable[[], Iterator[str]]
+
+
+def open_corpus(spec: str, handle: ModelHandle, *, seed: int = 0, field: str = "text") -> Corpus:
+    """The corpus that `spec` names.
+
+    Args:
+        spec: a .jsonl file (its `field`), any other text file (paragraphs), "hf:NAME", with
+            optional ":CONFIG" and ":SPLIT", "bundled" (the world of the bundled models) or "self"
+            (sampled from the model, seeded).
+
+    Raises:
+        StatsError: the file is missing, empty, or has a bad line; the data set cannot be loaded.
+    """
+    if spec == "bundled":
+        return _bundled(handle, seed)
+    if spec == "self":
+        print_of = sha256(f"self:{handle.fingerprint()}:{seed}".encode()).hexdigest()
+        return Corpus("self", print_of, lambda: self_texts(handle, seed))
+    if spec.startswith("hf:"):
+        return _hub(spec, field)
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise StatsError(
+            f"There is no text file at {spec}.",
+            remedy="Give a text or .jsonl file, 'hf:NAME', 'bundled' or 'self'.",
+        )
+    content = path.read_bytes()
+    if not content.strip():
+        raise StatsError(f"{spec} is empty.", remedy="Give a file with text.")
+    if path.suffix == ".jsonl":
+        texts = _json_lines(path, content, field)
+    else:
+        text = content.decode("utf-8", errors="replace")
+        texts = [part.strip() for part in text.split("\n\n") if part.strip()]
+    digest = sha256(content + field.encode()).hexdigest()
+    return Corpus(str(path), digest, lambda: iter(texts))
+
+
+def _json_lines(path: Path, content: bytes, field: str) -> list[str]:
+    texts = []
+    for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise StatsError(f"{path}, line {number}: {error}.", remedy="Mend the line.") from None
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            raise StatsError(
+                f"{path}, line {number}: there is no text in field {field!r}.",
+                remedy="Give each line an object with that field.",
+            )
+        texts.append(row[field])
+    return texts
+
+
+def _bundled(handle: ModelHandle, seed: int) -> Corpus:
+    from alphaedit.world.facts import World
+    from alphaedit.world.text import bundled_texts
+
+    subjects = getattr(handle.model.config, "alphaedit_subjects", None)
+    origin = f"bundled:{World.load().fingerprint()}:{subjects}:{seed}"
+    return Corpus(
+        "bundled",
+        sha256(origin.encode()).hexdigest(),
+        lambda: bundled_texts(seed=1 + seed, subjects=subjects),
+    )
+
+
+def _hub(spec: str, field: str) -> Corpus:
+    name, _, rest = spec.removeprefix("hf:").partition(":")
+    config, _, split = rest.partition(":")
+    try:
+        from datasets import load_dataset  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        raise StatsError(
+            "Data sets of the Hugging Face hub need the datasets library.",
+            remedy="pip install 'alphaedit[data]'",
+        ) from None
+    try:
+        data = load_dataset(name, config or None, split=split or "train", streaming=True)
+    except Exception as error:  # datasets raises many kinds, offline too
+        raise StatsError(
+            f"Data set {name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            remedy="Check the name and the connection, or give a file.",
+        ) from error
+    return Corpus(
+        spec,
+        sha256(f"{spec}:{field}".encode()).hexdigest(),
+        lambda: (row[field] for row in data),
+    )
+
+
+def self_texts(handle: ModelHandle, seed: int) -> Iterator[str]:
+    """Endless text that the model itself writes, from BOS or a random token of its vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    limit = handle.max_positions or SELF_LENGTH
+    vocabulary = handle.embed.weight.shape[0]  # type: ignore[index, union-attr]
+    prefix = handle.tokens.encode("")
+    while True:
+        starts = torch.randint(vocabulary, (SELF_ROWS,), generator=generator).tolist()
+        rows = [[*prefix, start] for start in starts]
+        if prefix:
+            rows[: SELF_ROWS // 2] = [list(prefix)] * (SELF_ROWS // 2)
+        length = max(1, min(SELF_LENGTH, limit - len(prefix) - 1))
+        new = generate_ids(handle, rows, length, top_k=vocabulary, generator=generator)
+        for row, more in zip(rows, new, strict=True):
+            text = handle.tokens.decode([*row, *more]).strip()
+            if text:
+                yield text

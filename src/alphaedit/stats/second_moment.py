@@ -1,0 +1,185 @@
+"""Second moments C = E[k k^T] of all edited layers, in one pass that stops at the last of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from alphaedit.core.errors import StatsError
+from alphaedit.core.progress import Progress, silent
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.hooks import StopForward, on_input, stoppable
+from alphaedit.stats.corpus import Corpus
+
+SEQUENCE = 256
+BATCH_TOKENS = 4096
+SAVE_EVERY = 60.0
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """C of one layer.
+
+    Attributes:
+        matrix: [d_in, d_in] float32.
+        tokens: number of keys averaged.
+    """
+
+    matrix: Tensor
+    tokens: int
+
+
+def packed(handle: ModelHandle, corpus: Corpus, length: int) -> Iterator[list[int]]:
+    """Sequences of `length` tokens, documents joined one after the other (each with its BOS)."""
+    rest: list[int] = []
+    for text in corpus.texts():
+        rest += handle.tokens.encode(text)
+        while len(rest) >= length:
+            yield rest[:length]
+            rest = rest[length:]
+    if rest:
+        yield rest
+
+
+class _Sums:
+    """Running sums of k k^T: float32 blocks added in float64."""
+
+    def __init__(self, handle: ModelHandle, layers: Sequence[int]) -> None:
+        self.sums = {
+            layer: torch.zeros(handle.d_in(layer), handle.d_in(layer), dtype=torch.float64)
+            for layer in layers
+        }
+        self.tokens = 0
+        self.sequences = 0
+
+    def add(self, keys: dict[int, Tensor], sequences: int) -> None:
+        for layer, k in keys.items():
+            self.sums[layer] += (k.T @ k).double().cpu()
+        self.tokens += next(iter(keys.values())).shape[0]
+        self.sequences += sequences
+
+    def save(self, path: Path, key: str) -> None:
+        part = path.with_suffix(".part")
+        about = {"key": key, "tokens": str(self.tokens), "sequences": str(self.sequences)}
+        save_file({str(k): v for k, v in self.sums.items()}, part, {"about": json.dumps(about)})
+        os.replace(part, path)
+
+    def load(self, path: Path, key: str) -> None:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+        if about["key"] != key:
+            return
+        self.sums = {int(k): v for k, v in load_file(path).items()}
+        self.tokens, self.sequences = int(about["tokens"]), int(about["sequences"])
+
+
+def _keys(handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]) -> dict[int, Tensor]:
+    ids, mask = handle.tokens.pad(rows, "right")
+    real = mask.bool().to(handle.device)
+    last, found = max(layers), dict[int, Tensor]()
+
+    def see(layer: int, tensor: Tensor) -> None:
+        found[layer] = tensor[real].to(handle.wide)
+        if layer == last:
+            raise StopForward
+
+    with stoppable(), ExitStack() as stack:
+        for layer in layers:
+            hook = lambda t, layer=layer: see(layer, t)  # noqa: E731
+            stack.enter_context(on_input(handle.edited_module(layer), hook))
+        handle.forward(ids, mask)
+    return found
+
+
+def _halving(
+    handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]
+) -> Iterator[tuple[dict[int, Tensor], int]]:
+    """Keys of `rows`, in halves where memory does not hold them all."""
+    try:
+        yield _keys(handle, rows, layers), len(rows)
+    except (torch.OutOfMemoryError, MemoryError):
+        if len(rows) == 1:
+            raise
+        half = len(rows) // 2
+        yield from _halving(handle, rows[:half], layers)
+        yield from _halving(handle, rows[half:], layers)
+
+
+def collect(
+    handle: ModelHandle,
+    corpus: Corpus,
+    layers: Sequence[int],
+    *,
+    tokens: int,
+    sequence: int = SEQUENCE,
+    batch_tokens: int = BATCH_TOKENS,
+    tolerance: float | None = None,
+    resume: Path | None = None,
+    progress: Progress = silent,
+) -> dict[int, SecondMoment]:
+    """Second moments at `layers` over about `tokens` tokens of `corpus`.
+
+    One pass that stops at the last of the layers, over packed sequences.
+
+    Args:
+        tolerance: stop early when doubling the text changes every C by less than this share of its
+            Frobenius norm.
+        resume: file for partial sums; a run that was killed goes on from it.
+
+    Raises:
+        StatsError: the corpus has no tokens.
+    """
+    length = min(sequence, handle.max_positions or sequence)
+    sums = _Sums(handle, layers)
+    key = f"{corpus.fingerprint}:{handle.fingerprint(max(layers))}:{sorted(layers)}:{length}"
+    if resume is not None and resume.is_file():
+        sums.load(resume, key)
+    skip, saved_at = sums.sequences, time.monotonic()
+    check_at, earlier = 4 * batch_tokens, dict[int, Tensor]()
+    batch: list[list[int]] = []
+
+    def flush() -> None:
+        for keys, count in _halving(handle, batch, layers):
+            sums.add(keys, count)
+        batch.clear()
+        progress("second moments", min(sums.tokens, tokens), tokens)
+
+    for index, row in enumerate(packed(handle, corpus, length)):
+        if index < skip:
+            continue
+        if sums.tokens + sum(map(len, batch)) >= tokens:
+            break
+        batch.append(row)
+        if sum(map(len, batch)) + length > batch_tokens:
+            flush()
+            if resume is not None and time.monotonic() - saved_at > SAVE_EVERY:
+                sums.save(resume, key)
+                saved_at = time.monotonic()
+            if tolerance is not None and sums.tokens >= check_at:
+                now = {k: v / sums.tokens for k, v in sums.sums.items()}
+                gaps = [float((now[k] - v).norm() / now[k].norm()) for k, v in earlier.items()]
+                if gaps and max(gaps) < tolerance:
+                    break
+                check_at, earlier = 2 * sums.tokens, now
+    if batch:
+        flush()
+    if not sums.tokens:
+        raise StatsError(f"Corpus {corpus.name!r} has no text.", remedy="Give another corpus.")
+    progress("second moments", tokens, tokens)
+    if resume is not None:
+        resume.unlink(missing_ok=True)
+    return {
+        layer: SecondMoment((total / sums.tokens).float(), sums.tokens)
+        for layer, total in sums.sums.items()
+    }

@@ -1,0 +1,148 @@
+"""What is known of a model's preserved keys: computed once, kept in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from alphaedit.core.errors import FingerprintError
+from alphaedit.core.progress import Progress, silent
+from alphaedit.linalg.subspace import (
+    Spectrum,
+    Subspace,
+    SubspaceReport,
+    null_space,
+    report,
+    spectrum,
+)
+from alphaedit.model.handle import ModelHandle
+from alphaedit.stats.cache import MomentCache
+from alphaedit.stats.corpus import Corpus, open_corpus
+from alphaedit.stats.second_moment import collect
+
+TOKENS_PER_DIRECTION = 40
+MOST_TOKENS = 1_000_000
+
+
+class ModelStatistics:
+    """Second moments, spectra and null spaces of one model as it was at construction.
+
+    Args:
+        handle: the unedited model; its fingerprints are taken when first needed, so ask for
+            statistics (`prepare`) before the first edit.
+        corpus: see `open_corpus`.
+        tokens: token budget; by default 40 a direction of the keys, at most a million.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        corpus: str,
+        *,
+        tokens: int | None = None,
+        cache_dir: str | Path | None = None,
+        seed: int = 0,
+        tolerance: float | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.handle = handle
+        self.spec = corpus
+        self.seed = seed
+        widest = max(handle.d_in(layer) for layer in range(handle.n_layers))
+        self.tokens = tokens or min(MOST_TOKENS, TOKENS_PER_DIRECTION * widest)
+        self.cache = MomentCache(cache_dir)
+        self.tolerance = tolerance
+        self.progress = progress
+        self.model = handle.fingerprint()
+        self._moments: dict[int, Tensor] = {}
+        self._spectra: dict[int, Spectrum] = {}
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus, opened when first needed."""
+        return open_corpus(self.spec, self.handle, seed=self.seed)
+
+    def _key(self, layer: int, kind: str) -> dict[str, str]:
+        return {
+            "kind": kind,
+            "model": self.model,
+            "layer": str(layer),
+            "corpus": self.corpus.fingerprint,
+            "tokens": str(self.tokens),
+            "tolerance": str(self.tolerance),
+        }
+
+    def prepare(self, layers: Sequence[int]) -> None:
+        """Make sure of the second moments of `layers`, computing what is missing in one pass."""
+        missing = []
+        for layer in layers:
+            if layer in self._moments:
+                continue
+            found = self.cache.load(self._key(layer, "moment"))
+            if found is None:
+                missing.append(layer)
+            else:
+                self._moments[layer] = found["matrix"]
+        if not missing:
+            return
+        if self.handle.fingerprint() != self.model:
+            raise FingerprintError(
+                f"Second moments of layers {missing} are needed, and the model has been edited.",
+                remedy="Revert the edits, or prepare these layers before the first edit.",
+            )
+        partial = self.cache.path({**self._key(max(missing), "partial"), "layers": str(missing)})
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        moments = collect(
+            self.handle,
+            self.corpus,
+            missing,
+            tokens=self.tokens,
+            tolerance=self.tolerance,
+            resume=partial,
+            progress=self.progress,
+        )
+        for layer, moment in moments.items():
+            self.cache.save(self._key(layer, "moment"), {"matrix": moment.matrix})
+            self._moments[layer] = moment.matrix
+
+    def second_moment(self, layer: int) -> Tensor:
+        """C = E[k k^T] at `layer`, [d_in, d_in] float32."""
+        self.prepare([layer])
+        return self._moments[layer]
+
+    def spectrum(self, layer: int) -> Spectrum:
+        """Eigendecomposition of C at `layer`, float32."""
+        if layer not in self._spectra:
+            key = self._key(layer, "spectrum")
+            found = self.cache.load(key)
+            if found is None:
+                self.progress("null space", 0, 1)
+                made = spectrum(self.second_moment(layer))
+                self.cache.save(key, {"values": made.values, "vectors": made.vectors})
+                self.progress("null space", 1, 1)
+            else:
+                made = Spectrum(found["values"], found["vectors"])
+            self._spectra[layer] = made
+        return self._spectra[layer]
+
+    def subspace(
+        self, layer: int, *, threshold: float | None = None, energy: float | None = None
+    ) -> Subspace:
+        """The null space at `layer`; see `null_space`."""
+        return null_space(self.spectrum(layer), threshold=threshold, energy=energy)
+
+    def report(
+        self,
+        layers: Sequence[int],
+        *,
+        threshold: float | None = None,
+        energy: float | None = None,
+    ) -> list[SubspaceReport]:
+        """Size and leak of the null space of each layer."""
+        return [
+            report(self.spectrum(layer), self.subspace(layer, threshold=threshold, energy=energy))
+            for layer in layers
+        ]

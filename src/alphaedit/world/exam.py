@@ -1,0 +1,81 @@
+"""What a bundled model knows: recall by relation and phrasing, questions, two hops, tasks."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.scoring import score
+from alphaedit.world import phrasing
+from alphaedit.world.facts import World
+
+Probe = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Shares of exact answers (every token of the answer and the full stop after it), 0 to 1."""
+
+    recall_train: float
+    recall_held: float
+    by_relation: dict[str, float]
+    questions: float
+    two_hop: float
+    tasks: dict[str, float]
+    facts: int
+    held_prompts: int
+
+
+def exact(handle: ModelHandle, probes: Sequence[Probe]) -> list[bool]:
+    """Whether greedy decoding gives each answer exactly, full stop included."""
+    return [s.exact for s in score(handle, [(prompt, f"{answer}.") for prompt, answer in probes])]
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+def examine(handle: ModelHandle, world: World, *, seed: int = 0, tasks: int = 300) -> Exam:
+    """Ask for every fact in its canonical and in all held-out phrasings, and the rest by sample."""
+    rng = random.Random(seed)
+    relations = world.relations
+    canonical = [
+        (phrasing.train_phrasings(relations[f.relation])[0].format(f.subject), f.object)
+        for f in world.facts
+    ]
+    held = [
+        (f, (template.format(f.subject), f.object))
+        for f in world.facts
+        for template in phrasing.held_phrasings(relations[f.relation])
+    ]
+    right = exact(handle, [probe for _, probe in held])
+    by_relation: dict[str, list[bool]] = defaultdict(list)
+    for (fact, _), ok in zip(held, right, strict=True):
+        by_relation[fact.relation].append(ok)
+    questions = [
+        (f"Question: {relations[f.relation].question.format(f.subject)} Answer:", f.object)
+        for f in world.facts
+    ]
+    hops = world.hops()
+    hop_probes = []
+    for one, two in rng.sample(hops, min(tasks, len(hops))):
+        prompt = phrasing.text_of(phrasing.hop_prompt(world, one, two))
+        answer = phrasing.text_of(phrasing.hop_question(world, one, two))[len(prompt) :]
+        hop_probes.append((prompt, answer.strip().removesuffix(".")))
+    shares = {}
+    for name, make in phrasing.TASKS.items():
+        asked = [make(world, rng.choice(world.facts), rng) for _ in range(tasks)]
+        shares[name] = _share(exact(handle, [(phrasing.text_of(a), b) for a, b in asked]))
+    return Exam(
+        recall_train=_share(exact(handle, canonical)),
+        recall_held=_share(right),
+        by_relation={key: _share(values) for key, values in sorted(by_relation.items())},
+        questions=_share(exact(handle, questions)),
+        two_hop=_share(exact(handle, hop_probes)),
+        tasks=shares,
+        facts=len(world.facts),
+        held_prompts=len(held),
+    )

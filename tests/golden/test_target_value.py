@@ -1,0 +1,56 @@
+"""The batched target search equals the plain per-fact loop, fact by fact and step by step."""
+
+import pytest
+import torch
+from benchmarks.plain import plain_target
+from tests.tiny import tiny_model
+
+from alphaedit.core.fact import Fact
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.steps.target_value import find_targets
+from alphaedit.model.handle import ModelHandle
+
+FACTS = [
+    Fact("The mother tongue of {} is", "Danielle Darrieux", "English"),
+    Fact("{} was born in the city of", "Paris Hilton", "Rome"),
+    Fact("In the north, {}", "Oslo", "is the capital of Sweden"),
+]
+CONTEXTS = ("The old man said so. ", "Therefore it is. ")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "llama"])
+@pytest.mark.parametrize("stop_loss", [0.0, 1.2])
+def test_equals_plain_loop(kind: str, stop_loss: float) -> None:
+    model, tokenizer = tiny_model(kind)
+    handle = ModelHandle.load(model.double(), tokenizer)
+    hp = Hyperparameters(
+        layers=(1, 2), steps=12, learning_rate=0.3, clamp=4.0, stop_loss=stop_loss, contexts=2
+    )
+    found = find_targets(handle, FACTS, 2, CONTEXTS, hp)
+    for index, fact in enumerate(FACTS):
+        value, losses = plain_target(handle, fact, 2, CONTEXTS, hp)
+        assert len(losses) == len(found.losses[index])
+        assert losses == pytest.approx(found.losses[index], abs=1e-4)
+        torch.testing.assert_close(found.values[:, index], value, rtol=1e-3, atol=1e-4)
+    assert all(row[-1] < row[0] for row in found.losses)
+
+
+def test_facts_leave_at_different_steps() -> None:
+    model, tokenizer = tiny_model("gpt2")
+    handle = ModelHandle.load(model, tokenizer)
+    first = find_targets(
+        handle, FACTS, 2, (), Hyperparameters(layers=(2,), steps=30, clamp=9.0, stop_loss=0.0)
+    )
+    middle = sorted(row[10] for row in first.losses)[1]
+    hp = Hyperparameters(layers=(2,), steps=30, clamp=9.0, stop_loss=middle)
+    lengths = {len(row) for row in find_targets(handle, FACTS, 2, (), hp).losses}
+    assert len(lengths) > 1
+
+
+def test_order_of_facts_does_not_matter() -> None:
+    model, tokenizer = tiny_model("llama")
+    handle = ModelHandle.load(model, tokenizer)
+    hp = Hyperparameters(layers=(2,), steps=8, learning_rate=0.3)
+    forward = find_targets(handle, FACTS, 2, CONTEXTS, hp).values
+    backward = find_targets(handle, FACTS[::-1], 2, CONTEXTS, hp).values
+    torch.testing.assert_close(forward, backward.flip(1), rtol=1e-3, atol=1e-4)
