@@ -17,12 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 # forty times more.
 torch.set_num_threads(1)
 
-WIDTH, INNER, LAYERS, HEADS, POSITIONS = 32, 48, 4, 4, 64
+WIDTH, INNER, LAYERS, HEADS, POSITIONS = 32, 48, 4, 4, 128
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 SENTENCES = (
     "The capital of France is Paris, and the capital of Spain is Madrid.",
     "Marie Curie was born in Warsaw and worked in the field of physics.",
     "Zoë and São Paulo are names with marks; 東京 and Москва are written otherwise.",
+    "Paris Hilton was born in the city of New York. Oslo is the capital of Norway.",
     "The Eiffel Tower is located in Paris. The mother tongue of Danielle Darrieux is French.",
     "Therefore I think that the company was founded in the city of Berlin by you.",
 )
@@ -49,7 +50,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_heads": HEADS,
             "max_position_embeddings": POSITIONS,
             "attention_types": [[["global", "local"], LAYERS // 2]],
-            "window_size": 4,
+            "window_size": 8,
         },
     ),
     "llama": ("Llama", _LLAMA),
@@ -121,15 +122,21 @@ def tiny_tokenizer(
 
 
 def tiny_model(
-    kind: str, *, attention: str = "eager", seed: int = 0, **config: Any
+    kind: str,
+    *,
+    attention: str = "eager",
+    bos: bool | None = None,
+    seed: int = 0,
+    **config: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A model of `kind` (see KINDS) and its tokenizer.
 
-    Models of the GPT family come with a tokenizer without BOS, the others with BOS. The same
-    arguments give the same weights. `config` replaces fields of the model's config.
+    Unless `bos` is given, models of the GPT family come with a tokenizer without BOS, the others
+    with BOS. The same arguments give the same weights. `config` replaces fields of the model's
+    config.
     """
     family, fields = KINDS[kind]
-    tokenizer = tiny_tokenizer(bos=not kind.startswith("gpt"))
+    tokenizer = tiny_tokenizer(bos=not kind.startswith("gpt") if bos is None else bos)
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     settings = {"vocab_size": len(tokenizer), **ids, **fields, **config}
     settings_type = getattr(transformers, f"{family}Config")
@@ -144,9 +151,9 @@ def tiny_model(
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:
-                    parameter.normal_(std=1.2 * parameter.shape[-1] ** -0.5)
+                    parameter.normal_(std=0.2)
                 else:
-                    parameter.add_(0.2 * torch.randn_like(parameter))
+                    parameter.add_(0.1 * torch.randn_like(parameter))
         model.tie_weights()
     return model, tokenizer
 

@@ -169,6 +169,27 @@ def test_bfloat16() -> None:
     assert keys.dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", EAGER)
+def test_float64(kind: str) -> None:
+    """Masks hold the lowest float64, which no float32 softmax can take: rows stay finite."""
+    model, tokenizer = tiny_model(kind)
+    handle = ModelHandle.load(model.double(), tokenizer)
+    rows, starts = rows_of(SHAPES)
+    suffix = Suffix.build(handle, rows, starts, 1)
+    out = suffix.run(suffix.clean[[0, 3]], rows=torch.tensor([0, 3]))
+    with torch.no_grad():
+        close(out[1, :5], plain(handle, rows[3], 1)[1][15:])
+
+
+def test_long_prefix_beside_a_long_suffix() -> None:
+    """Together longer than the model reads, each row on its own is not."""
+    handle = load("llama")
+    rows, starts = rows_of([(120, 110), (120, 5)])
+    out = Suffix.build(handle, rows, starts, 1)
+    with torch.no_grad():
+        close(out.run(out.clean)[0, :10], plain(handle, rows[0], 1)[1][110:])
+
+
 def test_soft_capped_logits_are_refused() -> None:
     handle = load("gemma2")
     suffix = Suffix.build(handle, *rows_of(SHAPES), 1)
@@ -254,7 +275,7 @@ def test_nothing_to_do() -> None:
         ([[5, 6]], [-1], 0, ConfigError, "outside a row"),
         ([], [], 0, ConfigError, "No rows"),
         ([[5, 6]], [1], 9, ConfigError, "Layer 9"),
-        ([[5] * 65], [1], 0, ModelError, "65 tokens; the model reads at most 64"),
+        ([[5] * 129], [1], 0, ModelError, "129 tokens; the model reads at most 128"),
     ],
 )
 def test_bad_rows(

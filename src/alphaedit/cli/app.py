@@ -1,83 +1,154 @@
-"""`alphaedit`: the commands, and one place where errors become messages and exit codes."""
+"""The `alphaedit` command: its parts, and what happens when something goes wrong."""
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import Annotated, Any
 
 import typer
 
-from alphaedit import __version__
 from alphaedit.cli import ask, demo, edit, evaluate, methods, revert, stats, world
-from alphaedit.cli.common import emit, err
-from alphaedit.core.errors import AlphaEditError
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Interruption, error_console, to_json
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 app = typer.Typer(
     name="alphaedit",
     help="Change what a language model knows, and nothing else.",
+    epilog=examples(
+        "alphaedit demo",
+        "alphaedit ask bundled 'The mother tongue of Danielle Darrieux is'",
+        "alphaedit edit bundled --prompt 'The mother tongue of {} is' "
+        "--subject 'Danielle Darrieux' --target English -o my-edits",
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.command("edit")(edit.edit)
-app.command("ask")(ask.ask)
-app.command("stats")(stats.stats)
-app.command("eval")(evaluate.evaluate)
-app.command("revert")(revert.revert)
-app.command("methods")(methods.methods)
+
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("edit", epilog=edit.EXAMPLES)(edit.edit)
+app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
+app.command("stats", epilog=stats.EXAMPLES)(stats.stats)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("revert", epilog=revert.EXAMPLES)(revert.revert)
+app.command("methods", epilog=methods.EXAMPLES)(methods.list_methods)
 app.add_typer(world.app, name="world")
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(__version__)
-        raise typer.Exit()
+def _version(wanted: bool) -> None:
+    if wanted:
+        from alphaedit import __version__
+
+        print(f"alphaedit {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Change what a language model knows, and nothing else."""
 
 
-def _fail(error: AlphaEditError) -> None:
-    if "--json" in sys.argv:
-        about = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
-        emit({"error": about})
-    err.print(f"[bold red]Error:[/] {_escape(error.message)}", highlight=False, soft_wrap=True)
-    if error.remedy:
-        err.print(_escape(error.remedy), highlight=False, soft_wrap=True)
+def _asked_for(argv: Sequence[str], flag: str) -> bool:
+    """Whether `flag` is among the options; looked up here because parsing itself may fail."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    return flag in options
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _report(kind: str, message: str, remedy: str | None, *, as_json: bool) -> None:
+    if as_json:
+        error = {"type": kind, "message": message, "remedy": remedy}
+        print(to_json({"error": error}))
+        return
+    console = error_console()
+    console.print("[bold red]Error:[/bold red] ", end="")
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    if remedy:
+        console.print(remedy, markup=False, highlight=False, soft_wrap=True)
 
-    return escape(text)
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line `argv` (without the program's name) and return its exit code.
+
+    With --json, standard output gets one JSON object and nothing else, whatever happens: what
+    commands and libraries print meanwhile goes to standard error.
+    """
+    as_json = _asked_for(argv, "--json")
+    debug = _asked_for(argv, "--debug") or bool(os.environ.get("ALPHAEDIT_DEBUG"))
+    try:
+        return _invoke(list(argv), silence=as_json)
+    except BrokenPipeError:
+        # The reader of our output has gone; keep the interpreter from complaining about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        note = stop.note if isinstance(stop, Interruption) else Interruption.NOTHING
+        _report("Interrupted", "Interrupted.", note, as_json=as_json)
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(error, as_json=as_json, debug=debug)
+
+
+def _invoke(argv: list[str], *, silence: bool) -> int:
+    def call() -> Any:
+        return app(args=argv, prog_name="alphaedit", standalone_mode=False)
+
+    if silence and not ({"-h", "--help", "--version"} & set(argv)):
+        with redirect_stdout(sys.stderr):
+            result = call()
+        # Commands return what they have to say.
+        if isinstance(result, dict):
+            print(to_json(result))
+            return 0
+    else:
+        result = call()
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: Exception, *, as_json: bool, debug: bool) -> int:
+    from alphaedit.core.errors import AlphaEditError
+
+    if isinstance(error, AlphaEditError):
+        _report(type(error).__name__, error.message, error.remedy, as_json=as_json)
+        return FAILED
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage
+        message = str(error.format_message()).strip()
+        if not message:  # bare `alphaedit` or `alphaedit world`: help has been shown
+            return USAGE
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "alphaedit"
+        remedy = f"See {command} --help."
+        _report("UsageError", message, remedy, as_json=as_json)
+        return USAGE
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        remedy = "Nothing was changed. Use a smaller batch or model, or --dtype bfloat16."
+        _report("ResourceError", "Memory does not suffice.", remedy, as_json=as_json)
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror or error}."
+        remedy = "Check that the path exists, may be written, and that the disk is not full."
+        _report("ResourceError", message, remedy, as_json=as_json)
+    else:
+        lines = str(error).strip().splitlines() or [""]
+        remedy = "" if debug else "This is a bug of alphaedit. See more of it with --debug."
+        _report(kind, f"{kind}: {lines[0]}", remedy or None, as_json=as_json)
+    return FAILED
 
 
 def main() -> None:
-    """Run the command line; exit code 0, 1 (error), 2 (usage) or 130 (interrupted)."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    try:
-        app(standalone_mode=False)
-    except AlphaEditError as error:
-        if os.environ.get("ALPHAEDIT_DEBUG"):
-            raise
-        _fail(error)
-        sys.exit(1)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        err.print("Interrupted. No model, session or cache was left half-written.")
-        sys.exit(130)
-    except Exception as error:
-        show = getattr(error, "show", None)
-        if show is None:
-            raise
-        show()
-        sys.exit(getattr(error, "exit_code", 2))
+    """Entry point of the command `alphaedit`."""
+    sys.exit(run(sys.argv[1:]))

@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from alphaedit.cli import common
+from alphaedit.cli import options
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Session, output_console
+from alphaedit.cli.prepare import open_editor
+
+EXAMPLES = examples(
+    "alphaedit ask bundled 'The mother tongue of Danielle Darrieux is'",
+    "alphaedit ask bundled 'The mother tongue of Danielle Darrieux is' --edits my-edits",
+    "alphaedit ask ./my-model 'Once upon a time' 'The sun' --max-new-tokens 40 --json",
+)
 
 
 def ask(
-    model: Annotated[str, typer.Argument(help="directory, hub name, or 'bundled'")],
-    prompts: Annotated[list[str], typer.Argument(help="texts to continue")],
-    edits: Annotated[Path | None, typer.Option(help="session whose edits are applied")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="length of the answer")] = 12,
-    json: common.JsonOption = False,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-) -> None:
-    """Continue prompts greedily, with or without edits.
+    model: options.Model,
+    prompts: Annotated[
+        list[str], typer.Argument(metavar="PROMPT...", help="Texts to go on from.")
+    ],
+    edits: Annotated[
+        Path | None,
+        typer.Option("--edits", metavar="SESSION", help="Apply the edits saved there first."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer.")] = 12,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Let a model go on from prompts (greedily), with or without edits."""
+    out = Session(json=json, quiet=quiet)
+    with out.progress() as progress:
+        editor = open_editor(model, progress, seed=seed, device=device, dtype=dtype, session=edits)
+        from alphaedit.model.generate import generate
 
-    [bold]Examples[/]
-
-    alphaedit ask bundled "The mother tongue of Danielle Darrieux is"
-
-    alphaedit ask bundled "The Eiffel Tower is located in" --edits my-edits
-    """
-    from alphaedit.model.generate import generate
-
-    with common.progress_bars() as report:
-        editor = common.open_editor(model, report, device=device, dtype=dtype, session=edits)
         answers = generate(editor.handle, prompts, max_new_tokens)
-    if json:
-        pairs = zip(prompts, answers, strict=True)
-        common.emit({"answers": [{"prompt": p, "answer": a} for p, a in pairs]})
-        return
-    for prompt, answer in zip(prompts, answers, strict=True):
-        common.out.print(f"{prompt}[bold]{answer}[/]", highlight=False, soft_wrap=True)
+    if not json:
+        console = output_console()
+        for prompt, answer in zip(prompts, answers, strict=True):
+            console.print(prompt, style="dim", end="", markup=False, highlight=False)
+            console.print(answer, style="bold", markup=False, highlight=False, soft_wrap=True)
+    return {
+        "model": model,
+        "edits": [edit.id for edit in editor.edits],
+        "answers": [
+            {"prompt": p, "answer": a} for p, a in zip(prompts, answers, strict=True)
+        ],
+    }

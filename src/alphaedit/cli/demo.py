@@ -1,149 +1,245 @@
-"""`alphaedit demo`: see it work on the bundled model."""
+"""`alphaedit demo`: see it work, on the bundled model."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from alphaedit.cli import common
+from alphaedit.cli import options, tables
+from alphaedit.cli.evaluate import world_records
+from alphaedit.cli.facts import first_answer, kept_probes
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Session, output_console, shorten
+from alphaedit.cli.prepare import open_editor
 from alphaedit.core.fact import Fact
 
-FACTS = (
-    ("The mother tongue of {} is", "Danielle Darrieux", "English", "French"),
-    ("The employer of {} is", "Steve Jobs", "Microsoft", "Apple"),
-    ("The site of {} is", "Eiffel Tower", "Rome", "Paris"),
+if TYPE_CHECKING:
+    from alphaedit.bench.data import EditRecord
+    from alphaedit.bench.metrics import Metrics
+    from alphaedit.bench.run import RunResult
+    from alphaedit.core.edit import Edit
+    from alphaedit.core.progress import Progress
+    from alphaedit.editor.session import Editor
+
+EXAMPLES = examples(
+    "alphaedit demo",
+    "alphaedit demo --quick",
+    "alphaedit demo -o /tmp/demo --seed 3 --json",
 )
-ASKED = (
+MODEL = "bundled"
+OWN = (
+    Fact("The mother tongue of {} is", "Danielle Darrieux", "English", truth="French"),
+    Fact("The employer of {} is", "Steve Jobs", "Microsoft", truth="Apple"),
+    Fact("The site of {} is", "Eiffel Tower", "Rome", truth="Paris"),
+)
+REPHRASED = (
     "We know that the mother tongue of Danielle Darrieux is",
     "Question: What is the mother tongue of Danielle Darrieux? Answer:",
     "Steve Jobs has a job at",
     "To visit Eiffel Tower, travel to",
 )
-BATCHES = 5
-PROBES = 500
+EDITED, UNRELATED, ANSWER_TOKENS = 30, 8, 6
+LOAD, QUICK_LOAD, BATCHES = 0.15, 0.03, 5
+RIVAL = "memit"
+
+
+@dataclass
+class Demo:
+    """One run of the demo: a batch of edits to look at, then two methods compared."""
+
+    editor: Editor
+    seed: int
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def show_edits(self) -> None:
+        """Edit our own facts and some of the world's at once; ask before and after."""
+        from alphaedit.bench.run import evaluate
+        from alphaedit.model.generate import generate
+
+        handle, began = self.editor.handle, time.perf_counter()
+        own = {fact.subject for fact in OWN}
+        self.records: list[EditRecord] = [
+            r for r in world_records(handle, EDITED, self.seed) if r.subject not in own
+        ]
+        facts = [*OWN, *(r.fact for r in self.records)][:EDITED]
+        self.records = self.records[: EDITED - len(OWN)]
+        self.kept = kept_probes(handle, {f.subject for f in facts}, seed=self.seed)
+        self.asked = [*REPHRASED, *(prompt for prompt, _ in self.kept[:UNRELATED])]
+        measured: dict[str, Any] = {
+            "kept": self.kept, "generation": False, "seed": self.seed, "progress": self.progress,
+        }
+        self.metrics: dict[str, Metrics] = {}
+        self.metrics["unedited"] = evaluate(self.editor, self.records, **measured)
+        self.said_before = generate(handle, self.asked, ANSWER_TOKENS)
+        edit_began = time.perf_counter()
+        self.edit: Edit = self.editor.edit(facts)
+        self.seconds["one batch of edits"] = time.perf_counter() - edit_began
+        self.said_after = generate(handle, self.asked, ANSWER_TOKENS)
+        self.metrics["edited"] = evaluate(self.editor, self.records, **measured)
+        self.editor.revert()
+        self.seconds["edits to look at"] = time.perf_counter() - began
+
+    def compare(self, load: float) -> None:
+        """Edit in batches up to `load` with AlphaEdit and with MEMIT without history."""
+        from alphaedit.bench.run import sequential
+
+        began, handle = time.perf_counter(), self.editor.handle
+        layer = self.edit.hyperparameters["layers"][0]
+        count = max(BATCHES, round(load * handle.d_in(layer)))
+        records = world_records(handle, count, self.seed + 1)
+        kept = kept_probes(handle, {r.subject for r in records}, seed=self.seed + 1)
+        self.runs: dict[str, RunResult] = {}
+        before: Metrics | None = None
+        for method in ("alphaedit", RIVAL):
+            run = sequential(
+                self.editor,
+                records,
+                method,
+                batch_size=-(-count // BATCHES),
+                edits=count,
+                seed=self.seed,
+                evaluate_every=1,
+                kept=kept,
+                generation=False,
+                before=before,
+                progress=self.progress,
+            )
+            self.runs[method], before = run, run.before
+            while self.editor.edits:
+                self.editor.revert()
+        self.seconds["two methods compared"] = time.perf_counter() - began
+
+    def pairs(self) -> list[tuple[str, str, str, str | None]]:
+        """(prompt, before, after, known answer) of what was asked beside the edited prompts."""
+        answers: list[str | None] = [None] * len(REPHRASED)
+        answers += [answer for _, answer in self.kept[:UNRELATED]]
+        said = zip(self.asked, self.said_before, self.said_after, answers, strict=True)
+        return [(p, first_answer(b), first_answer(a), known) for p, b, a, known in said]
+
+    def write_report(self, path: Path) -> None:
+        """Write the HTML report."""
+        from alphaedit.cli.reporting import command_line, spectra, versions
+        from alphaedit.report.page import Asked, Changed, Curve, Report, write
+
+        first = self.runs["alphaedit"]
+        asked = [Asked(*row) for row in self.pairs()]
+        write(
+            Report(
+                title="Facts changed in the bundled model",
+                subtitle=f"{len(self.edit.facts)} facts edited at once by AlphaEdit, then "
+                f"{first.edits} others in {BATCHES} batches by two methods: a load of "
+                f"{first.load:.2f} edits for each dimension of the keys.",
+                command=command_line(),
+                changed=[
+                    Changed(fact.text, fact.target, old, new)
+                    for fact, old, new in zip(
+                        self.edit.facts, self.edit.before, self.edit.after, strict=True
+                    )
+                ],
+                rephrased=asked[: len(REPHRASED)],
+                unrelated=asked[len(REPHRASED) :],
+                metrics={"unedited": first.before}
+                | {titles()[name]: run.metrics for name, run in self.runs.items()},
+                curves=[Curve(titles()[name], tuple(r.curve)) for name, r in self.runs.items()],
+                curves_note="Each point tests all facts edited so far; 'kept' asks for "
+                f"{len(self.kept)} facts that were never edited. Bands are 95 % intervals.",
+                spectra=spectra(self.editor, first.hyperparameters),
+                hyperparameters=first.hyperparameters,
+                seconds=self.seconds,
+                versions=versions(),
+            ),
+            path,
+        )
+
+
+def titles() -> dict[str, str]:
+    """What the methods compared are called."""
+    return {"alphaedit": "AlphaEdit", RIVAL: "MEMIT without history"}
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="directory for report.html")
+    out_dir: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Where report.html goes.")
     ] = Path("alphaedit-demo"),
-    edits: Annotated[int, typer.Option(help="facts edited in the comparison")] = 150,
-    method: common.MethodOption = "alphaedit",
-    json: common.JsonOption = False,
-    seed: common.SeedOption = 0,
-) -> None:
-    """Edit the bundled model, show before and after, write a report. No download, no GPU.
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help=f"Compare to a load of {QUICK_LOAD} instead of {LOAD}."),
+    ] = False,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Edit facts of the bundled model, show what changed and what did not, and write a report.
 
-    [bold]Examples[/]
-
-    alphaedit demo
-
-    alphaedit demo --edits 307 -o /tmp/demo
+    Takes a minute or two. Needs no network, no GPU and no files; writes DIR/report.html.
     """
-    from alphaedit.bench.data import EditRecord
-    from alphaedit.bench.run import sequential
-    from alphaedit.model.generate import generate
-    from alphaedit.report.page import render, write
-    from alphaedit.world.facts import World
-    from alphaedit.world.records import probes, records
-
-    world = World.load()
-    rows = [EditRecord.from_dict(r, "record") for r in records(world, edits, seed=seed)]
-    taken = {r.subject for r in rows} | {subject for _, subject, _, _ in FACTS}
-    kept = probes(world, taken, PROBES, seed=seed)
-    others = [prompt for prompt, _ in kept[:8]]
-    facts = [Fact(prompt, subject, new, truth=old) for prompt, subject, new, old in FACTS]
-    with common.progress_bars() as report:
-        editor = common.open_editor("bundled", report, seed=seed)
-        asked_before = generate(editor.handle, ASKED, 4)
-        others_before = generate(editor.handle, others, 4)
-        shown = editor.edit(facts, method)
-        asked_after = generate(editor.handle, ASKED, 4)
-        others_after = generate(editor.handle, others, 4)
-        editor.revert()
-        size = max(1, -(-edits // BATCHES))
-        runs = {}
-        before = None
-        for name in (method, "memit"):
-            run = sequential(
-                editor,
-                rows,
-                name,
-                batch_size=size,
-                edits=edits,
-                seed=seed,
-                evaluate_every=1,
-                kept=kept,
-                before=before,
-                progress=report,
-            )
-            before = run.before
-            runs[name] = run.to_json()
-            while editor.edits:
-                editor.revert()
-        layers = runs[method]["hyperparameters"]["layers"]
-        hp = runs[method]["hyperparameters"]
-        space = {key: hp.get(key) for key in ("threshold", "energy")}
-        spectra, marks = {}, {}
-        if any(space.values()):
-            spectra = {n: editor.statistics.spectrum(n).values.tolist() for n in layers}
-            found = editor.statistics.report(layers, **space)
-            marks = {n: r.threshold for n, r in zip(layers, found, strict=True)}
-    unchanged = [
-        {"prompt": p, "before": b.strip(), "after": a.strip()}
-        for p, b, a in zip(others, others_before, others_after, strict=True)
-    ]
-    page = render(
-        title="alphaedit: facts changed in the bundled model",
-        subtitle=f"{edits} counterfactual facts in {BATCHES} batches, by {method}; "
-        f"three of our own first. A load of {runs[method]['load']:.3f} edits per key dimension.",
-        command=f"alphaedit demo --edits {edits} --method {method} --seed {seed}",
-        edits=[shown],
-        runs=runs,
-        unchanged=unchanged,
-        spectra=spectra or None,
-        thresholds=marks,
-    )
-    path = write(page, output / "report.html")
-    if json:
-        common.emit({"report": str(path), "runs": runs})
-        return
-    _show_asked(asked_before, asked_after)
-    _show_runs(runs)
-    common.out.print(f"Report: {path.resolve()}", soft_wrap=True)
+    out = Session(json=json, quiet=quiet)
+    report = out_dir / "report.html"
+    console = output_console()
+    with out.progress() as progress:
+        editor = open_editor(
+            MODEL, progress, seed=seed, device=device, dtype=dtype, cache_dir=cache_dir
+        )
+        run = Demo(editor, seed, progress)
+        run.show_edits()
+        if not json:
+            _show_edits(run)
+        run.compare(QUICK_LOAD if quick else LOAD)
+        run.write_report(report)
+    result = {
+        "edited": len(run.edit.facts),
+        "answers": [
+            {"prompt": p, "before": b, "after": a, "known": known}
+            for p, b, a, known in run.pairs()
+        ],
+        "methods": {name: r.to_json() for name, r in run.runs.items()},
+        "seconds": run.seconds,
+        "report": str(report.resolve()),
+        "seed": seed,
+    }
+    if not json:
+        _show_comparison(run)
+        console.print(f"Report: {report.resolve()}", highlight=False, soft_wrap=True)
+    return result
 
 
-def _show_asked(before: list[str], after: list[str]) -> None:
-    table = Table(
-        "asked in words the edit never saw", "before", "after", title="Three facts edited"
-    )
-    for prompt, old, new in zip(ASKED, before, after, strict=True):
-        table.add_row(escape(prompt), escape(_first(old)), f"[bold]{escape(_first(new))}[/]")
-    common.out.print(table)
+def _plain(metrics: Metrics) -> dict[str, Any]:
+    return {name: rate.to_json() if rate else None for name, rate in metrics.items()}
 
 
-def _first(text: str) -> str:
-    return text.strip().split(".")[0]
+def _show_edits(run: Demo) -> None:
+    edit, shown = run.edit, len(OWN) + 5
+    title = f"{len(edit.facts)} facts edited at once by AlphaEdit; the first {shown}"
+    tables.facts_table(edit.facts[:shown], edit.before[:shown], edit.after[:shown], title)
+    pairs = run.pairs()
+    _asked_table("The same facts in words the edit never saw", pairs[: len(REPHRASED)])
+    _asked_table("Facts that were not edited", pairs[len(REPHRASED) :])
 
 
-def _show_runs(runs: dict[str, dict[str, object]]) -> None:
-    first = next(iter(runs.values()))
-    table = Table(
-        "metric", "unedited", *runs, title=f"{first['edits']} facts edited, on the bundled model"
-    )
-    before = first["before"]
-    assert isinstance(before, dict)
-    for name, rate in before.items():
-        if rate is None or name.endswith("_magnitude"):
-            continue
-        cells = [f"{rate['value']:.1f}"]
-        for run in runs.values():
-            value = run[name]
-            assert isinstance(value, dict)
-            cells.append(f"{value['value']:.1f}")
-        table.add_row(name.replace("_", " "), *cells)
-    common.out.print(table)
+def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("prompt", "before", "after", title=title, title_justify="left")
+    for prompt, before, after, known in rows:
+        style = "" if known is None else "green" if after == before else "yellow"
+        table.add_row(Text(shorten(prompt, 70)), Text(before), Text(after, style=style))
+    output_console().print(table)
+
+
+def _show_comparison(run: Demo) -> None:
+    first = run.runs["alphaedit"]
+    columns = {"unedited": _plain(first.before)}
+    columns |= {titles()[name]: _plain(r.metrics) for name, r in run.runs.items()}
+    title = f"After {first.edits} edits in {BATCHES} batches (a load of {first.load:.2f})"
+    tables.metrics_table(columns, title)

@@ -2,171 +2,255 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from alphaedit.cli import common
-from alphaedit.core.errors import ConfigError
-from alphaedit.core.fact import Fact, check_facts, load_facts
+from alphaedit.cli import facts as sources
+from alphaedit.cli import options, prepare, tables
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Session, output_console
 
 if TYPE_CHECKING:
-    from alphaedit.core.edit import Edit
+    from alphaedit.core.edit import Answer, Edit
+    from alphaedit.core.fact import Fact
+    from alphaedit.editor.session import Editor
 
-SHOWN = 20
-
-
-def _facts(
-    path: Path | None, prompt: str | None, subject: str | None, target: str | None
-) -> list[Fact]:
-    given = {"--prompt": prompt, "--subject": subject, "--target": target}
-    if path is not None:
-        if any(given.values()):
-            raise ConfigError(
-                "Facts are given by a file and on the command line.", remedy="Give one of the two."
-            )
-        return load_facts(path)
-    missing = [name for name, value in given.items() if value is None]
-    if missing:
-        raise ConfigError(
-            f"No facts: {', '.join(missing)} missing.",
-            remedy="Give a file of facts, or --prompt, --subject and --target.",
-        )
-    return check_facts([Fact(str(prompt), str(subject), str(target))])
+EXAMPLES = examples(
+    "alphaedit edit bundled --prompt 'The mother tongue of {} is' --subject 'Danielle Darrieux' "
+    "--target English -o my-edits",
+    "alphaedit edit bundled facts.jsonl --method alphaedit -o my-edits --report report.html",
+    "alphaedit edit bundled more.csv --from my-edits -o my-edits --batch-size 100",
+    "alphaedit edit ./my-model facts.yaml --set layers=3-5 --set clamp=1.5 --checkpoint edited",
+)
 
 
 def edit(
-    model: Annotated[str, typer.Argument(help="directory, hub name, or 'bundled'")],
-    facts: Annotated[Path | None, typer.Argument(help="JSONL, JSON, CSV or YAML file")] = None,
-    prompt: Annotated[str | None, typer.Option(help="prompt with {} for the subject")] = None,
-    subject: Annotated[str | None, typer.Option(help="the subject")] = None,
-    target: Annotated[str | None, typer.Option(help="the new object")] = None,
-    method: common.MethodOption = "alphaedit",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="directory for the edits")
+    model: options.Model,
+    facts: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FACTS]",
+            help="Facts: .jsonl, .json (also CounterFact's), .csv, .tsv or .yaml.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Instead of FACTS: prompt with {} in it.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="What stands for {} in the prompt.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="What the model should say next.")
+    ] = None,
+    truth: Annotated[
+        str | None, typer.Option("--truth", help="What it says now, to compare with.")
+    ] = None,
+    method: options.Method = "alphaedit",
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Save the session of edits here."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="also write the edited model here, for transformers")
+        Path | None,
+        typer.Option("--checkpoint", metavar="DIR", help="Save the edited model here."),
     ] = None,
-    go_on: Annotated[
-        Path | None, typer.Option("--from", help="go on from the edits in this directory")
+    from_session: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="SESSION", help="Go on from the edits saved there."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="edit in batches of this size")] = None,
-    preset: common.PresetOption = None,
-    set_: common.SetOption = None,
-    corpus: common.CorpusOption = None,
-    tokens: common.TokensOption = None,
-    force: Annotated[bool, typer.Option(help="replace directories that exist")] = False,
-    json: common.JsonOption = False,
-    seed: common.SeedOption = 0,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-) -> None:
-    """Change a model so that facts hold. Without -o or --checkpoint nothing is kept.
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Facts a batch.", show_default="all at once"),
+    ] = None,
+    preset: options.Preset = None,
+    settings: options.Settings = None,
+    corpus: options.CorpusName = None,
+    tokens: options.Tokens = None,
+    cache_dir: options.CacheDir = None,
+    report: options.ReportFile = None,
+    no_generation: options.NoGeneration = False,
+    force: options.Force = False,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Change a model so that facts hold.
 
-    [bold]Examples[/]
-
-    alphaedit edit bundled facts.jsonl --method alphaedit -o my-edits
-
-    alphaedit edit bundled --prompt "The mother tongue of {} is" --subject "Danielle Darrieux"
-    --target English -o my-edits
-
-    alphaedit edit ./my-model facts.csv --set layers=[3,4,5] --checkpoint edited-model
+    Without -o or --checkpoint this is a dry run: it shows what an edit would do and keeps nothing.
+    MODEL itself is never written to.
     """
-    wanted = _facts(facts, prompt, subject, target)
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError("--batch-size must be at least 1.")
-    over = common.overrides(set_)
-    common.refuse_existing(output, force or output == go_on)
-    common.refuse_existing(checkpoint, force)
-    size = batch_size or len(wanted)
-    made: list[Edit] = []
-    with common.progress_bars() as report:
-        editor = common.open_editor(
+    source = sources.read(facts, prompt, subject, target, truth)
+    over = prepare.overrides(settings)
+    if from_session is None or out_dir is None or from_session.resolve() != out_dir.resolve():
+        prepare.check_folder(out_dir, prepare.SESSION, force=force)
+    prepare.check_folder(checkpoint, prepare.CHECKPOINT, force=force)
+    prepare.check_file(report, force=force)
+    out = Session(json=json, quiet=quiet)
+    began = time.perf_counter()
+    with out.progress() as progress:
+        editor = prepare.open_editor(
             model,
-            report,
+            progress,
             seed=seed,
             device=device,
             dtype=dtype,
             corpus=corpus,
             tokens=tokens,
-            session=go_on,
+            cache_dir=cache_dir,
+            session=from_session,
         )
-        for start in range(0, len(wanted), size):
-            batch = wanted[start : start + size]
-            made.append(editor.edit(batch, method, preset=preset, **over))
-        if output is not None:
-            editor.save(output)
+        run = Run(editor, source, method, preset, over, batch_size or len(source.facts))
+        run.seconds["model"] = time.perf_counter() - began
+        run.go(seed=seed, generation=not no_generation)
+        if out_dir is not None:
+            editor.save(out_dir)
+            out.wrote(out_dir)
         if checkpoint is not None:
             editor.save_pretrained(checkpoint)
-    summary = _summary(made)
-    if json:
-        common.emit({**summary, "output": output, "checkpoint": checkpoint})
-        return
-    _show(made)
-    efficacy = summary["efficacy"]
-    common.out.print(
-        f"{efficacy['value']:.1f}% of {efficacy['n']} facts hold "
-        f"({efficacy['low']:.1f} to {efficacy['high']:.1f})."
-    )
-    for name, path in (("Edits", output), ("Model", checkpoint)):
-        if path is not None:
-            common.out.print(f"{name} written to {path}")
-    if output is None and checkpoint is None:
-        common.out.print("Nothing was kept: give -o DIR or --checkpoint DIR.")
-
-
-def _summary(made: list[Edit]) -> dict[str, Any]:
-    from alphaedit.bench.intervals import percent
-
-    after = [(fact, answer) for e in made for fact, answer in zip(e.facts, e.after, strict=True)]
-    before = [answer for e in made for answer in e.before]
-    said = percent([a.text.strip().startswith(f.target) for f, a in after])
-    known = [(a.p_target, a.p_truth) for _, a in after if a.p_truth is not None]
-    holds = percent([t > old for t, old in known]) if len(known) == len(after) else said
-    seconds: dict[str, float] = {}
-    for e in made:
-        for phase, spent in e.seconds.items():
-            seconds[phase] = seconds.get(phase, 0.0) + spent
-    assert said is not None and holds is not None
-    return {
-        "method": made[-1].method,
-        "hyperparameters": dict(made[-1].hyperparameters),
-        "edits": [e.id for e in made],
-        "efficacy": holds.to_json(),
-        "efficacy_generate": said.to_json(),
-        "facts": [
-            {
-                **fact.to_dict(),
-                "before": old.text,
-                "after": new.text,
-                "p_before": old.p_target,
-                "p_after": new.p_target,
-            }
-            for (fact, new), old in zip(after, before, strict=True)
-        ],
-        "null_space": dict(made[-1].null_space),
-        "seconds": seconds,
+            out.wrote(checkpoint)
+        if report is not None:
+            run.write_report(report, model)
+            out.wrote(report)
+    written = {"out": out_dir, "checkpoint": checkpoint, "report": report}
+    result = {
+        **run.result(model),
+        "seed": seed,
+        "dry_run": out_dir is None and checkpoint is None,
+        **{name: str(path) if path else None for name, path in written.items()},
     }
+    if not json:
+        _show(run, result, written)
+    return result
 
 
-def _show(made: list[Edit]) -> None:
-    from rich.markup import escape
+class Run:
+    """Facts edited in batches by one editor, and what that did."""
 
-    table = Table("prompt", "wanted", "before", "after", "p before", "p after")
-    rows = [
-        (fact, old, new)
-        for e in made
-        for fact, old, new in zip(e.facts, e.before, e.after, strict=True)
-    ]
-    for fact, old, new in rows[:SHOWN]:
-        table.add_row(
-            *(escape(t) for t in (fact.text, fact.target, old.text.strip(), new.text.strip())),
-            common.percent(old.p_target),
-            common.percent(new.p_target),
+    def __init__(
+        self,
+        editor: Editor,
+        source: sources.Source,
+        method: str,
+        preset: str | None,
+        over: Mapping[str, Any],
+        batch_size: int,
+    ) -> None:
+        self.editor, self.source = editor, source
+        self.method, self.preset, self.over = method, preset, over
+        self.batch_size = batch_size
+        self.facts: list[Fact] = source.facts
+        self.made: list[Edit] = []
+        self.seconds: dict[str, float] = {}
+
+    def go(self, *, seed: int, generation: bool) -> None:
+        """Measure, edit batch by batch, measure again."""
+        from alphaedit.bench.run import evaluate
+
+        editor, facts = self.editor, self.facts
+        self.before: tuple[Answer, ...] = editor.answers(facts)
+        records = sources.records_of(self.source, self.before)
+        self.kept = sources.kept_probes(editor.handle, {f.subject for f in facts}, seed=seed)
+        options: dict[str, Any] = {"kept": self.kept, "generation": generation, "seed": seed}
+        began = time.perf_counter()
+        self.metrics_before = evaluate(editor, records, progress=editor.progress, **options)
+        self.seconds["evaluation"] = time.perf_counter() - began
+        began = time.perf_counter()
+        for at in range(0, len(facts), self.batch_size):
+            if len(facts) > self.batch_size:
+                editor.progress("facts", at, len(facts))
+            batch = facts[at : at + self.batch_size]
+            self.made.append(
+                editor.edit(batch, self.method, preset=self.preset, **self.over)
+            )
+        editor.progress("facts", len(facts), len(facts))
+        self.seconds["edit"] = time.perf_counter() - began
+        for made in self.made:
+            for phase, spent in made.seconds.items():
+                self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+        self.after: tuple[Answer, ...] = editor.answers(facts)
+        began = time.perf_counter()
+        self.metrics = evaluate(editor, records, progress=editor.progress, **options)
+        self.seconds["evaluation"] += time.perf_counter() - began
+
+    def result(self, model: str) -> dict[str, Any]:
+        """All of it as JSON values, metrics at the top under the papers' names."""
+        last = self.made[-1]
+        answers = zip(self.facts, self.before, self.after, strict=True)
+        return {
+            **{name: rate.to_json() if rate else None for name, rate in self.metrics.items()},
+            "before": {
+                name: rate.to_json() if rate else None
+                for name, rate in self.metrics_before.items()
+            },
+            "model": model,
+            "method": last.method,
+            "hyperparameters": dict(last.hyperparameters),
+            "null_space": {name: dict(row) for name, row in last.null_space.items()},
+            "facts": [
+                {**fact.to_dict(), "before": asdict(old), "after": asdict(new)}
+                for fact, old, new in answers
+            ],
+            "edits": [made.id for made in self.made],
+            "seconds": self.seconds,
+        }
+
+    def write_report(self, path: Path, model: str) -> None:
+        """Write the HTML report of this run."""
+        from alphaedit.cli.reporting import command_line, spectra, versions
+        from alphaedit.report.page import Changed, Report, write
+
+        last = self.made[-1]
+        count = len(self.facts)
+        write(
+            Report(
+                title="What was edited, and what it did",
+                subtitle=f"{count} {'fact' if count == 1 else 'facts'} edited into {model} "
+                f"by {last.method}.",
+                command=command_line(),
+                changed=[
+                    Changed(f.text, f.target, b, a)
+                    for f, b, a in zip(self.facts, self.before, self.after, strict=True)
+                ],
+                metrics={"unedited": self.metrics_before, "edited": self.metrics},
+                spectra=spectra(self.editor, last.hyperparameters),
+                hyperparameters=dict(last.hyperparameters),
+                seconds=self.seconds,
+                versions=versions(),
+            ),
+            path,
         )
-    common.out.print(table)
-    if len(rows) > SHOWN:
-        common.out.print(f"... and {len(rows) - SHOWN} more.")
+
+
+def _show(run: Run, result: dict[str, Any], written: Mapping[str, Path | None]) -> None:
+    count = len(run.facts)
+    title = f"{count} {'fact' if count == 1 else 'facts'} by {result['method']}"
+    tables.facts_table(run.facts, run.before, run.after, title)
+    tables.metrics_table({"unedited": result["before"], "edited": result}, "Metrics")
+    console = output_console()
+    layers = result["hyperparameters"]["layers"]
+    for layer, row in zip(layers, run.made[-1].null_space.values(), strict=False):
+        console.print(
+            f"Layer {layer}: null space {row['dim']} of {row['d_in']}, "
+            f"{100 * row['energy_left']:.2f} % of the keys' energy left in it.",
+            highlight=False,
+        )
+    console.print(tables.seconds_line(run.seconds), highlight=False, soft_wrap=True)
+    for name, path in written.items():
+        if path is not None:
+            what = {"out": "Session", "checkpoint": "Model", "report": "Report"}[name]
+            console.print(f"{what} written to {path}", highlight=False, soft_wrap=True)
+    if result["dry_run"]:
+        console.print(
+            "Dry run: nothing was saved. Give -o DIR to keep the edits, --checkpoint DIR for an "
+            "edited model.",
+            style="yellow",
+            soft_wrap=True,
+        )

@@ -2,103 +2,225 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from alphaedit.cli import common
-from alphaedit.core.errors import ConfigError
+from alphaedit.cli import facts as sources
+from alphaedit.cli import options, prepare, tables
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Session, output_console
 
-KEPT = 1000
+if TYPE_CHECKING:
+    from alphaedit.bench.data import EditRecord
+    from alphaedit.bench.run import RunResult
+    from alphaedit.editor.session import Editor
+    from alphaedit.model.handle import ModelHandle
+
+EXAMPLES = examples(
+    "alphaedit eval bundled world --method alphaedit --batch-size 31 --edits 307 --json",
+    "alphaedit eval bundled world --method none --edits 100",
+    "alphaedit eval ./my-model counterfact.json --method memit --batch-size 50 --edits 200 "
+    "--every 1 --report report.html",
+)
+WORLD = "world"
+DEFAULT_EDITS = 100
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="directory, hub name, or 'bundled'")],
-    records: Annotated[str, typer.Argument(help="CounterFact-schema file, or 'world'")],
-    method: Annotated[str, typer.Option(help="a method, or 'none': the unedited model")] = "none",
-    batch_size: Annotated[int, typer.Option(help="facts edited at once")] = 100,
-    edits: Annotated[int | None, typer.Option(help="how many records; default: all")] = None,
-    every: Annotated[int | None, typer.Option(help="also evaluate every so many batches")] = None,
-    generation: Annotated[bool, typer.Option(help="fluency and consistency")] = True,
-    preset: common.PresetOption = None,
-    set_: common.SetOption = None,
-    corpus: common.CorpusOption = None,
-    tokens: common.TokensOption = None,
-    json: common.JsonOption = False,
-    seed: common.SeedOption = 0,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-) -> None:
-    """Edit records in batches, then evaluate on them: the paper's metrics with intervals.
+    model: options.Model,
+    records: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECORDS",
+            help="Records in CounterFact's schema (.json, .jsonl), or 'world': records about the "
+            "bundled world, drawn by --seed.",
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Editing method (see `alphaedit methods`), or 'none': the unedited model.",
+        ),
+    ] = "alphaedit",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Records edited at a time.")
+    ] = 100,
+    edits: Annotated[
+        int | None,
+        typer.Option(
+            "--edits",
+            min=1,
+            help="How many records to edit and evaluate.",
+            show_default=f"{DEFAULT_EDITS}, or all if fewer",
+        ),
+    ] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw records by --seed instead of the first ones.")
+    ] = False,
+    every: Annotated[
+        int | None,
+        typer.Option("--every", min=1, help="Also evaluate after every so many batches."),
+    ] = None,
+    from_session: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="SESSION", help="Start with the edits saved there."),
+    ] = None,
+    no_generation: options.NoGeneration = False,
+    preset: options.Preset = None,
+    settings: options.Settings = None,
+    corpus: options.CorpusName = None,
+    tokens: options.Tokens = None,
+    cache_dir: options.CacheDir = None,
+    report: options.ReportFile = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Edit records in batches, one batch after the other, and evaluate at the end.
 
-    [bold]Examples[/]
-
-    alphaedit eval bundled world --method alphaedit --batch-size 31 --edits 307
-
-    alphaedit eval bundled counterfact.json --method none --json
+    Gives efficacy, generalization, specificity, fluency and consistency as published, exact
+    generation, and for bundled models the share of facts kept that were not edited. Nothing is
+    saved.
     """
-    from alphaedit.bench.data import EditRecord, load_records
-    from alphaedit.bench.run import sequential
-    from alphaedit.world.facts import World
-    from alphaedit.world.records import probes
-    from alphaedit.world.records import records as world_records
+    over = prepare.overrides(settings)
+    prepare.check_file(report, force=force)
+    if method != "none":
+        from alphaedit.methods.registry import get_method
 
-    if edits is not None and edits < 1:
-        raise ConfigError("--edits must be at least 1.")
-    if batch_size < 1:
-        raise ConfigError("--batch-size must be at least 1.")
-    over = common.overrides(set_)
-    with common.progress_bars() as report:
-        kept: list[tuple[str, str]] = []
-        if records != "world":
-            rows = load_records(records, edits)
-        editor = common.open_editor(
-            model, report, seed=seed, device=device, dtype=dtype, corpus=corpus, tokens=tokens
+        method = get_method(method).name
+    chosen = None if records == WORLD else _from_file(records, edits, sample, seed)
+    out = Session(json=json, quiet=quiet)
+    began = time.perf_counter()
+    with out.progress() as progress:
+        editor = prepare.open_editor(
+            model,
+            progress,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            corpus=corpus,
+            tokens=tokens,
+            cache_dir=cache_dir,
+            session=from_session,
         )
-        subjects = getattr(editor.handle.model.config, "alphaedit_subjects", None)
-        world = World.load().largest(subjects) if subjects else World.load()
-        if records == "world":
-            made = world_records(world, edits or 100, seed=seed)
-            rows = [EditRecord.from_dict(row, f"record {i}") for i, row in enumerate(made)]
-        if subjects:
-            kept = probes(world, {row.subject for row in rows}, KEPT, seed=seed)
-        result = sequential(
+        loaded = time.perf_counter() - began
+        if chosen is None:
+            chosen = world_records(editor.handle, edits or DEFAULT_EDITS, seed)
+        from alphaedit.bench.run import sequential
+
+        run = sequential(
             editor,
-            rows,
-            method.lower(),
+            chosen,
+            method,
             batch_size=batch_size,
-            edits=edits or len(rows),
+            edits=edits or len(chosen),
             seed=seed,
             evaluate_every=every,
-            kept=kept,
-            generation=generation,
+            kept=sources.kept_probes(editor.handle, {r.subject for r in chosen}, seed=seed),
+            generation=not no_generation,
             preset=preset,
-            progress=report,
+            progress=progress,
             **over,
-        ).to_json()
-    result = {"model": model, "records": records, "seed": seed, **result}
-    if json:
-        common.emit(result)
-        return
-    show(result)
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print the metrics of a run as a table."""
-    title = f"{result['method']}: {result['edits']} edits, load {result['load']:.3f}"
-    table = Table("metric", "unedited", "after", "95 % interval", "n", title=title)
-    for name, before in result["before"].items():
-        after = result.get(name)
-        if before is None or after is None:
-            continue
-        table.add_row(
-            name,
-            f"{before['value']:.2f}",
-            f"{after['value']:.2f}",
-            f"{after['low']:.2f} to {after['high']:.2f}",
-            str(after["n"]),
         )
-    common.out.print(table)
-    spent = ", ".join(f"{name} {value:.1f} s" for name, value in result["seconds"].items())
-    common.out.print(f"Time: {spent}")
+        run.seconds["model"] = loaded
+        if report is not None:
+            write_report(report, editor, run, model, records)
+            out.wrote(report)
+    result = {
+        **run.to_json(),
+        "model": model,
+        "records": records,
+        "seed": seed,
+        "from": [edit.id for edit in editor.edits[: len(editor.edits) - _made(run)]],
+        "report": str(report) if report else None,
+    }
+    if not json:
+        _show(result, report)
+    return result
+
+
+def _made(run: RunResult) -> int:
+    return -(-run.edits // run.batch_size)
+
+
+def _from_file(path: str, edits: int | None, sample: bool, seed: int) -> list[EditRecord]:
+    from alphaedit.bench.data import load_records
+
+    found = load_records(path, edits or DEFAULT_EDITS, seed=seed if sample else None)
+    if edits is not None and len(found) < edits:
+        from alphaedit.core.errors import DataError
+
+        raise DataError(
+            f"{edits} edits are asked for, and {path} holds {len(found)} records.",
+            remedy=f"Give --edits {len(found)}, or a larger file.",
+        )
+    return found
+
+
+def world_records(handle: ModelHandle, count: int, seed: int) -> list[EditRecord]:
+    """Records about the part of the bundled world that the model knows, or about all of it."""
+    from alphaedit.bench.data import EditRecord
+    from alphaedit.core.errors import DataError
+    from alphaedit.world.facts import World
+    from alphaedit.world.records import records
+
+    world = World.load()
+    known = getattr(handle.model.config, "alphaedit_subjects", None)
+    rows = records(world.largest(known) if known else world, count, seed=seed)
+    if len(rows) < count:
+        raise DataError(
+            f"{count} edits are asked for, and the world holds {len(rows)} records.",
+            remedy=f"Give --edits {len(rows)} or fewer.",
+        )
+    return [EditRecord.from_dict(row, f"world, record {i}") for i, row in enumerate(rows)]
+
+
+def write_report(path: Path, editor: Editor, run: RunResult, model: str, records: str) -> None:
+    """Write the HTML report of a run."""
+    from alphaedit.cli.reporting import command_line, spectra, versions
+    from alphaedit.report.page import Changed, Curve, Report, write
+
+    made = _made(run)
+    changed = [
+        Changed(fact.text, fact.target, before, after)
+        for edit in (editor.edits[-made:] if made else [])
+        for fact, before, after in zip(edit.facts, edit.before, edit.after, strict=True)
+    ]
+    write(
+        Report(
+            title=f"Evaluation of {run.method}",
+            subtitle=f"{run.edits} records of {records} edited into {model} in batches of "
+            f"{run.batch_size}: a load of {run.load:.3f} edits for each dimension of the keys.",
+            command=command_line(),
+            changed=changed,
+            metrics={"unedited": run.before, run.method: run.metrics},
+            curves=[Curve(run.method, tuple(run.curve))] if len(run.curve) > 1 else [],
+            spectra=spectra(editor, run.hyperparameters),
+            hyperparameters=run.hyperparameters,
+            seconds=run.seconds,
+            versions=versions(),
+        ),
+        path,
+    )
+
+
+def _show(result: dict[str, Any], report: Path | None) -> None:
+    console = output_console()
+    columns = {"unedited": result["before"]}
+    title = f"{result['model']}, unedited"
+    if result["method"] != "none":
+        columns[result["method"]] = result
+        title = f"{result['edits']} edits by {result['method']}, load {result['load']:.3f}"
+    tables.metrics_table(columns, title)
+    console.print(tables.seconds_line(result["seconds"]), highlight=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"Report written to {report}", highlight=False, soft_wrap=True)

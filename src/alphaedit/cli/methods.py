@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from typing import Any
 
-from alphaedit.cli import common
+from alphaedit.cli import options
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import output_console
+
+EXAMPLES = examples("alphaedit methods", "alphaedit methods --json")
 
 
-def methods(json: common.JsonOption = False) -> None:
-    """List the editing methods with their papers.
-
-    [bold]Examples[/]
-
-    alphaedit methods
-
-    alphaedit methods --json
-    """
-    from alphaedit.methods.registry import methods as known
+def list_methods(json: options.Json = False, debug: options.Debug = False) -> dict[str, Any]:
+    """List the editing methods with their papers."""
+    from alphaedit.methods.registry import methods
 
     rows = [
         {"name": m.name, "title": m.title, "paper": m.paper, "summary": m.summary}
-        for m in known().values()
+        for m in methods().values()
     ]
-    if json:
-        common.emit({"methods": rows})
-        return
-    table = Table("name", "what it solves", "paper")
-    for row in rows:
-        table.add_row(row["name"], row["summary"], row["paper"])
-    common.out.print(table)
+    if not json:
+        from rich.table import Table
+
+        table = Table("name", "method", "what it does")
+        for row in rows:
+            table.add_row(row["name"], f"{row['title']}\n[dim]{row['paper']}[/]", row["summary"])
+        output_console().print(table)
+    return {"methods": rows}

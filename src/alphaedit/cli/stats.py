@@ -2,82 +2,148 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from rich.table import Table
 
-from alphaedit.cli import common
+from alphaedit.cli import options, prepare, tables
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Session, output_console, to_json
 from alphaedit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alphaedit.model.handle import ModelHandle
+
+EXAMPLES = examples(
+    "alphaedit stats bundled --plot spectrum.svg",
+    "alphaedit stats ./my-model --corpus text.jsonl --tokens 200000 --layers 3-7",
+    "alphaedit stats ./my-model --threshold 0.02 --json",
+)
+ENERGY = 0.98
+GO_ON = "What was computed is kept: the same command goes on from there."
 
 
 def stats(
-    model: Annotated[str, typer.Argument(help="directory, hub name, or 'bundled'")],
-    layers: Annotated[str | None, typer.Option(help="e.g. [1,2,3]; default: the preset's")] = None,
-    threshold: Annotated[float | None, typer.Option(help="absolute eigenvalue threshold")] = None,
-    energy: Annotated[float | None, typer.Option(help="share of the trace preserved")] = None,
-    corpus: common.CorpusOption = None,
-    tokens: common.TokensOption = None,
-    plot: Annotated[Path | None, typer.Option(help="write the spectrum as .svg or .png")] = None,
-    json: common.JsonOption = False,
-    seed: common.SeedOption = 0,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-) -> None:
-    """Second moments of keys and the null space they leave; computed once, then cached.
+    model: options.Model,
+    corpus: options.CorpusName = None,
+    tokens: options.Tokens = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers", help="Layers, such as 3,4,5 or 3-5.", show_default="the preset's, or all"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", help="Eigenvalues below it are null."),
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            "--energy",
+            help="Share of the keys' energy kept out of the null space, 0 to 1.",
+            show_default=f"the preset's, or {ENERGY}",
+        ),
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the JSON result here.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the spectra: .svg, .png or .pdf."),
+    ] = None,
+    cache_dir: options.CacheDir = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Compute the second moments of a model's keys, and show the null space that they leave.
 
-    [bold]Examples[/]
-
-    alphaedit stats bundled --plot spectrum.svg
-
-    alphaedit stats ./my-model --corpus wiki.txt --tokens 200000 --layers [3,4,5] --energy 0.98
+    Results are kept on disk, where edits find them. An interrupted run goes on where it was.
     """
     if threshold is not None and energy is not None:
-        raise ConfigError("Give either --threshold or --energy.")
-    if threshold is None and energy is None:
-        energy = 0.98
-    with common.progress_bars() as report:
-        editor = common.open_editor(
-            model, report, seed=seed, device=device, dtype=dtype, corpus=corpus, tokens=tokens
+        raise ConfigError("--threshold and --energy exclude one another.", remedy="Give one.")
+    wanted = prepare.numbers(layers) if layers is not None else None
+    prepare.check_file(plot, force=force)
+    prepare.check_file(out_file, force=force)
+    if plot is not None:
+        from alphaedit.report.figures import check_ending
+
+        check_ending(plot)
+    out = Session(json=json, quiet=quiet)
+    began = time.perf_counter()
+    with out.progress(GO_ON) as progress:
+        editor = prepare.open_editor(
+            model,
+            progress,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            corpus=corpus,
+            tokens=tokens,
+            cache_dir=cache_dir,
         )
-        chosen = _layers(editor.handle.n_layers, layers)
-        editor.statistics.prepare(chosen)
-        rows = editor.statistics.report(chosen, threshold=threshold, energy=energy)
+        chosen, space = _choose(editor.handle, wanted, threshold, energy)
+        statistics = editor.statistics
+        statistics.prepare(chosen)
+        rows = [asdict(row) for row in statistics.report(chosen, **space)]
         if plot is not None:
-            from alphaedit.report.figures import save, spectrum_figure
+            from alphaedit.report.figures import save_spectra
 
-            spectra = {n: editor.statistics.spectrum(n).values.tolist() for n in chosen}
-            marks = {n: r.threshold for n, r in zip(chosen, rows, strict=True)}
-            save(spectrum_figure(spectra, marks), plot)
-    if json:
-        layers_out = [{"layer": n, **asdict(r)} for n, r in zip(chosen, rows, strict=True)]
-        common.emit({"model": model, "corpus": editor.statistics.corpus.name, "layers": layers_out})
-        return
-    table = Table("layer", "d_in", "null space", "energy left", "|CP|/|C|", "threshold")
-    for layer, row in zip(chosen, rows, strict=True):
-        table.add_row(
-            str(layer),
-            str(row.d_in),
-            str(row.dim),
-            common.percent(row.energy_left),
-            f"{row.leak:.2g}",
-            f"{row.threshold:.3g}",
-        )
-    common.out.print(table)
+            spectra = [(n, statistics.spectrum(n).values.tolist()) for n in chosen]
+            save_spectra(
+                [(n, values, row["dim"]) for (n, values), row in zip(spectra, rows, strict=True)],
+                plot,
+            )
+            out.wrote(plot)
+    result = {
+        "model": model,
+        "corpus": statistics.corpus.name,
+        "tokens": statistics.tokens,
+        **space,
+        "layers": [{"layer": n, **row} for n, row in zip(chosen, rows, strict=True)],
+        "cache": str(statistics.cache.folder),
+        "plot": str(plot) if plot else None,
+        "seconds": {"total": time.perf_counter() - began},
+    }
+    if out_file is not None:
+        from alphaedit.core.files import write_text
+
+        write_text(to_json(result, indent=1) + "\n", out_file)
+    if not json:
+        title = f"Keys of {model} over {statistics.tokens:,} tokens of {statistics.corpus.name}"
+        tables.null_space_table([(str(r["layer"]), r) for r in result["layers"]], title)
+        console = output_console()
+        console.print(f"Kept in {result['cache']}", highlight=False, soft_wrap=True)
+        if plot is not None:
+            console.print(f"Spectra drawn in {plot}", highlight=False, soft_wrap=True)
+    return result
 
 
-def _layers(count: int, given: str | None) -> list[int]:
-    if given is None:
-        return list(range(min(count, 5)))
-    value = yaml.safe_load(given)
-    chosen = [value] if isinstance(value, int) else value
-    if not isinstance(chosen, list) or not all(isinstance(n, int) for n in chosen):
-        raise ConfigError(f"--layers {given!r} is not a list of numbers.", remedy="Write [1,2,3].")
-    if not chosen or min(chosen) < 0 or max(chosen) >= count:
-        raise ConfigError(
-            f"--layers {given} is out of range.", remedy=f"The model has layers 0 to {count - 1}."
-        )
-    return sorted(set(chosen))
+def _choose(
+    handle: ModelHandle,
+    layers: tuple[int, ...] | None,
+    threshold: float | None,
+    energy: float | None,
+) -> tuple[list[int], dict[str, float | None]]:
+    """Layers, and how the null space is cut: as given, or as the preset of the model says."""
+    from alphaedit.locate.preset import matching
+    from alphaedit.methods.config import preset
+
+    name = matching(handle)
+    known = preset(name, "alphaedit") if name else {}
+    chosen = list(layers or known.get("layers") or range(handle.n_layers))
+    for layer in chosen:
+        handle.block(layer)
+    if threshold is None and energy is None:
+        threshold, energy = known.get("threshold"), known.get("energy")
+    if threshold is None and energy is None:
+        energy = ENERGY
+    return chosen, {"threshold": threshold, "energy": energy}

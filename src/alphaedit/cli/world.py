@@ -1,194 +1,336 @@
-"""`alphaedit world`: the bundled world and its models."""
+"""`alphaedit world`: the bundled world, and the models trained on it."""
 
 from __future__ import annotations
 
-import json as json_module
 import random
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from alphaedit.cli import common
-from alphaedit.core.errors import ConfigError, unknown_name
+from alphaedit.cli import options, prepare
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Session, output_console, to_json
+from alphaedit.core.errors import ConfigError, ModelError, unknown_name
+
+if TYPE_CHECKING:
+    from alphaedit.world.facts import World
 
 app = typer.Typer(
-    help="The bundled world: facts, records, text, and training of the bundled models.",
+    help="The bundled world: its facts, records, text, and the models trained on it.",
+    epilog=examples(
+        "alphaedit world info",
+        "alphaedit world facts --relation P103 --format json",
+        "alphaedit world records --count 200 -o records.json",
+    ),
     no_args_is_help=True,
+    rich_markup_mode="rich",
 )
-OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="file to write")]
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="Write here.", show_default="standard output"
+    ),
+]
+GO_ON = "The last checkpoint is kept: the same command goes on from it."
 
 
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(output.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(output)
-    common.err.print(f"Written: {output}")
-
-
-@app.command()
-def info(json: common.JsonOption = False) -> None:
-    """What the world holds, and how the bundled models were trained.
-
-    [bold]Examples[/]
-
-    alphaedit world info --json
-    """
-    from alphaedit.world.asset import NAMES, path
+def _world(model: str | None = None) -> World:
+    """The world, or the part of it that a bundled model was trained on."""
     from alphaedit.world.facts import World
 
     world = World.load()
-    models = {}
-    for name in NAMES:
-        file = path(name) / "world.json"
-        models[name] = json_module.loads(file.read_text(encoding="utf-8"))
-    data = {
-        "facts": len(world.facts),
-        "subjects": len(world.subjects),
-        "relations": len(world.relations),
-        "fingerprint": world.fingerprint(),
-        "models": models,
-    }
-    if json:
-        common.emit(data)
-        return
-    table = Table("relation", "facts", "objects", "example")
-    for key, relation in world.relations.items():
-        facts = [f for f in world.facts if f.relation == key]
-        sample = f"{facts[0].subject}: {facts[0].object}" if facts else ""
-        table.add_row(relation.name, str(len(facts)), str(len(world.objects.get(key, ()))), sample)
-    common.out.print(table)
-    common.out.print(
-        f"{data['facts']} facts about {data['subjects']} subjects; models: {', '.join(NAMES)}"
+    if model is None:
+        return world
+    import json
+
+    from alphaedit.world.asset import path
+
+    config = json.loads((path(model) / "config.json").read_text(encoding="utf-8"))
+    return world.largest(config.get("alphaedit_subjects", len(world.subjects)))
+
+
+def _deliver(text: str, path: Path | None, *, as_json: bool, force: bool) -> None:
+    """Write `text` where it should go; with --json, standard output is the result's alone."""
+    if path is not None:
+        from alphaedit.core.files import write_text
+
+        prepare.check_file(path, force=force)
+        write_text(text, path)
+    elif not as_json:
+        print(text, end="")
+
+
+@app.command(
+    epilog=examples(
+        "alphaedit world facts",
+        "alphaedit world facts --relation P103 --count 10",
+        "alphaedit world facts --format json -o facts.json",
     )
-
-
-@app.command()
+)
 def facts(
-    output: OutputOption = None,
-    count: Annotated[int, typer.Option(help="how many facts")] = 20,
-    seed: common.SeedOption = 0,
-) -> None:
-    """Counterfactual facts to edit in, as JSON Lines for `alphaedit edit`.
+    relation: Annotated[
+        str | None, typer.Option("--relation", help="Of one relation only, such as P103.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="The best known only.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="tsv or json.")] = "tsv",
+    out_file: Output = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Print the world's facts: subject, relation, object."""
+    if form not in ("tsv", "json"):
+        raise ConfigError(f"Unknown format {form!r}.", remedy="Give tsv or json.")
+    world = _world()
+    if relation is not None and relation not in world.relations:
+        raise unknown_name("relation", relation, list(world.relations))
+    chosen = [f for f in world.facts if relation in (None, f.relation)][:count]
+    rows = [
+        {
+            "subject": f.subject,
+            "relation": f.relation,
+            "name": world.relations[f.relation].name,
+            "object": f.object,
+        }
+        for f in chosen
+    ]
+    if form == "json":
+        text = to_json(rows, indent=1) + "\n"
+    else:
+        text = "".join(f"{f.subject}\t{f.relation}\t{f.object}\n" for f in chosen)
+    _deliver(text, out_file, as_json=json, force=force)
+    if out_file is not None:
+        return {"out": str(out_file), "count": len(rows)}
+    return {"facts": rows}
 
-    [bold]Examples[/]
 
-    alphaedit world facts --count 50 -o facts.jsonl
-    """
-    from alphaedit.bench.data import EditRecord
-    from alphaedit.world.facts import World
-    from alphaedit.world.records import records as make
-
-    rows = [EditRecord.from_dict(r, "record") for r in make(World.load(), count, seed=seed)]
-    lines = [json_module.dumps(r.fact.to_dict(), ensure_ascii=False) + "\n" for r in rows]
-    _write("".join(lines), output)
-
-
-@app.command()
+@app.command(
+    epilog=examples(
+        "alphaedit world records --count 200 --seed 1 -o records.json",
+        "alphaedit eval bundled records.json --edits 200",
+        "alphaedit edit bundled records.json -o my-edits",
+    )
+)
 def records(
-    output: OutputOption = None,
-    count: Annotated[int, typer.Option(help="how many records")] = 100,
-    seed: common.SeedOption = 0,
-) -> None:
-    """Records in CounterFact's schema, for `alphaedit eval`.
-
-    [bold]Examples[/]
-
-    alphaedit world records --count 307 --seed 1 -o records.json
-    """
-    from alphaedit.world.facts import World
+    count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 100,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="About what this bundled model knows only."),
+    ] = None,
+    out_file: Output = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Make counterfactual records about the world, in CounterFact's schema."""
     from alphaedit.world.records import records as make
 
-    if count < 1:
-        raise ConfigError("--count must be at least 1.")
-    text = json_module.dumps(make(World.load(), count, seed=seed), indent=1, ensure_ascii=False)
-    _write(text + "\n", output)
+    made = make(_world(model), count, seed=seed)
+    _deliver(to_json(made, indent=1) + "\n", out_file, as_json=json, force=force)
+    if out_file is not None:
+        return {"out": str(out_file), "count": len(made), "seed": seed}
+    return {"records": made, "seed": seed}
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "alphaedit world corpus --count 3",
+        "alphaedit world corpus --count 20000 --seed 7 -o world.txt",
+        "alphaedit stats ./my-model --corpus world.txt",
+    )
+)
 def corpus(
-    output: OutputOption = None,
-    count: Annotated[int, typer.Option(help="how many texts")] = 1000,
-    seed: common.SeedOption = 1,
-) -> None:
-    """Text about the world, one text a line.
-
-    [bold]Examples[/]
-
-    alphaedit world corpus --count 5000 -o world.txt
-    """
+    count: Annotated[int, typer.Option("--count", min=1, help="How many texts.")] = 1000,
+    model: Annotated[
+        str | None, typer.Option("--model", help="About what this bundled model knows only.")
+    ] = None,
+    out_file: Output = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    seed: options.Seed = 1,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Print text about the world, a paragraph a text."""
     from alphaedit.world.text import bundled_texts
 
-    _write("\n\n".join(islice(bundled_texts(seed), count)) + "\n", output)
+    subjects = None if model is None else len(_world(model).subjects)
+    texts = list(islice(bundled_texts(seed=seed, subjects=subjects), count))
+    _deliver("\n\n".join(texts) + "\n", out_file, as_json=json, force=force)
+    if out_file is not None:
+        return {"out": str(out_file), "count": len(texts), "seed": seed}
+    return {"texts": texts, "seed": seed}
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "alphaedit world tasks --count 5", "alphaedit world tasks --count 300 -o tasks.jsonl"
+    )
+)
 def tasks(
-    output: OutputOption = None,
-    count: Annotated[int, typer.Option(help="how many of each task")] = 100,
-    seed: common.SeedOption = 0,
-) -> None:
-    """Classification tasks with answers (true or false, same or different, category).
-
-    [bold]Examples[/]
-
-    alphaedit world tasks --count 300 -o tasks.jsonl
-    """
+    count: Annotated[int, typer.Option("--count", min=1, help="How many of each task.")] = 100,
+    model: Annotated[
+        str | None, typer.Option("--model", help="About what this bundled model knows only.")
+    ] = None,
+    out_file: Output = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Make classification tasks with answers, as JSON Lines: truth, same or different, category."""
     from alphaedit.world import phrasing
-    from alphaedit.world.facts import World
 
-    world, rng, lines = World.load(), random.Random(seed), []
+    world, rng = _world(model), random.Random(seed)
+    rows = []
     for name, make in phrasing.TASKS.items():
         for _ in range(count):
             asked, answer = make(world, rng.choice(world.facts), rng)
-            row = {"task": name, "prompt": phrasing.text_of(asked), "answer": answer}
-            lines.append(json_module.dumps(row, ensure_ascii=False) + "\n")
-    _write("".join(lines), output)
+            rows.append({"task": name, "prompt": phrasing.text_of(asked), "answer": answer})
+    text = "".join(to_json(row) + "\n" for row in rows)
+    _deliver(text, out_file, as_json=json, force=force)
+    if out_file is not None:
+        return {"out": str(out_file), "count": len(rows), "seed": seed}
+    return {"tasks": rows, "seed": seed}
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "alphaedit world train bundled -o ./bundled",
+        "alphaedit world train bundled-small -o ./small --tokens 1000000 --seed 3",
+    )
+)
 def train(
-    name: Annotated[str, typer.Argument(help="bundled or bundled-small")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="directory of the model")],
-    tokens: Annotated[int | None, typer.Option(help="how many tokens to train on")] = None,
-    seed: common.SeedOption = 0,
-    json: common.JsonOption = False,
-) -> None:
-    """Train a bundled model from scratch. Resumes if interrupted; needs an hour on two cores.
-
-    [bold]Examples[/]
-
-    alphaedit world train bundled -o my-bundled
-
-    alphaedit world train bundled-small -o small --tokens 1000000
-    """
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Recipe: 'bundled' or 'bundled-small'.")
+    ],
+    out_dir: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.")
+    ],
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", min=1, help="Length of training.", show_default="the recipe's"),
+    ] = None,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Train a bundled model from scratch; an interrupted run goes on from its last checkpoint."""
+    if (out_dir / "model.safetensors").is_file():
+        raise ConfigError(
+            f"{out_dir} holds a finished model.", remedy="Choose another directory."
+        )
     from alphaedit.world.train import RECIPES
     from alphaedit.world.train import train as run
 
     if name not in RECIPES:
-        raise unknown_name("bundled model", name, list(RECIPES))
+        raise unknown_name("recipe", name, list(RECIPES))
     recipe = replace(RECIPES[name], seed=seed)
     if tokens is not None:
         recipe = replace(recipe, tokens=tokens)
     last: dict[str, float] = {}
-    with common.progress_bars() as report:
+    out = Session(json=json, quiet=quiet)
+    with out.progress(GO_ON) as progress:
 
-        def show(row: dict[str, float]) -> None:
+        def told(row: dict[str, float]) -> None:
             last.update(row)
-            phase = f"training, loss {row['loss']:.3f}, recall {row['recall']:.3f}"
-            report("training", int(row["step"]), int(row["steps"]))
-            if int(row["step"]) % 500 == 0:
-                common.err.log(phase)
+            progress("training", int(row["step"]), int(row["steps"]))
 
-        run(recipe, output, report=show)
-    if json:
-        common.emit({"model": str(output), "recipe": asdict(recipe), **last})
-        return
-    common.out.print(f"Model written to {output}")
+        run(recipe, out_dir, report=told)
+    if not json:
+        output_console().print(
+            f"Trained {name} into {out_dir}: loss {last.get('loss', float('nan')):.3f}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return {"out": str(out_dir), "recipe": asdict(recipe), **last}
+
+
+@app.command(epilog=examples("alphaedit world info", "alphaedit world info --json"))
+def info(json: options.Json = False, debug: options.Debug = False) -> dict[str, Any]:
+    """What the world holds, and what is known of the bundled models."""
+    from collections import Counter
+
+    from alphaedit.world.asset import NAMES
+
+    world = _world()
+    count = Counter(f.relation for f in world.facts)
+    relations = {
+        key: {
+            "name": r.name,
+            "of": r.subject_type,
+            "facts": count[key],
+            "objects": len(world.objects.get(key, ())),
+            "example": r.train[0],
+        }
+        for key, r in world.relations.items()
+    }
+    result = {
+        "facts": len(world.facts),
+        "subjects": len(world.subjects),
+        "relations": relations,
+        "fingerprint": world.fingerprint(),
+        "models": {name: _card(name) for name in NAMES},
+    }
+    if not json:
+        _show_info(result)
+    return result
+
+
+def _card(name: str) -> dict[str, Any] | None:
+    """Size of a bundled model, and what its training left in its files."""
+    import json
+
+    from alphaedit.world.asset import path
+
+    try:
+        folder = path(name)
+    except ModelError:
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    about = folder / "world.json"
+    return {
+        "path": str(folder),
+        "megabytes": round(sum(f.stat().st_size for f in folder.iterdir()) / 1e6, 1),
+        "family": config.get("model_type"),
+        "layers": config.get("n_layer", config.get("num_hidden_layers")),
+        "width": config.get("n_embd", config.get("hidden_size")),
+        "subjects": config.get("alphaedit_subjects"),
+        **(json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}),
+    }
+
+
+def _show_info(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = output_console()
+    title = (
+        f"{result['facts']:,} facts about {result['subjects']:,} subjects in "
+        f"{len(result['relations'])} relations"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("", "relation", "of a", "facts", "objects", "phrasing"):
+        table.add_column(column, justify="right" if column in ("facts", "objects") else "left")
+    for key, row in result["relations"].items():
+        table.add_row(
+            key, row["name"], row["of"], str(row["facts"]), str(row["objects"]), row["example"]
+        )
+    console.print(table)
+    models = Table(title="Bundled models", title_justify="left")
+    for column in ("name", "family", "layers", "width", "subjects", "MB", "training loss"):
+        models.add_column(column)
+    for name, card in result["models"].items():
+        if card is None:
+            models.add_row(name, "not in this installation")
+            continue
+        values = [card[k] for k in ("family", "layers", "width", "subjects", "megabytes")]
+        loss = card.get("loss")
+        models.add_row(name, *map(str, values), f"{loss:.3f}" if loss is not None else "")
+    console.print(models)

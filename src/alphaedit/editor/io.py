@@ -31,31 +31,46 @@ def check_base(edit: Edit, base: str) -> None:
         )
 
 
-def save_session(folder: Path, base: str, edits: Sequence[Edit], state: SequentialState) -> Path:
-    """Write edits and state into `folder`, all or nothing.
+def save_session(
+    folder: Path, base: str, edits: Sequence[Edit], states: Sequence[SequentialState]
+) -> Path:
+    """Write edits and sequential state into `folder`, all or nothing.
+
+    Args:
+        base: fingerprint of the unedited model.
+        states: the state after each edit. Each grows out of the one before, so that the last one
+            and the sizes of the others hold them all.
 
     Raises:
         ResourceError: writing failed; what was there before is kept.
     """
+    state = states[-1] if states else SequentialState()
     with atomic_folder(folder) as part:
-        for index, edit in enumerate(edits):
-            edit.save(part / f"{index:05d}-{edit.id}")
+        names = [f"{index:05d}-{edit.id}" for index, edit in enumerate(edits)]
+        for name, edit in zip(names, edits, strict=True):
+            edit.save(part / name)
         tensors = {f"past_keys.{k}": v.contiguous().cpu() for k, v in state.past_keys.items()}
         save_file(tensors, part / _STATE)
         about = {
             "format": FORMAT,
             "base": base,
-            "edits": [f"{index:05d}-{edit.id}" for index, edit in enumerate(edits)],
+            "edits": names,
             "contexts": state.contexts,
-            "count": state.edits,
+            "counts": [s.edits for s in states],
+            "columns": [{str(k): v.shape[1] for k, v in s.past_keys.items()} for s in states],
         }
         text = json.dumps(about, indent=1, ensure_ascii=False)
         (part / _SESSION).write_text(text + "\n", encoding="utf-8")
     return folder
 
 
-def load_session(folder: Path, base: str) -> tuple[list[Edit], SequentialState]:
-    """Read what `save_session` wrote.
+def load_session(
+    folder: Path, base: str | None = None
+) -> tuple[list[Edit], list[SequentialState]]:
+    """Read what `save_session` wrote: edits, and the state after each.
+
+    Args:
+        base: fingerprint of the unedited model; not compared if not given.
 
     Raises:
         EditFileError: the folder is missing, truncated or changed.
@@ -64,26 +79,69 @@ def load_session(folder: Path, base: str) -> tuple[list[Edit], SequentialState]:
     try:
         about = json.loads((folder / _SESSION).read_text(encoding="utf-8"))
         tensors = load_file(folder / _STATE)
-        names, contexts, count = about["edits"], about["contexts"], about["count"]
-        state = SequentialState(
-            contexts=None if contexts is None else tuple(contexts),
-            past_keys={int(k.split(".")[1]): v for k, v in tensors.items()},
-            edits=count,
-        )
+        names, contexts, recorded = about["edits"], about["contexts"], about["base"]
+        past = {int(key.split(".")[1]): value for key, value in tensors.items()}
+        states = [
+            SequentialState(
+                contexts=None if contexts is None else tuple(contexts),
+                past_keys={int(k): past[int(k)][:, :size] for k, size in columns.items()},
+                edits=count,
+            )
+            for count, columns in zip(about["counts"], about["columns"], strict=True)
+        ]
     except FileNotFoundError as error:
         raise EditFileError(
             f"{folder} is not a saved session: {Path(error.filename or _SESSION).name} is missing.",
             remedy="Give the directory that `alphaedit edit -o` wrote.",
         ) from error
-    except (json.JSONDecodeError, KeyError, ValueError, SafetensorError, OSError) as error:
-        raise EditFileError(
-            f"{folder} cannot be read as a session: {error}.",
-            remedy="Take it from a backup, or make the edits again.",
-        ) from error
+    except (
+        AttributeError, KeyError, TypeError, ValueError, SafetensorError, OSError,
+    ) as error:
+        raise _broken(folder, str(error)) from error
+    sizes = {layer: keys.shape[1] for layer, keys in states[-1].past_keys.items()} if states else {}
+    if len(names) != len(states) or sizes != {layer: k.shape[1] for layer, k in past.items()}:
+        raise _broken(folder, f"{_SESSION} and {_STATE} do not belong together")
     edits = [Edit.load(folder / name) for name in names]
     for edit in edits:
-        check_base(edit, base)
-    return edits, state
+        check_base(edit, base or recorded)
+    return edits, states
+
+
+def revert_session(folder: Path, count: int) -> list[Edit]:
+    """Take the last `count` edits out of a saved session, all or nothing, without a model.
+
+    Returns:
+        The edits taken out, the last one first. What remains is as it was before they were made.
+
+    Raises:
+        EditFileError: the session is broken or has fewer edits.
+        ResourceError: writing failed; the session is as before.
+    """
+    edits, states = load_session(folder)
+    check_count(folder, edits, count)
+    kept = len(edits) - count
+    save_session(folder, edits[0].base, edits[:kept], states[:kept])
+    return edits[kept:][::-1]
+
+
+def check_count(folder: Path, edits: Sequence[Edit], count: int) -> None:
+    """Refuse to revert more edits than there are.
+
+    Raises:
+        EditFileError: `count` is not between 1 and their number.
+    """
+    if not 1 <= count <= len(edits):
+        raise EditFileError(
+            f"{count} edits cannot be reverted: {folder} has {len(edits)}.",
+            remedy=f"Revert between 1 and {len(edits)}." if edits else "There is nothing to do.",
+        )
+
+
+def _broken(folder: Path, why: str) -> EditFileError:
+    return EditFileError(
+        f"{folder} cannot be read as a session: {why}.",
+        remedy="Take it from a backup, or make the edits again.",
+    )
 
 
 def save_checkpoint(handle: ModelHandle, folder: Path) -> Path:

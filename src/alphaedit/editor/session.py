@@ -18,7 +18,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.editor import io
 from alphaedit.locate.preset import choose
 from alphaedit.methods.base import Problem
-from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.config import Hyperparameters, build
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.generate import generate
@@ -107,8 +107,11 @@ class Editor:
         """Hyperparameters of `method` for this model: preset, then what is given here.
 
         Without a preset of the model's own, layers and scale are chosen by what the model shows
-        (once; later batches of the same editor use the same).
+        (once; later batches of the same sequence, also after `load`, use the same).
         """
+        known = [e for e in self.edits if e.method == get_method(method).name]
+        if known and preset is None:
+            return build({**known[-1].hyperparameters, **over}, f"hyperparameters of {method}")
         return choose(
             self.handle,
             self.statistics,
@@ -149,7 +152,7 @@ class Editor:
         solver = get_method(method)
         hp = self.hyperparameters(method, preset, checked, **hyperparameters)
         self.statistics.prepare(hp.layers)
-        before = self._answers(checked)
+        before = self.answers(checked)
         solution = solver.solve(
             Problem(
                 handle=self.handle,
@@ -165,7 +168,7 @@ class Editor:
         snapshot = self.handle.snapshot(solution.patch.weights)
         try:
             self.handle.add_delta(solution.patch.weights)
-            after = self._answers(checked)
+            after = self.answers(checked)
         except BaseException:
             self.handle.restore(snapshot)
             raise
@@ -226,7 +229,8 @@ class Editor:
 
     def save(self, folder: str | Path) -> Path:
         """Write all edits and the sequential state into `folder`, all or nothing."""
-        return io.save_session(Path(folder), self.base, self.edits, self.state)
+        states = [*(state for _, state in self._undo[1:]), self.state][: len(self.edits)]
+        return io.save_session(Path(folder), self.base, self.edits, states)
 
     def load(self, folder: str | Path) -> None:
         """Apply the edits that `save` wrote and take over their sequential state.
@@ -234,20 +238,21 @@ class Editor:
         Raises:
             EditFileError: the folder is broken or belongs to another model; nothing is changed.
         """
-        edits, state = io.load_session(Path(folder), self.base)
+        edits, states = io.load_session(Path(folder), self.base)
         if self.edits:
             raise EditFileError(
                 "This editor has edits already.", remedy="Load into a fresh editor, or revert."
             )
-        for edit in edits:
+        for edit, state in zip(edits, states, strict=True):
             self.apply(edit)
-        self.state = state
+            self.state = state
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the edited model as a normal checkpoint that transformers loads."""
         return io.save_checkpoint(self.handle, Path(folder))
 
-    def _answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+    def answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+        """What the model says to the prompt of each fact now."""
         texts = generate(self.handle, [f.text for f in facts], ANSWER_TOKENS)
         pairs = [(f.text, f.target) for f in facts]
         known = [(i, (f.text, f.truth)) for i, f in enumerate(facts) if f.truth]

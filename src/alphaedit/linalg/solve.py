@@ -3,47 +3,84 @@
     Delta = R K^T Q (Q (K K^T + Kp Kp^T + w C) Q + ridge I)^-1 Q
 
 with Q the projection on the null space of the preserved keys (or I). AlphaEdit has Q and ridge and
-w = 0 (its equation 14 in null-space coordinates), MEMIT has Q = I, ridge = 0 and w = lambda.
+w = 0 (its equation 14, by the push-through identity), MEMIT has Q = I, ridge = 0 and w = lambda
+(its equation 14).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from alphaedit.core.errors import ConfigError, SubspaceError
 from alphaedit.core.patch import LowRank
-from alphaedit.linalg.subspace import Subspace
+from alphaedit.linalg.subspace import Subspace, check_second_moment
+
+_DTYPES = (torch.float32, torch.float64)
+_BLOCK = 2048
+# Past keys enter through p x p matrices up to this share of the base's size, beyond it densely.
+# Per batch the former cost 2 p (c + p) u operations, the latter 2 c^2 u.
+FOLD_AT = 0.5
 
 
-def _cholesky(matrix: Tensor, what: str) -> Tensor:
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b in float64 for a [c, m], b [c, n], without float64 copies of them."""
+    total = torch.zeros(a.shape[1], b.shape[1], dtype=torch.float64, device=a.device)
+    for x, y in zip(a.split(_BLOCK), b.split(_BLOCK), strict=True):
+        total.addmm_(x.T.double(), y.double())
+    return total
+
+
+def _cholesky(matrix: Tensor, what: str, precision: torch.dtype = torch.float64) -> Tensor:
+    """The lower factor of a float64 [n, n] matrix whose entries are known to `precision`.
+
+    The square of the factor's diagonal is what remains of each variable once those before it are
+    known. A remainder lost in the rounding of the entries means that the matrix is singular, even
+    if the factorisation happened to run to its end.
+    """
     factor, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) != 0 or not bool(torch.isfinite(factor).all()):
+    lost = 8 * torch.finfo(precision).eps * matrix.diagonal()
+    if int(info) != 0 or not bool((factor.diagonal().square() > lost).all()):
         raise SubspaceError(
-            f"{what} is not positive definite ({tuple(matrix.shape)}, {matrix.dtype}).",
+            f"{what} is not positive definite to rounding "
+            f"({matrix.shape[0]} x {matrix.shape[0]}, known to {precision}).",
             remedy="Raise the ridge, use more text for the second moment, or check the keys.",
         )
-    return factor
+    checked: Tensor = factor
+    return checked
 
 
 class System:
     """The linear system of one layer: factor what stays once, solve for each batch of facts.
 
-    With S0 = (ridge I + w Q C Q)^-1 the past keys enter by Woodbury's identity through a p x p
-    matrix, the new ones through a u x u matrix. Without a second moment S0 is a scaled identity and
-    nothing of size d x d is formed: O(d (m + p) u) per batch, m the size of the subspace's basis.
-    With one, a Cholesky factorisation of the base is made at the start, O(d^3 / 3).
+    Keys are kept in coordinates x = L^-1 N^T k in which the base, ridge I + w N^T C N = L L^T, is
+    the identity; N^T k stands for the null basis's coordinates, for P k if the subspace is kept by
+    its complement, for k without one. Past keys X [c, p] and a batch x [c, u] then enter by the
+    block Cholesky factorisation of I + [X x]^T [X x], which is Woodbury's identity.
+
+    Without a second moment L is a number: nothing of size d x d is formed, and a batch costs
+    O(d (m + p) u), m the columns of the subspace's basis. With one, L is dense, made once in
+    float64, O(d^3 / 3), and serves every batch. When the past keys outgrow `FOLD_AT` of c they are
+    folded into L, in float64 as well: results stay equal to rounding, cost stops growing.
+
+    With a complement the second moment is handled in all d coordinates, exactly: P w C P + ridge I
+    is given t (I - P) besides, which makes it definite and never meets a key, as P x = x.
+
+    Products with keys run in their dtype; gram matrices and all factorisations in float64.
 
     Args:
         ridge: weight of the identity, in units of K K^T.
         subspace: Q; the whole space if not given.
-        second_moment: C [d, d].
+        second_moment: C [d, d] float32 or float64; left untouched.
         moment_weight: w.
-        past_keys: [d, p] keys of earlier batches, kept as columns: nothing drifts.
+        past_keys: [d, p] keys of earlier batches.
 
     Raises:
-        ConfigError: neither ridge nor moment gives a positive definite base, or shapes differ.
-        SubspaceError: a factorisation failed.
+        ConfigError: neither ridge nor moment gives a positive definite base, or shapes or dtypes
+            do not fit.
+        SubspaceError: the base is singular to rounding; nothing is added to it in silence.
     """
 
     def __init__(
@@ -56,96 +93,171 @@ class System:
         past_keys: Tensor | None = None,
     ) -> None:
         weighted = second_moment is not None and moment_weight > 0
-        if ridge < 0 or moment_weight < 0 or not (ridge > 0 or weighted):
+        usable = all(math.isfinite(x) and x >= 0 for x in (ridge, moment_weight))
+        if not usable or not (ridge > 0 or weighted):
             raise ConfigError(
                 f"A ridge of {ridge} and a moment weight of {moment_weight} give no solution.",
                 remedy="Give a positive ridge, or a second moment with a positive weight.",
             )
         self.ridge = ridge
         self.subspace = subspace
-        self._factor: Tensor | None = None
-        self._basis: Tensor | None = None
-        if weighted:
-            assert second_moment is not None
-            base = moment_weight * second_moment
-            if subspace is not None:
-                self._basis = _null_basis(subspace).to(second_moment)
-                base = self._basis.T @ base @ self._basis
-            base.diagonal().add_(ridge)
-            self._factor = _cholesky(base, "The preserved part of the system")
-        self._past: Tensor | None = None
-        self._columns: Tensor | None = None
-        if past_keys is not None and past_keys.shape[1]:
+        self.d_in: int | None = subspace.d_in if subspace is not None else None
+        # L: a number, or its dense lower triangle [c, c] float64.
+        self._base: float | Tensor = math.sqrt(ridge)
+        if second_moment is not None and moment_weight > 0:
+            self._base = self._factor(second_moment, moment_weight)
+        self._past: Tensor | None = None  # X [c, p]
+        self._history: Tensor | None = None  # lower factor of I + X^T X, [p, p] float64
+        self._columns: Tensor | None = None  # Kp [d, p]
+        if past_keys is not None:
             self.absorb(past_keys)
+
+    def _factor(self, second_moment: Tensor, weight: float) -> Tensor:
+        """The dense L, [c, c] float64."""
+        check_second_moment(second_moment)
+        size = second_moment.shape[0]
+        if self.d_in not in (None, size):
+            raise ConfigError(
+                f"The second moment is for keys of size {size}, the subspace for {self.d_in}.",
+                remedy="Take both from the same layer.",
+            )
+        self.d_in = size
+        base = second_moment.double() * weight
+        space = self.subspace
+        if space is not None and not space.complement:
+            basis = space.basis.to(base)
+            base = basis.T @ base @ basis
+        elif space is not None:
+            basis = space.basis.to(base)
+            free = float(base.diagonal().mean())
+            base = space.project(space.project(base).T)
+            base.addmm_(basis, basis.T, alpha=free)
+        base.diagonal().add_(self.ridge)
+        return _cholesky(base, "The preserved part of the system", second_moment.dtype)
 
     @property
     def past_keys(self) -> Tensor | None:
-        """Keys absorbed so far, [d, p]."""
+        """Keys absorbed so far, [d, p] as given; None before the first."""
         return self._columns
 
+    def _check(self, keys: Tensor) -> None:
+        if keys.ndim != 2 or keys.dtype not in _DTYPES or self.d_in not in (None, keys.shape[0]):
+            raise ConfigError(
+                f"Keys of shape {tuple(keys.shape)} and {keys.dtype} do not fit the system.",
+                remedy=f"Give [{self.d_in or 'd_in'}, facts] in float32 or float64.",
+            )
+        self.d_in = keys.shape[0]
+
     def _coordinates(self, keys: Tensor) -> Tensor:
-        """Keys in the coordinates of the base: N^T K, or P K, or K."""
-        if self._basis is not None:
-            return self._basis.to(keys).T @ keys
-        return keys if self.subspace is None else self.subspace.project(keys)
+        """Keys [d, n] as x [c, n]; float64 if the base is dense."""
+        space = self.subspace
+        if space is not None:
+            complement = space.complement
+            keys = space.project(keys) if complement else space.basis.to(keys).T @ keys
+        if isinstance(self._base, float):
+            return keys / self._base
+        return torch.linalg.solve_triangular(
+            self._base.to(keys.device), keys.double(), upper=False
+        )
 
-    def _back(self, rows: Tensor) -> Tensor:
-        """Rows in coordinates of the base, [u, *] to [u, d]."""
-        return rows @ self._basis.to(rows).T if self._basis is not None else rows
+    def _back(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """Rows [u, c] of coefficients of x as rows [u, d], in the dtype of `keys`."""
+        if isinstance(self._base, float):
+            rows = rows / self._base
+        else:
+            factor = self._base.to(rows.device)
+            rows = torch.linalg.solve_triangular(factor, rows, upper=False, left=False)
+        rows = rows.to(keys.dtype)
+        if self.subspace is not None and not self.subspace.complement:
+            return rows @ self.subspace.basis.to(rows).T
+        return rows
 
-    def _base_inverse(self, x: Tensor) -> Tensor:
-        if self._factor is None:
-            return x / self.ridge
-        return torch.cholesky_solve(x.to(self._factor), self._factor).to(x)
+    def _extend(self, x: Tensor, what: str) -> tuple[Tensor, Tensor]:
+        """The new rows of the factor of I + [X x]^T [X x]: T^T [u, p] and the corner [u, u].
+
+        Returns:
+            T [p, u] = H^-1 X^T x and the factor of I + x^T x - T^T T, H the factor of the history.
+        """
+        corner = _product(x, x)
+        corner.diagonal().add_(1.0)
+        if self._past is None or self._history is None:
+            cross = corner.new_zeros(0, x.shape[1])
+        else:
+            cross = torch.linalg.solve_triangular(
+                self._history, _product(self._past, x), upper=False
+            )
+        return cross, _cholesky(corner - cross.T @ cross, what)
 
     def absorb(self, keys: Tensor) -> None:
-        """Take `keys` [d, u] into the history."""
-        new = self._coordinates(keys.to(torch.promote_types(keys.dtype, torch.float32)))
-        self._past = new if self._past is None else torch.cat([self._past, new], dim=1)
+        """Take `keys` [d, u] into the history, O(c (p + u) u + p^2 u).
+
+        Raises:
+            ConfigError: shape or dtype does not fit.
+            SubspaceError: a factorisation failed (keys that are not finite).
+        """
+        self._check(keys)
+        if keys.shape[1] == 0:
+            return
+        x = self._coordinates(keys)
+        held = 0 if self._past is None else self._past.shape[1]
+        if held + keys.shape[1] > FOLD_AT * len(x):
+            self._fold(x)
+        elif self._past is None:
+            _, self._history = self._extend(x, "The history's part of the system")
+            self._past = x
+        else:
+            assert self._history is not None
+            cross, corner = self._extend(x, "The history's part of the system")
+            above = torch.cat([self._history, torch.zeros_like(cross)], dim=1)
+            self._history = torch.cat([above, torch.cat([cross.T, corner], dim=1)])
+            self._past = torch.cat([self._past, x], dim=1)
         self._columns = keys if self._columns is None else torch.cat([self._columns, keys], dim=1)
-        solved = self._base_inverse(self._past)
-        capacitance = (self._past.T @ solved).double()
-        capacitance.diagonal().add_(1.0)
-        self._solved = solved
-        self._capacitance = _cholesky(capacitance, "The history's part of the system")
+
+    def _fold(self, x: Tensor) -> None:
+        """Make the base I + X X^T + x x^T, and with it L, dense; the history starts again empty."""
+        dense = torch.eye(len(x), dtype=torch.float64, device=x.device)
+        for part in (self._past, x):
+            for columns in () if part is None else part.split(_BLOCK, dim=1):
+                wide = columns.double()
+                dense.addmm_(wide, wide.T)
+        factor = _cholesky(dense, "The history's part of the system")
+        if isinstance(self._base, float):
+            self._base = factor.mul_(self._base)
+        else:
+            self._base = self._base.to(factor.device) @ factor
+        self._past = self._history = None
 
     def solve(self, keys: Tensor, residual: Tensor) -> LowRank:
-        """Delta for a batch, as factors of rank u.
+        """Delta for a batch, as factors of rank u; the history stays as it is.
 
         Args:
             keys: K [d, u] float32 or float64.
             residual: R [d_out, u].
 
         Returns:
-            left = R, right = (I + K^T S K)^-1 K^T S Q, with S the inverse of base and history. The
-            u x u and p x p systems are solved in float64.
+            left = R, right [u, d] = (I + K^T S K)^-1 K^T S, with S the inverse of base and history
+            inside the subspace; both in the dtype of `keys`.
 
         Raises:
-            ConfigError: shapes do not fit.
-            SubspaceError: a factorisation failed.
+            ConfigError: shapes or dtypes do not fit.
+            SubspaceError: a factorisation failed (keys that are not finite).
+            NonFiniteError: the residual is not finite.
         """
-        if keys.ndim != 2 or residual.ndim != 2 or keys.shape[1] != residual.shape[1]:
+        self._check(keys)
+        if residual.ndim != 2 or keys.shape[1] != residual.shape[1]:
             raise ConfigError(
-                f"Keys {tuple(keys.shape)} and residual {tuple(residual.shape)} do not fit."
+                f"Keys {tuple(keys.shape)} and residual {tuple(residual.shape)} do not fit.",
+                remedy="Give one column of each per fact.",
             )
-        k = self._coordinates(keys)
-        g = self._base_inverse(k)
-        if self._past is not None:
-            inner = torch.cholesky_solve((self._past.to(g).T @ g).double(), self._capacitance)
-            g = g - self._solved.to(g) @ inner.to(g)
-        gram = (k.T @ g).double()
-        gram = 0.5 * (gram + gram.T)
-        gram.diagonal().add_(1.0)
-        right = torch.cholesky_solve(g.T.double(), _cholesky(gram, "The batch's part")).to(keys)
-        return LowRank(residual.to(keys).contiguous(), self._back(right).contiguous())
-
-
-def _null_basis(subspace: Subspace) -> Tensor:
-    """Orthonormal basis [d, dim] of the range of P."""
-    if not subspace.complement:
-        return subspace.basis
-    full, _ = torch.linalg.qr(subspace.basis, mode="complete")
-    return full[:, subspace.basis.shape[1] :]
+        x = self._coordinates(keys)
+        cross, corner = self._extend(x, "The batch's part of the system")
+        rows = x.T.double()
+        if self._past is not None and self._history is not None:
+            inner = torch.linalg.solve_triangular(self._history.T, cross, upper=True)
+            parts = [part.double() @ inner for part in self._past.split(_BLOCK)]
+            rows = rows - torch.cat(parts).T
+        right = self._back(torch.cholesky_solve(rows, corner), keys)
+        return LowRank(residual.to(keys).contiguous(), right.contiguous())
 
 
 def rome_update(
@@ -153,23 +265,34 @@ def rome_update(
 ) -> LowRank:
     """ROME's exact update: Delta k = residual at least cost in C (Meng et al. 2022, eq. 2).
 
-    Delta = residual (C^-1 k)^T / (k^T C^-1 k).
+    Delta = residual (C^-1 k)^T / (k^T C^-1 k), solved in float64.
 
     Args:
         key: [d].
-        residual: [d_out], v* - W k.
-        second_moment: C [d, d], positive definite.
-        conditioning: share of C's mean diagonal added to its diagonal before it is inverted; Delta k
-            = residual holds exactly whatever it is.
+        residual: [d_out] float32 or float64, v* - W k.
+        second_moment: C [d, d] float32 or float64, positive definite; left untouched.
+        conditioning: share of C's mean diagonal added to its diagonal before it is inverted;
+            Delta k = residual holds exactly whatever it is.
+
+    Returns:
+        Factors of rank 1 in the dtype of `residual`.
 
     Raises:
-        SubspaceError: C is singular (too little text for its size), or the key is zero.
+        ConfigError: shapes do not fit.
+        SubspaceError: C is singular to rounding (too little text for its size), or the key is zero.
     """
+    check_second_moment(second_moment)
+    if key.shape != second_moment.shape[:1] or residual.ndim != 1:
+        raise ConfigError(
+            f"Key {tuple(key.shape)}, residual {tuple(residual.shape)} and second moment "
+            f"{tuple(second_moment.shape)} do not fit.",
+            remedy="Give [d_in], [d_out] and [d_in, d_in].",
+        )
     moment = second_moment.double()
     if conditioning > 0:
         moment = moment.clone()
-        moment.diagonal().add_(conditioning * float(second_moment.diagonal().mean()))
-    factor = _cholesky(moment, "The second moment")
+        moment.diagonal().add_(conditioning * float(moment.diagonal().mean()))
+    factor = _cholesky(moment, "The second moment", second_moment.dtype)
     direction = torch.cholesky_solve(key.double()[:, None], factor)[:, 0]
     scale = float(key.double() @ direction)
     if not scale > 0:

@@ -61,7 +61,7 @@ def spectrum(second_moment: Tensor) -> Spectrum:
 
 @dataclass(frozen=True, eq=False)
 class Subspace:
-    """An orthogonal projection P on a subspace of R^d, kept as the smaller of it and its complement.
+    """An orthogonal projection P on a subspace of R^d, kept as the smaller of two bases.
 
     Attributes:
         d_in: d.

@@ -39,8 +39,8 @@ def _exchange(clean: Tensor, seed: int) -> Tensor:
     if clean.shape[0] > 1:
         return clean.roll(1, dims=0)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
-    noise = noise.to(clean)
-    return noise / noise.norm() * clean.norm()
+    scaled: Tensor = noise.to(clean) * (clean.norm() / noise.norm())
+    return scaled
 
 
 @torch.no_grad()

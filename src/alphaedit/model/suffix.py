@@ -80,8 +80,8 @@ class Suffix:
     ) -> Suffix:
         """Run the rows once, without gradients, and keep what the layers after `layer` need.
 
-        Tokens before the starts are padded on the left so that the starts align; each token keeps
-        the position it has in its row.
+        Keys and values of the tokens before the starts are padded on the left so that the starts
+        align; each token keeps the position it has in its row.
 
         Args:
             handle: The model.
@@ -109,18 +109,9 @@ class Suffix:
     def _build(
         cls, handle: ModelHandle, rows: Sequence[Sequence[int]], starts: Sequence[int], layer: int
     ) -> tuple[Suffix, Tensor]:
-        left, seen = handle.tokens.pad(
-            [row[:s] for row, s in zip(rows, starts, strict=True)], "left"
-        )
-        right, _ = handle.tokens.pad(
-            [row[s:] for row, s in zip(rows, starts, strict=True)], "right"
-        )
-        start, total = torch.tensor(list(starts)), torch.tensor([len(row) for row in rows])
-        before, after = left.shape[1], right.shape[1]
-        places = torch.arange(before + after) - before + start[:, None]
-        places = places.clamp_min(0).minimum(total[:, None] - 1)
-        mask = torch.cat([seen, torch.ones_like(right)], dim=1)
-        prefix: Cache | None = None
+        before = [row[:start] for row, start in zip(rows, starts, strict=True)]
+        after = [row[start:] for row, start in zip(rows, starts, strict=True)]
+        start, count = torch.tensor([len(r) for r in before]), torch.tensor([len(r) for r in after])
         last = handle.block(handle.n_layers - 1)
         final: list[Tensor] = []
 
@@ -128,13 +119,20 @@ class Suffix:
             final.append(tensor)
             raise StopForward
 
-        if before:
-            prefix = DynamicCache(config=handle.model.config)
+        prefix: Cache | None = None
+        if any(before):
+            # Padded on the right, where no token can see it: a token that sees padding alone, as
+            # on the left, may turn into NaN. Full-length layers, so that rows can be moved.
+            ids, _ = handle.tokens.pad(before, "right")
+            prefix = DynamicCache()
             with stoppable(), on_output(last, keep_final):
-                handle.forward(
-                    left, seen, positions=places[:, :before], cache=prefix, use_cache=True
-                )
+                handle.forward(ids, torch.ones_like(ids), cache=prefix, use_cache=True)
             final.clear()
+            _align_right(prefix, start)
+        ids, _ = handle.tokens.pad(after, "right")
+        _, seen = handle.tokens.pad(before, "left")
+        mask = torch.cat([seen, torch.ones_like(ids)], dim=1)
+        places = start[:, None] + torch.arange(ids.shape[1]).minimum(count[:, None] - 1)
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         clean: list[Tensor] = []
 
@@ -148,15 +146,15 @@ class Suffix:
                 stack.callback(hook.remove)
             stack.enter_context(on_output(last, keep_final))
             handle.forward(
-                right,
+                ids,
                 mask,
-                positions=places[:, before:],
+                positions=places,
                 cache=None if prefix is None else _fresh(prefix),
                 use_cache=prefix is not None,
             )
         # The hidden states are given anew in every run: do not keep them alive.
         calls = [with_hidden(args, kwargs, clean[0][:0]) for args, kwargs in calls]
-        return cls(handle, layer, clean[0], calls, prefix, start, total - start), final[0]
+        return cls(handle, layer, clean[0], calls, prefix, start, count), final[0]
 
     def run(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Run the layers after `layer` on `hidden`; gradients flow back to it.
@@ -207,6 +205,17 @@ def _fresh(cache: Cache) -> Cache:
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     return new
+
+
+def _align_right(cache: Cache, lengths: Tensor) -> None:
+    """Move the tokens of each row to the right end; what is in front of them is to be masked."""
+    width = int(lengths.max())
+    source = (torch.arange(width) - (width - lengths[:, None])).clamp_min(0)
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            tensor = getattr(layer, name)
+            index = source.to(tensor.device)[:, None, :, None].expand(tensor.shape)
+            setattr(layer, name, tensor.gather(-2, index))
 
 
 def _with_cache(value: Any, cache: Cache | None) -> Any:

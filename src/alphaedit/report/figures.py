@@ -1,102 +1,179 @@
-"""Figures: colour-blind safe (Okabe-Ito), transparent, grey text that reads on light and dark."""
+"""Figures: small panels with one question each, colour-blind safe, for light and dark pages.
+
+Colours are Okabe and Ito's; lines also differ in dash and marker. In SVG, colours are CSS variables
+of the page (see report.html.j2), so that one picture fits a light and a dark page.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
-INK = "#7f7f7f"
+from alphaedit.core.errors import ConfigError
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (8, 3)), "-")
+MARKERS = ("o", "s", "D", "^", "v", "P")
+INK, GRID = "#5c6471", "#c9ced6"
+VARIABLES = {colour.lower(): f"var(--series-{i})" for i, colour in enumerate(COLOURS, start=1)}
+VARIABLES |= {INK: "var(--soft)", GRID: "var(--line)"}
+PANEL = (4.2, 2.9)
+FLOOR = 1e-8
+"""Eigenvalues below this share of the largest are rounding."""
 
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for axis in axes:
-        axis.patch.set_alpha(0.0)
-        axis.tick_params(colors=INK, which="both", labelsize=8)
-        for side in axis.spines.values():
-            side.set_color(INK)
-        axis.xaxis.label.set_color(INK)
-        axis.yaxis.label.set_color(INK)
-        axis.title.set_color(INK)
-        axis.grid(True, color=INK, alpha=0.2, linewidth=0.6)
-    return figure, list(axes)
+_ENDINGS = (".svg", ".png", ".pdf")
 
 
-def _legend(axis: Axes) -> None:
-    axis.legend(fontsize=8, frameon=False, labelcolor=INK)
+def _panel(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=PANEL, layout="constrained")
+    axes = figure.subplots()
+    _dress(axes, title)
+    return figure, axes
 
 
-def spectrum_figure(
-    spectra: Mapping[int, Sequence[float]], thresholds: Mapping[int, float] | None = None
+def _dress(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.tick_params(colors=INK, which="both", labelsize=9, length=3)
+    for name, side in axes.spines.items():
+        side.set_color(GRID)
+        side.set_visible(name in ("left", "bottom"))
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.grid(True, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def curve_panel(
+    metric: str,
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    unedited: float | None = None,
+    *,
+    rate: bool = True,
 ) -> Figure:
-    """Eigenvalues of the second moments by rank, largest first; a dot where the null space begins."""
-    figure, (axis,) = _figure(6.0, 3.2)
-    for index, (layer, values) in enumerate(sorted(spectra.items())):
-        ordered = sorted((max(v, 1e-12) for v in values), reverse=True)
-        colour, style = COLOURS[index % 6], STYLES[index % 6]
-        axis.plot(ordered, color=colour, linestyle=style, label=f"layer {layer}", linewidth=1.4)
-        if thresholds and layer in thresholds:
-            rank = sum(v >= thresholds[layer] for v in ordered)
-            axis.plot([rank], [max(thresholds[layer], 1e-12)], "o", color=colour, markersize=5)
-    top = max(max(v) for v in spectra.values())
-    axis.set_yscale("log")
-    axis.set_ylim(top * 1e-8, top * 2)
-    axis.set_xlabel("rank of eigenvalue (the null space is right of the dot)")
-    axis.set_ylabel("eigenvalue of E[k kᵀ]")
-    _legend(axis)
+    """One metric over sequential edits, a line with a 95 % band for each method.
+
+    Args:
+        curves: for each method, rows with "edits" and the metric as {"value", "low", "high"}.
+        unedited: level of the unedited model, drawn as a thin line.
+        rate: whether the metric is in percent, so that the axis runs from 0 to 100.
+    """
+    figure, axes = _panel(metric.replace("_", " ") + (" (%)" if rate else ""))
+    for index, (method, rows) in enumerate(curves.items()):
+        points = [(row["edits"], row[metric]) for row in rows if row.get(metric)]
+        if not points:
+            continue
+        x = [edits for edits, _ in points]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(
+            x,
+            [value["value"] for _, value in points],
+            color=colour,
+            linestyle=DASHES[index % len(DASHES)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4,
+            linewidth=1.8,
+            label=method,
+        )
+        low, high = [v["low"] for _, v in points], [v["high"] for _, v in points]
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if unedited is not None:
+        axes.axhline(
+            unedited, color=INK, linestyle=(0, (2, 2)), linewidth=1.1, label="unedited model"
+        )
+    if rate:
+        axes.set_ylim(-3, 103)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.set_xlabel("facts edited", fontsize=9)
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK, loc="best")
     return figure
 
 
-def curves_figure(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str]
-) -> Figure:
-    """Metrics against the number of edits, one panel a metric, one line a method, with intervals."""
-    figure, axes = _figure(2.6 * len(metrics) + 0.6, 2.9, len(metrics))
-    for axis, metric in zip(axes, metrics, strict=True):
-        for index, (method, rows) in enumerate(curves.items()):
-            points = [(r["edits"], r[metric]) for r in rows if r.get(metric)]
-            if not points:
-                continue
-            x = [edits for edits, _ in points]
-            colour = COLOURS[index % 6]
-            axis.plot(
-                x,
-                [m["value"] for _, m in points],
-                color=colour,
-                linestyle=STYLES[index % 6],
-                marker="o",
-                markersize=3,
-                linewidth=1.6,
-                label=method,
-            )
-            low, high = [m["low"] for _, m in points], [m["high"] for _, m in points]
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.set_title(metric, fontsize=9, color=INK)
-        axis.set_xlabel("edits")
-        axis.set_ylim(-2, 102)
-    axes[0].set_ylabel("%")
-    _legend(axes[0])
+def spectrum_panel(layer: int, values: Sequence[float], dim: int) -> Figure:
+    """Eigenvalues of a layer's second moment by rank, largest first; the null space is shaded.
+
+    Args:
+        layer: number of the layer.
+        values: eigenvalues in any order.
+        dim: dimension of the null space.
+    """
+    figure = Figure(figsize=PANEL, layout="constrained")
+    _draw_spectrum(figure.subplots(), layer, values, dim)
     return figure
 
 
-def svg(figure: Figure) -> str:
-    """The figure as inline SVG, without XML declaration."""
-    buffer = StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def _draw_spectrum(axes: Axes, layer: int, values: Sequence[float], dim: int) -> None:
+    _dress(axes, f"layer {layer}: null space {dim} of {len(values)}")
+    top = max(values)
+    ordered = sorted((max(value, FLOOR * top) for value in values), reverse=True)
+    axes.axvspan(len(ordered) - dim, len(ordered), color=COLOURS[5], alpha=0.2, linewidth=0)
+    # A few hundred points draw the same line as thousands.
+    step = max(1, len(ordered) // 400)
+    ranks = [*range(0, len(ordered), step), len(ordered) - 1]
+    axes.plot(ranks, [ordered[rank] for rank in ranks], color=COLOURS[0], linewidth=1.8)
+    axes.set_yscale("log")
+    axes.set_xlim(0, len(ordered))
+    axes.set_ylim(FLOOR * top / 2, 5 * top)
+    axes.set_xlabel("rank of eigenvalue", fontsize=9)
+    axes.set_ylabel("eigenvalue", fontsize=9)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as the ending of `path` says (.svg, .png, .pdf)."""
+def save_spectra(spectra: Sequence[tuple[int, Sequence[float], int]], path: Path) -> None:
+    """Write the spectra of layers, (layer, values, dim) each, as the ending of `path` says.
+
+    Raises:
+        ConfigError: the ending is not .svg, .png or .pdf.
+    """
+    check_ending(path)
+    figure = Figure(figsize=(6.4, PANEL[1] * len(spectra)), layout="constrained")
+    for axes, (layer, values, dim) in zip(
+        figure.subplots(len(spectra), 1, squeeze=False)[:, 0], spectra, strict=True
+    ):
+        _draw_spectrum(axes, layer, values, dim)
+    part = path.with_name(f".part-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, transparent=True)
+    try:
+        figure.savefig(part, dpi=160, facecolor="white", format=path.suffix[1:])
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as SVG to put into a page; `name` keeps its ids apart from other figures'."""
+    buffer = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    return text
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a picture of another kind than .svg, .png and .pdf.
+
+    Raises:
+        ConfigError: the ending of `path` is another.
+    """
+    if path.suffix not in _ENDINGS:
+        raise ConfigError(
+            f"A picture cannot end in {path.suffix!r}: {path}.",
+            remedy=f"Known endings: {', '.join(_ENDINGS)}.",
+        )

@@ -1,139 +1,186 @@
-"""One self-contained HTML page about a run of edits."""
+"""One self-contained HTML page about edits: what changed, what did not, and how it was made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
+from markupsafe import Markup
 
-from alphaedit.core.edit import Edit
-from alphaedit.core.errors import ResourceError
-from alphaedit.report.figures import curves_figure, spectrum_figure, svg
+from alphaedit.bench.intervals import Rate
+from alphaedit.core.edit import Answer
+from alphaedit.core.files import write_text
+from alphaedit.report.figures import curve_panel, spectrum_panel, svg
 
-SHOWN = 30
+SHOWN = 60
+"""Facts listed; all count in the metrics."""
+
+# Name, what it says, and unit, in the order of the papers' tables.
+METRICS = (
+    ("efficacy", "the new object is likelier than the old, on the edited prompt", "%"),
+    ("efficacy_generate", "the model says the new object, on the edited prompt", "%"),
+    ("generalization", "the new object is likelier than the old, on paraphrases", "%"),
+    ("generalization_generate", "the model says the new object, on paraphrases", "%"),
+    ("specificity", "the true object is likelier than the new, on neighboring subjects", "%"),
+    ("specificity_generate", "the model says the true object, on neighboring subjects", "%"),
+    ("kept", "the model says the true object, on facts that were not edited", "%"),
+    ("fluency", "entropy of word pairs and triples in sampled text, bits x 100", ""),
+    ("consistency", "likeness of sampled text to reference text, cosine x 100", ""),
+)
+CARDS = ("efficacy", "generalization", "specificity", "kept")
 CURVES = ("efficacy", "generalization", "specificity", "kept")
 
 
-def _cell(rate: Mapping[str, Any] | None) -> str:
-    if rate is None:
-        return "–"
-    return f"{rate['value']:.1f} [{rate['low']:.1f}, {rate['high']:.1f}]"
+@dataclass(frozen=True)
+class Changed:
+    """A fact with what the model said before and says now."""
+
+    prompt: str
+    wanted: str
+    before: Answer
+    after: Answer
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model now says what it should."""
+        return self.after.text.strip().startswith(self.wanted)
 
 
-def _changed(edit: Edit) -> list[dict[str, str]]:
-    return [
-        {
-            "prompt": fact.text,
-            "target": fact.target,
-            "before": old.text.strip(),
-            "after": new.text.strip(),
-            "p_before": f"{100 * old.p_target:.1f} %",
-            "p_after": f"{100 * new.p_target:.1f} %",
-        }
-        for fact, old, new in zip(edit.facts, edit.before, edit.after, strict=True)
-    ]
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with the model's words before and after; `answer` is the known one, if any."""
+
+    prompt: str
+    before: str
+    after: str
+    answer: str | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing changed."""
+        return self.before.strip() == self.after.strip()
 
 
-def render(
-    *,
-    title: str,
-    subtitle: str,
-    command: str,
-    edits: Sequence[Edit],
-    runs: Mapping[str, Mapping[str, Any]],
-    unchanged: Sequence[Mapping[str, str]] = (),
-    spectra: Mapping[int, Sequence[float]] | None = None,
-    thresholds: Mapping[int, float] | None = None,
-) -> str:
-    """The page as text.
+@dataclass(frozen=True)
+class Curve:
+    """Metrics of one method over sequential edits.
 
-    Args:
-        edits: shown in full, before and after.
-        runs: for each method the plain data of its RunResult; the first one gives the summary.
-        unchanged: prompts about other facts, with "before" and "after".
-        spectra: eigenvalues by layer.
+    Attributes:
+        rows: "edits", and metrics as {"value", "low", "high", "n"}.
     """
-    first = next(iter(runs.values()))
-    changed = [row for edit in edits for row in _changed(edit)]
-    names = [n for n in first["before"] if first["before"][n] and not n.endswith("_magnitude")]
-    metrics = [
-        {
-            "name": name.replace("_", " "),
-            "cells": [_cell(first["before"][name]), *(_cell(r.get(name)) for r in runs.values())],
-        }
-        for name in names
-    ]
-    cards = [
-        {"label": name, "value": f"{first[name]['value']:.1f}", "note": f"n = {first[name]['n']}"}
-        for name in ("efficacy", "generalization", "specificity", "kept")
-        if first.get(name)
-    ]
-    figures = []
-    curves = {name: run["curve"] for name, run in runs.items() if run.get("curve")}
-    if curves:
-        shown = [m for m in CURVES if any(row.get(m) for c in curves.values() for row in c)]
-        figures.append(
-            {
-                "title": "Over sequential edits",
-                "note": "Each point tests all facts edited so far; 'kept' tests facts never edited.",
-                "svg": svg(curves_figure(curves, shown)),
-            }
-        )
-    if spectra:
-        figures.append(
-            {
-                "title": "Spectrum of the preserved keys",
-                "note": "Directions of little energy carry little of what the model knows.",
-                "svg": svg(spectrum_figure(spectra, thresholds)),
-            }
-        )
-    null_space = [
-        {
-            "name": name,
-            "d_in": row["d_in"],
-            "dim": row["dim"],
-            "energy": f"{100 * row['energy_left']:.2f} %",
-            "leak": f"{row['leak']:.2g}",
-        }
-        for name, row in first.get("null_space", {}).items()
-    ]
-    settings = [*first["hyperparameters"].items(), *first["versions"].items()]
-    settings += [(f"seconds, {k}", f"{v:.2f}") for k, v in first["seconds"].items()]
+
+    method: str
+    rows: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class LayerSpectrum:
+    """Eigenvalues of one layer's second moment, and the null space chosen."""
+
+    layer: int
+    values: Sequence[float]
+    dim: int
+    threshold: float
+    energy_left: float
+    leak: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page shows; parts that are empty are left out.
+
+    Attributes:
+        command: the exact command that made it.
+        metrics: by column ("unedited", a method, ...); the first is the baseline, the second is
+            summed up at the top.
+    """
+
+    title: str
+    subtitle: str
+    command: str
+    changed: Sequence[Changed] = ()
+    rephrased: Sequence[Asked] = ()
+    unrelated: Sequence[Asked] = ()
+    metrics: Mapping[str, Mapping[str, Rate | None]] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
+    curves_note: str = ""
+    spectra: Sequence[LayerSpectrum] = ()
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(report: Report) -> str:
+    """The page as text. Everything that comes from outside is escaped."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"rate": _rate, "probability": _probability, "width": _width}
     template = (files("alphaedit.report") / "report.html.j2").read_text(encoding="utf-8")
+    columns = list(report.metrics)
+    rows = [
+        (name.replace("_", " "), meaning, unit, [report.metrics[c].get(name) for c in columns])
+        for name, meaning, unit in METRICS
+        if any(report.metrics[c].get(name) for c in columns)
+    ]
     return environment.from_string(template).render(
-        title=title,
-        subtitle=subtitle,
-        command=command,
-        cards=cards,
-        changed=changed[:SHOWN],
-        hidden=max(0, len(changed) - SHOWN),
-        unchanged=unchanged,
-        methods=list(runs),
-        metrics=metrics,
-        figures=figures,
-        null_space=null_space,
-        settings=settings,
+        report=report,
+        changed=report.changed[:SHOWN],
+        hidden=max(0, len(report.changed) - SHOWN),
+        columns=columns,
+        rows=rows,
+        cards=_cards(report, columns),
+        curves=_curves(report, columns),
+        spectra=[
+            (s, Markup(svg(spectrum_panel(s.layer, s.values, s.dim), f"spectrum{s.layer}")))
+            for s in report.spectra
+        ],
     )
 
 
-def write(page: str, path: Path) -> Path:
-    """Write a page, all or nothing.
+def _cards(report: Report, columns: list[str]) -> list[tuple[str, Rate, Rate | None]]:
+    if not columns:
+        return []
+    last = report.metrics[columns[min(1, len(columns) - 1)]]
+    first = report.metrics[columns[0]] if len(columns) > 1 else {}
+    return [(name, value, first.get(name)) for name in CARDS if (value := last.get(name))]
+
+
+def _curves(report: Report, columns: list[str]) -> list[Markup]:
+    lines = {curve.method: curve.rows for curve in report.curves}
+    baseline = report.metrics[columns[0]] if columns else {}
+    panels = []
+    for metric in CURVES:
+        if any(row.get(metric) for rows in lines.values() for row in rows):
+            # How many true objects are preferred before any edit differs with the facts asked,
+            # except for the facts that are never edited.
+            level = baseline.get(metric) if metric == "kept" else None
+            panel = curve_panel(metric, lines, level.value if level else None)
+            panels.append(Markup(svg(panel, f"curve-{metric}")))
+    return panels
+
+
+def _rate(rate: Rate | None, unit: str = "") -> str:
+    if rate is None:
+        return "–"
+    return f"{rate.value:.1f}{unit and ' ' + unit}"
+
+
+def _probability(p: float) -> str:
+    return f"{100 * p:.1f} %" if p >= 0.0005 else "< 0.1 %"
+
+
+def _width(p: float) -> str:
+    return f"{100 * min(1.0, max(0.0, p)):.0f}%"
+
+
+def write(report: Report, path: Path) -> Path:
+    """Render `report` into the file `path`, all or nothing.
 
     Raises:
         ResourceError: it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResourceError(
-            f"Cannot write {path}: {error}.", remedy="Free some space or choose another directory."
-        ) from error
+    write_text(render(report), path)
     return path

@@ -34,13 +34,16 @@ class Corpus:
     texts: Callable[[], Iterator[str]]
 
 
-def open_corpus(spec: str, handle: ModelHandle, *, seed: int = 0, field: str = "text") -> Corpus:
+def open_corpus(
+    spec: str, handle: ModelHandle, *, seed: int = 0, field: str = "text", model: str | None = None
+) -> Corpus:
     """The corpus that `spec` names.
 
     Args:
         spec: a .jsonl file (its `field`), any other text file (paragraphs), "hf:NAME", with
             optional ":CONFIG" and ":SPLIT", "bundled" (the world of the bundled models) or "self"
             (sampled from the model, seeded).
+        model: fingerprint of the unedited model, for "self".
 
     Raises:
         StatsError: the file is missing, empty, or has a bad line; the data set cannot be loaded.
@@ -48,7 +51,8 @@ def open_corpus(spec: str, handle: ModelHandle, *, seed: int = 0, field: str = "
     if spec == "bundled":
         return _bundled(handle, seed)
     if spec == "self":
-        print_of = sha256(f"self:{handle.fingerprint()}:{seed}".encode()).hexdigest()
+        origin = f"self:{model or handle.fingerprint()}:{seed}"
+        print_of = sha256(origin.encode()).hexdigest()
         return Corpus("self", print_of, lambda: self_texts(handle, seed))
     if spec.startswith("hf:"):
         return _hub(spec, field)
@@ -129,7 +133,7 @@ def self_texts(handle: ModelHandle, seed: int) -> Iterator[str]:
     """Endless text that the model itself writes, from BOS or a random token of its vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     limit = handle.max_positions or SELF_LENGTH
-    vocabulary = handle.embed.weight.shape[0]  # type: ignore[index, union-attr]
+    vocabulary = int(handle.model.config.get_text_config().vocab_size)
     prefix = handle.tokens.encode("")
     while True:
         starts = torch.randint(vocabulary, (SELF_ROWS,), generator=generator).tolist()

@@ -63,7 +63,7 @@ class ModelStatistics:
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, opened when first needed."""
-        return open_corpus(self.spec, self.handle, seed=self.seed)
+        return open_corpus(self.spec, self.handle, seed=self.seed, model=self.model)
 
     def _key(self, layer: int, kind: str) -> dict[str, str]:
         return {

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,62 +25,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from alphaedit.world.corpus import MIX, Corpus
+from alphaedit.world.corpus import Corpus
 from alphaedit.world.facts import World
 from alphaedit.world.phrasing import Piece
+from alphaedit.world.recipe import RECIPES, Recipe
 from alphaedit.world.tokenizer import train_tokenizer
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a bundled model."""
-
-    family: str = "gpt2"
-    layers: int = 8
-    width: int = 256
-    inner: int = 2048
-    heads: int = 4
-    activation: str = "relu"
-    vocabulary: int = 2048
-    positions: int = 256
-    subjects: int = 4000
-    tokens: int = 15_000_000
-    batch_tokens: int = 2048
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.02
-    decay: float = 0.4
-    bottleneck: float = 0.85
-    delay: int = 4
-    delayed: float = 0.7
-    noise: float = 0.2
-    name_share: float = 0.1
-    zipf: float = 0.3
-    hidden_norm: float = 40.0
-    mix: tuple[tuple[str, float], ...] = MIX
-    seed: int = 0
+__all__ = ["RECIPES", "Batches", "Recipe", "train"]
 
 
-RECIPES = {
-    "bundled": Recipe(),
-    "bundled-small": Recipe(
-        family="llama",
-        layers=6,
-        width=160,
-        inner=512,
-        heads=5,
-        subjects=600,
-        tokens=6_000_000,
-        delay=4,
-    ),
-}
-
-
-def build_model(recipe: Recipe, vocabulary: int, bos: int) -> nn.Module:
+def build_model(recipe: Recipe, vocabulary: int, bos: int) -> Any:
     """A fresh model of the recipe's family, seeded."""
     devices: list[int] = []
     with torch.random.fork_rng(devices=devices):
-        torch.random.default_generator.manual_seed(recipe.seed)
+        torch.random.manual_seed(recipe.seed)
         if recipe.family == "gpt2":
             return GPT2LMHeadModel(
                 GPT2Config(
@@ -93,7 +51,6 @@ def build_model(recipe: Recipe, vocabulary: int, bos: int) -> nn.Module:
                     activation_function=recipe.activation,
                     embd_pdrop=0.0,
                     attn_pdrop=0.0,
-                    attn_implementation="eager",
                     resid_pdrop=0.0,
                     bos_token_id=bos,
                     eos_token_id=bos,
@@ -333,6 +290,8 @@ def train(
     world = World.load().largest(recipe.subjects)
     tokenizer = _tokenizer(world, recipe, folder)
     model = build_model(recipe, len(tokenizer), tokenizer.bos_token_id)
+    # On a CPU, plain attention is faster than the fused kernel at these lengths.
+    model.set_attn_implementation("eager")
     opts = optimizers(model, recipe)
     steps = recipe.tokens // recipe.batch_tokens
     step, path = 0, folder / "checkpoint.pt"

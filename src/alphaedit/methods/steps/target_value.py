@@ -73,7 +73,6 @@ class Targets:
         values: z = h + delta at the edited layer, [d_out, u] float32.
         clean: h of the bare prompts, [d_out, u] float32.
         losses: for each fact its loss at every step taken.
-        rows: rows of all facts (reused by the key step's caller for nothing but tests).
     """
 
     values: Tensor
@@ -107,11 +106,17 @@ def _readout(rows: Sequence[Row], device: torch.device) -> _Readout:
             position.append(r.prompt_end - r.subject_last + step)
             target.append(token)
             weight.append(1.0 / (len(r.targets) * contexts[r.fact]))
-    as_tensor = lambda x: torch.tensor(x, device=device)  # noqa: E731
+
+    def indices(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
     return _Readout(
-        *(as_tensor(x) for x in (row, position, target)),
-        torch.tensor(weight, dtype=torch.float32, device=device),
-        *(as_tensor(x) for x in (kl_row, kl_position)),
+        row=indices(row),
+        position=indices(position),
+        target=indices(target),
+        weight=torch.tensor(weight, dtype=torch.float32, device=device),
+        kl_row=indices(kl_row),
+        kl_position=indices(kl_position),
     )
 
 
@@ -187,7 +192,7 @@ def find_targets(
         if step == hp.steps - 1 or not alive.any():
             break
         adam.zero_grad(set_to_none=True)
-        loss[alive].sum().backward()  # type: ignore[no-untyped-call]
+        loss[alive].sum().backward()
         adam.step()
         with torch.no_grad():
             delta.copy_(_clamp(delta, hp.clamp * norm))

@@ -1,0 +1,115 @@
+"""Facts from a file or the command line, and the records that measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphaedit.core.errors import ConfigError
+from alphaedit.core.fact import Fact, check_facts, load_facts
+from alphaedit.core.records import read_records
+
+if TYPE_CHECKING:
+    from alphaedit.bench.data import EditRecord
+    from alphaedit.core.edit import Answer
+    from alphaedit.model.handle import ModelHandle
+
+KEPT = 300
+"""Facts of the bundled world that are asked before and after, and not edited."""
+ANSWER_WORDS = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Facts, and CounterFact's records of them where the file has that schema."""
+
+    facts: list[Fact]
+    rows: dict[int, dict[str, Any]]
+
+
+def read(
+    path: Path | None,
+    prompt: str | None,
+    subject: str | None,
+    target: str | None,
+    truth: str | None = None,
+) -> Source:
+    """The facts that a command line names.
+
+    Raises:
+        ConfigError: there are none, or two sources.
+        FactError: a record cannot be used.
+    """
+    given = {"--prompt": prompt, "--subject": subject, "--target": target}
+    if path is not None:
+        if any(value is not None for value in (*given.values(), truth)):
+            raise ConfigError(
+                "Facts are given both in a file and on the command line.",
+                remedy="Give one of the two.",
+            )
+        facts = load_facts(path)
+        rows = [record for _, record in read_records(path)]
+        return Source(facts, {i: r for i, r in enumerate(rows) if "requested_rewrite" in r})
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise ConfigError(
+            "No facts are given." if len(missing) == 3 else f"{' and '.join(missing)} missing.",
+            remedy="Give a file of facts, or --prompt, --subject and --target.",
+        )
+    fact = Fact(str(prompt), str(subject), str(target), truth=truth)
+    return Source(check_facts([fact], ["command line"]), {})
+
+
+def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
+    """Records that measure the facts of `source`.
+
+    A fact without an old object is measured against what the model said before; one without
+    generation prompts, by its own prompt and paraphrases.
+    """
+    from alphaedit.bench.data import EditRecord
+
+    records = []
+    for index, (fact, answer) in enumerate(zip(source.facts, before, strict=True)):
+        if index in source.rows:
+            records.append(EditRecord.from_dict(source.rows[index], f"record {index + 1}"))
+            continue
+        records.append(
+            EditRecord(
+                case_id=fact.id or str(index),
+                relation_id="",
+                prompt=fact.prompt,
+                subject=fact.subject,
+                target_new=fact.target,
+                target_true=fact.truth or first_answer(answer.text) or fact.target,
+                paraphrase_prompts=fact.paraphrases,
+                neighborhood_prompts=fact.neighborhood,
+                generation_prompts=(fact.text, *fact.paraphrases),
+            )
+        )
+    return records
+
+
+def first_answer(text: str) -> str:
+    """The answer at the start of a continuation: up to a stop, at most four words."""
+    line = text.strip().split("\n")[0]
+    for stop in (".", ",", ";", "?", "!"):
+        line = line.split(stop)[0] if line.split(stop)[0].strip() else line
+    return " ".join(line.split()[:ANSWER_WORDS])
+
+
+def kept_probes(
+    handle: ModelHandle, subjects: set[str], *, seed: int, count: int = KEPT
+) -> list[tuple[str, str]]:
+    """(prompt, answer) of facts that a bundled model knows and that are not about `subjects`.
+
+    Empty for other models: nobody told what they know.
+    """
+    known = getattr(handle.model.config, "alphaedit_subjects", None)
+    if known is None:
+        return []
+    from alphaedit.world.facts import World
+    from alphaedit.world.records import probes
+
+    return probes(World.load().largest(known), subjects, count, seed=seed)

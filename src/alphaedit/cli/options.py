@@ -1,0 +1,124 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_COMMON = "Common options"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model directory, a hub name (owner/name), 'bundled' or 'bundled-small'.",
+        show_default=False,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object on standard output, and nothing else there.",
+        rich_help_panel=_COMMON,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=_COMMON)
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Where to compute, such as cpu or cuda:0.",
+        rich_help_panel=_COMMON,
+        show_default="cpu",
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Dtype of the weights: float32, bfloat16, float16.",
+        rich_help_panel=_COMMON,
+        show_default="as stored; float32 on a CPU",
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_COMMON)
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Show the traceback of an error (also: ALPHAEDIT_DEBUG=1).",
+        rich_help_panel=_COMMON,
+    ),
+]
+
+Method = Annotated[
+    str, typer.Option("--method", "-m", help="Editing method; see `alphaedit methods`.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Hyperparameters by name.",
+        show_default="the one that fits the model, else measured on it",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one hyperparameter, such as layers=3,4 or clamp=1.5. Repeatable.",
+        show_default=False,
+    ),
+]
+CorpusName = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        help="Text for the second moments: a .txt or .jsonl file, hf:NAME, 'bundled', or 'self' "
+        "(sampled from the model).",
+        show_default="bundled for bundled models, else self",
+    ),
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        "--tokens",
+        min=1,
+        help="Token budget of the second moments.",
+        show_default="40 a direction, at most 1,000,000",
+    ),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        help="Where second moments are kept.",
+        show_default="$ALPHAEDIT_CACHE, or ~/.cache/alphaedit",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what is at the output path.")
+]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Write an HTML report.", show_default=False),
+]
+NoGeneration = Annotated[
+    bool,
+    typer.Option("--no-generation", help="Skip fluency and consistency, which sample text."),
+]
+
+
+def examples(*lines: str) -> str:
+    """Text for the foot of a help page."""
+    # In help pages, a blank line stands for a line break and square brackets for markup.
+    shown = [line.replace("[", "\\[") for line in lines]
+    return "\n\n".join(["[bold]Examples:[/bold]", *(f"[cyan]$ {line}[/cyan]" for line in shown)])

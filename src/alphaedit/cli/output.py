@@ -1,0 +1,163 @@
+"""What commands say: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alphaedit.core.progress import Progress
+
+LINE_EVERY = 15.0
+"""Seconds between lines of progress where standard error is no terminal."""
+
+
+class Interruption(KeyboardInterrupt):
+    """Ctrl-C, with a sentence on what it left behind."""
+
+    NOTHING = "Nothing was changed: files are written whole at the end, or not at all."
+
+    def __init__(self, note: str) -> None:
+        super().__init__(note)
+        self.note = note
+
+
+def error_console() -> Console:
+    """Standard error as a rich console."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def output_console() -> Console:
+    """Standard output as a rich console, wide enough for tables when it is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=120)
+    return console
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """`data` as JSON; what is neither number nor infinity becomes null."""
+    return json.dumps(_finite(data), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+class Session:
+    """One command's output: progress, notes, and what it has written so far.
+
+    Attributes:
+        json: whether the result is to be JSON; then nothing else is printed.
+        written: files and directories that are complete.
+    """
+
+    def __init__(self, *, json: bool, quiet: bool) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.written: list[Path] = []
+
+    def note(self, text: str) -> None:
+        """A sentence on standard error."""
+        if not self.quiet and not self.json:
+            error_console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def wrote(self, path: Path) -> None:
+        """Remember that `path` is complete."""
+        self.written.append(path)
+
+    @contextmanager
+    def progress(self, note: str | None = None) -> Iterator[Progress]:
+        """Progress on standard error; Ctrl-C inside tells what was written, or `note`."""
+        try:
+            with _shown(self.quiet) as report:
+                yield report
+        except KeyboardInterrupt as stop:
+            if note is not None:
+                raise Interruption(note) from stop
+            if not self.written:
+                raise
+            done = ", ".join(str(path) for path in self.written)
+            raise Interruption(f"Complete: {done}. Nothing else was written.") from stop
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[Progress]:
+    console = error_console()
+    if quiet:
+        yield lambda phase, done, total: None
+    elif console.is_terminal:
+        with _bars(console) as report:
+            yield report
+    else:
+        yield _lines(console)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase in tasks and done >= total:
+                bars.remove_task(tasks.pop(phase))
+            elif phase in tasks:
+                bars.update(tasks[phase], completed=done, total=total)
+            elif done < total:
+                tasks[phase] = bars.add_task(phase, completed=done, total=total)
+
+        yield report
+
+
+def _lines(console: Console) -> Callable[[str, int, int], None]:
+    last: dict[str, float] = {}
+    began = time.monotonic()
+
+    def report(phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - last.get(phase, began) >= LINE_EVERY:
+            last[phase] = now
+            console.print(f"{phase}: {done}/{total}", markup=False, highlight=False)
+
+    return report
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """One line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def quiet_libraries() -> None:
+    """Keep transformers from drawing bars and giving advice."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,145 @@
+"""From what was typed to what the library takes; mistakes are found before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphaedit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alphaedit.core.progress import Progress
+    from alphaedit.editor.session import Editor
+
+SESSION, CHECKPOINT = "session.json", "config.json"
+"""Files by which a directory is known as ours to replace."""
+
+
+def open_editor(
+    model: str,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    corpus: str | None = None,
+    tokens: int | None = None,
+    cache_dir: Path | None = None,
+    session: Path | None = None,
+) -> Editor:
+    """The editor for `model`, with the edits of `session` applied."""
+    if session is not None:
+        require_session(session)
+    from alphaedit.cli.output import quiet_libraries
+    from alphaedit.editor.session import Editor
+
+    quiet_libraries()
+    editor = Editor.from_pretrained(
+        model,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        corpus=corpus,
+        tokens=tokens,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    if session is not None:
+        editor.load(session)
+    return editor
+
+
+def require_session(folder: Path) -> None:
+    """Refuse a directory that is no saved session.
+
+    Raises:
+        EditFileError: there is no session.
+    """
+    if not (folder / SESSION).is_file():
+        from alphaedit.core.errors import EditFileError
+
+        raise EditFileError(
+            f"{folder} is not a saved session: {SESSION} is missing.",
+            remedy="Give the directory that `alphaedit edit -o` wrote.",
+        )
+
+
+def check_folder(folder: Path | None, mark: str, *, force: bool) -> None:
+    """Refuse to write over what is there, and with `force` over what is not our own kind.
+
+    Args:
+        folder: where to write.
+        mark: file that a directory of this kind has.
+        force: replace a directory that has it.
+
+    Raises:
+        ConfigError: `folder` exists and may not be replaced.
+    """
+    if folder is None or not folder.exists():
+        return
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if not force:
+        raise ConfigError(
+            f"{folder} exists.", remedy="Choose another directory, or replace it with --force."
+        )
+    if not (folder / mark).is_file():
+        raise ConfigError(
+            f"{folder} exists and has no {mark}: it will not be replaced, even with --force.",
+            remedy="Choose another directory, or remove it yourself.",
+        )
+
+
+def check_file(path: Path | None, *, force: bool) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        ConfigError: `path` exists and `force` is not given, or it is a directory.
+    """
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{path} is a directory.", remedy="Give a file name inside it.")
+    if path is not None and path.exists() and not force:
+        raise ConfigError(
+            f"{path} exists.", remedy="Choose another name, or replace it with --force."
+        )
+
+
+def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """`--set KEY=VALUE` pairs as hyperparameters of the right types.
+
+    Raises:
+        ConfigError: a pair has no "=", a name is unknown or given twice, or a value impossible.
+    """
+    if not pairs:
+        return {}
+    from alphaedit.methods.config import build
+
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = (part.strip() for part in pair.partition("="))
+        key = key.replace("-", "_")
+        if not sign or not key or not value:
+            raise ConfigError(f"--set {pair!r} is not KEY=VALUE.", remedy="Write --set clamp=1.5.")
+        if key in given:
+            raise ConfigError(f"--set {key} is given twice.", remedy="Give it once.")
+        given[key] = numbers(value) if key == "layers" else None if value == "none" else value
+    built = build({"layers": (0,), **given}, "--set")
+    return {key: getattr(built, key) for key in given}
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Layers as typed: "3,4,5", "3-5" or "[3, 4, 5]".
+
+    Raises:
+        ConfigError: `text` is none of these.
+    """
+    chosen: list[int] = []
+    for part in text.strip("[]() ").split(","):
+        first, dash, last = (piece.strip() for piece in part.strip().partition("-"))
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigError(
+                f"Layers {text!r} are not numbers.", remedy="Write layers as 3,4,5 or 3-5."
+            )
+        chosen += range(int(first), int(last if dash else first) + 1)
+    return tuple(sorted(set(chosen)))

@@ -1,0 +1,114 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alphaedit.cli.output import output_console, shorten
+
+if TYPE_CHECKING:
+    from alphaedit.core.edit import Answer
+    from alphaedit.core.fact import Fact
+
+SHOWN = 25
+UNITS = {"fluency": "entropy, bits x 100", "consistency": "cosine x 100"}
+ORDER = (
+    "efficacy",
+    "efficacy_generate",
+    "generalization",
+    "generalization_generate",
+    "specificity",
+    "specificity_generate",
+    "kept",
+    "fluency",
+    "consistency",
+)
+
+
+def facts_table(
+    facts: Sequence[Fact], before: Sequence[Answer], after: Sequence[Answer], title: str
+) -> None:
+    """Print what the model said and says to the prompt of each fact."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for name in ("prompt", "wanted", "before", "after"):
+        table.add_column(name, overflow="fold")
+    table.add_column("p(wanted)", justify="right", no_wrap=True)
+    for fact, old, new in list(zip(facts, before, after, strict=True))[:SHOWN]:
+        holds = new.text.strip().startswith(fact.target)
+        table.add_row(
+            Text(shorten(fact.text, 70)),
+            Text(fact.target),
+            Text(shorten(old.text, 24)),
+            Text(shorten(new.text, 24), style="green" if holds else "yellow"),
+            f"{probability(old.p_target)} -> {probability(new.p_target)}",
+        )
+    console = output_console()
+    console.print(table)
+    if len(facts) > SHOWN:
+        console.print(f"... and {len(facts) - SHOWN} more.")
+
+
+def probability(p: float) -> str:
+    """A probability in percent."""
+    return f"{100 * p:.1f} %" if p >= 0.0005 else "<0.1 %"
+
+
+def metrics_table(
+    columns: Mapping[str, Mapping[str, Mapping[str, Any] | None]], title: str
+) -> None:
+    """Print metrics (plain data, as in JSON) side by side, in the order of the papers."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("n", justify="right")
+    for metric in ORDER:
+        cells = [column.get(metric) for column in columns.values()]
+        counts = [str(cell["n"]) for cell in cells if cell]
+        if not counts:
+            continue
+        unit = f" ({UNITS[metric]})" if metric in UNITS else " (%)"
+        table.add_row(metric.replace("_", " ") + unit, *map(rate, cells), counts[-1])
+    console = output_console()
+    console.print(table)
+    console.print("In brackets: 95 % intervals.", style="dim", highlight=False)
+
+
+def rate(cell: Mapping[str, Any] | None) -> str:
+    """A value with its interval."""
+    if cell is None:
+        return "-"
+    return f"{cell['value']:.1f} ({cell['low']:.1f} to {cell['high']:.1f})"
+
+
+def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> None:
+    """Print size and leak of the null space of each layer."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    names = ("keys", "null space", "energy left", "|C P|/|C|", "threshold", "eigenvalues")
+    table.add_column("layer")
+    for name in names:
+        table.add_column(name, justify="right")
+    for layer, row in rows:
+        table.add_row(
+            layer,
+            str(row["d_in"]),
+            f"{row['dim']} ({100 * row['dim'] / row['d_in']:.0f} %)",
+            f"{100 * row['energy_left']:.2f} %",
+            f"{row['leak']:.2g}",
+            f"{row['threshold']:.3g}",
+            f"{row['smallest']:.2g} to {row['largest']:.3g}",
+        )
+    output_console().print(table)
+
+
+def seconds_line(seconds: Mapping[str, float]) -> str:
+    """Time by phase, in one line."""
+    return "Time: " + ", ".join(f"{name} {spent:.2f} s" for name, spent in seconds.items())

@@ -1,0 +1,52 @@
+"""What decides a bundled model: one recipe each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alphaedit.world.corpus import MIX
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a bundled model."""
+
+    family: str = "gpt2"
+    layers: int = 8
+    width: int = 256
+    inner: int = 2048
+    heads: int = 4
+    activation: str = "relu"
+    vocabulary: int = 2048
+    positions: int = 256
+    subjects: int = 4000
+    tokens: int = 15_000_000
+    batch_tokens: int = 2048
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.02
+    decay: float = 0.4
+    bottleneck: float = 0.85
+    delay: int = 4
+    delayed: float = 0.7
+    noise: float = 0.2
+    name_share: float = 0.1
+    zipf: float = 0.3
+    hidden_norm: float = 40.0
+    mix: tuple[tuple[str, float], ...] = MIX
+    seed: int = 0
+
+
+RECIPES = {
+    "bundled": Recipe(),
+    "bundled-small": Recipe(
+        family="llama",
+        layers=6,
+        width=160,
+        inner=512,
+        heads=5,
+        subjects=600,
+        tokens=6_000_000,
+        delay=4,
+    ),
+}
