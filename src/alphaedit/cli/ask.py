@@ -21,9 +21,7 @@ EXAMPLES = examples(
 
 def ask(
     model: options.Model,
-    prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT...", help="Texts to go on from.")
-    ],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Texts to go on from.")],
     edits: Annotated[
         Path | None,
         typer.Option("--edits", metavar="SESSION", help="Apply the edits saved there first."),
@@ -51,7 +49,5 @@ def ask(
     return {
         "model": model,
         "edits": [edit.id for edit in editor.edits],
-        "answers": [
-            {"prompt": p, "answer": a} for p, a in zip(prompts, answers, strict=True)
-        ],
+        "answers": [{"prompt": p, "answer": a} for p, a in zip(prompts, answers, strict=True)],
     }

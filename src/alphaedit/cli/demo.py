@@ -12,7 +12,7 @@ import typer
 
 from alphaedit.cli import options, tables
 from alphaedit.cli.evaluate import world_records
-from alphaedit.cli.facts import first_answer, kept_probes
+from alphaedit.cli.facts import kept_probes
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, shorten
 from alphaedit.cli.prepare import open_editor
@@ -72,7 +72,10 @@ class Demo:
         self.kept = kept_probes(handle, {f.subject for f in facts}, seed=self.seed)
         self.asked = [*REPHRASED, *(prompt for prompt, _ in self.kept[:UNRELATED])]
         measured: dict[str, Any] = {
-            "kept": self.kept, "generation": False, "seed": self.seed, "progress": self.progress,
+            "kept": self.kept,
+            "generation": False,
+            "seed": self.seed,
+            "progress": self.progress,
         }
         self.metrics: dict[str, Metrics] = {}
         self.metrics["unedited"] = evaluate(self.editor, self.records, **measured)
@@ -120,7 +123,9 @@ class Demo:
         answers: list[str | None] = [None] * len(REPHRASED)
         answers += [answer for _, answer in self.kept[:UNRELATED]]
         said = zip(self.asked, self.said_before, self.said_after, answers, strict=True)
-        return [(p, first_answer(b), first_answer(a), known) for p, b, a, known in said]
+        return [
+            (p, tables.first_answer(b), tables.first_answer(a), known) for p, b, a, known in said
+        ]
 
     def write_report(self, path: Path) -> None:
         """Write the HTML report."""
@@ -148,7 +153,7 @@ class Demo:
                 | {titles()[name]: run.metrics for name, run in self.runs.items()},
                 curves=[Curve(titles()[name], tuple(r.curve)) for name, r in self.runs.items()],
                 curves_note="Each point tests all facts edited so far; 'kept' asks for "
-                f"{len(self.kept)} facts that were never edited. Bands are 95 % intervals.",
+                f"{len(self.kept)} facts that were never edited. Bands are 95\u00a0% intervals.",
                 spectra=spectra(self.editor, first.hyperparameters),
                 hyperparameters=first.hyperparameters,
                 seconds=self.seconds,
@@ -199,8 +204,7 @@ def demo(
     result = {
         "edited": len(run.edit.facts),
         "answers": [
-            {"prompt": p, "before": b, "after": a, "known": known}
-            for p, b, a, known in run.pairs()
+            {"prompt": p, "before": b, "after": a, "known": known} for p, b, a, known in run.pairs()
         ],
         "methods": {name: r.to_json() for name, r in run.runs.items()},
         "seconds": run.seconds,

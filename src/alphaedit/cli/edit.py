@@ -27,6 +27,8 @@ EXAMPLES = examples(
     "alphaedit edit bundled more.csv --from my-edits -o my-edits --batch-size 100",
     "alphaedit edit ./my-model facts.yaml --set layers=3-5 --set clamp=1.5 --checkpoint edited",
 )
+KEPT = 100
+"""Facts of the bundled world that are asked before and after an edit."""
 
 
 def edit(
@@ -157,7 +159,9 @@ class Run:
         editor, facts = self.editor, self.facts
         self.before: tuple[Answer, ...] = editor.answers(facts)
         records = sources.records_of(self.source, self.before)
-        self.kept = sources.kept_probes(editor.handle, {f.subject for f in facts}, seed=seed)
+        self.kept = sources.kept_probes(
+            editor.handle, {f.subject for f in facts}, seed=seed, count=KEPT
+        )
         options: dict[str, Any] = {"kept": self.kept, "generation": generation, "seed": seed}
         began = time.perf_counter()
         self.metrics_before = evaluate(editor, records, progress=editor.progress, **options)
@@ -167,9 +171,7 @@ class Run:
             if len(facts) > self.batch_size:
                 editor.progress("facts", at, len(facts))
             batch = facts[at : at + self.batch_size]
-            self.made.append(
-                editor.edit(batch, self.method, preset=self.preset, **self.over)
-            )
+            self.made.append(editor.edit(batch, self.method, preset=self.preset, **self.over))
         editor.progress("facts", len(facts), len(facts))
         self.seconds["edit"] = time.perf_counter() - began
         for made in self.made:
@@ -187,8 +189,7 @@ class Run:
         return {
             **{name: rate.to_json() if rate else None for name, rate in self.metrics.items()},
             "before": {
-                name: rate.to_json() if rate else None
-                for name, rate in self.metrics_before.items()
+                name: rate.to_json() if rate else None for name, rate in self.metrics_before.items()
             },
             "model": model,
             "method": last.method,

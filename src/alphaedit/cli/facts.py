@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.cli.tables import first_answer
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact, check_facts, load_facts
 from alphaedit.core.records import read_records
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 KEPT = 300
 """Facts of the bundled world that are asked before and after, and not edited."""
-ANSWER_WORDS = 4
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,6 @@ def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
             )
         )
     return records
-
-
-def first_answer(text: str) -> str:
-    """The answer at the start of a continuation: up to a stop, at most four words."""
-    line = text.strip().split("\n")[0]
-    for stop in (".", ",", ";", "?", "!"):
-        line = line.split(stop)[0] if line.split(stop)[0].strip() else line
-    return " ".join(line.split()[:ANSWER_WORDS])
 
 
 def kept_probes(

@@ -46,9 +46,7 @@ Dtype = Annotated[
         show_default="as stored; float32 on a CPU",
     ),
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_COMMON)
-]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_COMMON)]
 Debug = Annotated[
     bool,
     typer.Option(
@@ -104,9 +102,7 @@ CacheDir = Annotated[
         show_default="$ALPHAEDIT_CACHE, or ~/.cache/alphaedit",
     ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace what is at the output path.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
 ReportFile = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Write an HTML report.", show_default=False),

@@ -137,14 +137,13 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 
 def _lines(console: Console) -> Callable[[str, int, int], None]:
-    last: dict[str, float] = {}
-    began = time.monotonic()
+    last = time.monotonic()
 
     def report(phase: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - last.get(phase, began) >= LINE_EVERY:
-            last[phase] = now
-            console.print(f"{phase}: {done}/{total}", markup=False, highlight=False)
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            console.print(f"{phase}: {done} of {total}", markup=False, highlight=False)
 
     return report
 

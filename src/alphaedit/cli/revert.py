@@ -47,9 +47,7 @@ def revert(
     that they were made on was never changed.
     """
     if (model is None) != (checkpoint is None):
-        raise ConfigError(
-            "--model and --checkpoint go together.", remedy="Give both, or neither."
-        )
+        raise ConfigError("--model and --checkpoint go together.", remedy="Give both, or neither.")
     require_session(session)
     check_folder(checkpoint, CHECKPOINT, force=force)
     from alphaedit.editor.io import check_count, load_session, revert_session

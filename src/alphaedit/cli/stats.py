@@ -103,7 +103,7 @@ def stats(
                 plot,
             )
             out.wrote(plot)
-    result = {
+    result: dict[str, Any] = {
         "model": model,
         "corpus": statistics.corpus.name,
         "tokens": statistics.tokens,
@@ -119,7 +119,7 @@ def stats(
         write_text(to_json(result, indent=1) + "\n", out_file)
     if not json:
         title = f"Keys of {model} over {statistics.tokens:,} tokens of {statistics.corpus.name}"
-        tables.null_space_table([(str(r["layer"]), r) for r in result["layers"]], title)
+        tables.null_space_table(list(zip(map(str, chosen), rows, strict=True)), title)
         console = output_console()
         console.print(f"Kept in {result['cache']}", highlight=False, soft_wrap=True)
         if plot is not None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from alphaedit.core.fact import Fact
 
 SHOWN = 25
+ANSWER_WORDS = 4
 UNITS = {"fluency": "entropy, bits x 100", "consistency": "cosine x 100"}
 ORDER = (
     "efficacy",
@@ -42,14 +43,22 @@ def facts_table(
         table.add_row(
             Text(shorten(fact.text, 70)),
             Text(fact.target),
-            Text(shorten(old.text, 24)),
-            Text(shorten(new.text, 24), style="green" if holds else "yellow"),
+            Text(first_answer(old.text)),
+            Text(first_answer(new.text), style="green" if holds else "yellow"),
             f"{probability(old.p_target)} -> {probability(new.p_target)}",
         )
     console = output_console()
     console.print(table)
     if len(facts) > SHOWN:
         console.print(f"... and {len(facts) - SHOWN} more.")
+
+
+def first_answer(text: str) -> str:
+    """The answer at the start of a continuation: up to a stop, at most four words."""
+    line = text.strip().split("\n")[0]
+    for stop in (". ", ", ", "; ", "? ", "! "):
+        line = line.split(stop)[0]
+    return " ".join(line.split()[:ANSWER_WORDS]).rstrip(".,;?!")
 
 
 def probability(p: float) -> str:

@@ -31,9 +31,7 @@ app = typer.Typer(
 
 Output = Annotated[
     Path | None,
-    typer.Option(
-        "--out", "-o", metavar="FILE", help="Write here.", show_default="standard output"
-    ),
+    typer.Option("--out", "-o", metavar="FILE", help="Write here.", show_default="standard output"),
 ]
 GO_ON = "The last checkpoint is kept: the same command goes on from it."
 
@@ -224,9 +222,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a bundled model from scratch; an interrupted run goes on from its last checkpoint."""
     if (out_dir / "model.safetensors").is_file():
-        raise ConfigError(
-            f"{out_dir} holds a finished model.", remedy="Choose another directory."
-        )
+        raise ConfigError(f"{out_dir} holds a finished model.", remedy="Choose another directory.")
     from alphaedit.world.train import RECIPES
     from alphaedit.world.train import train as run
 

@@ -37,7 +37,9 @@ def save_session(
     """Write edits and sequential state into `folder`, all or nothing.
 
     Args:
+        folder: where to write.
         base: fingerprint of the unedited model.
+        edits: oldest first.
         states: the state after each edit. Each grows out of the one before, so that the last one
             and the sizes of the others hold them all.
 
@@ -64,12 +66,11 @@ def save_session(
     return folder
 
 
-def load_session(
-    folder: Path, base: str | None = None
-) -> tuple[list[Edit], list[SequentialState]]:
+def load_session(folder: Path, base: str | None = None) -> tuple[list[Edit], list[SequentialState]]:
     """Read what `save_session` wrote: edits, and the state after each.
 
     Args:
+        folder: where `save_session` wrote.
         base: fingerprint of the unedited model; not compared if not given.
 
     Raises:
@@ -95,7 +96,12 @@ def load_session(
             remedy="Give the directory that `alphaedit edit -o` wrote.",
         ) from error
     except (
-        AttributeError, KeyError, TypeError, ValueError, SafetensorError, OSError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        SafetensorError,
+        OSError,
     ) as error:
         raise _broken(folder, str(error)) from error
     sizes = {layer: keys.shape[1] for layer, keys in states[-1].past_keys.items()} if states else {}
@@ -154,36 +160,3 @@ def save_checkpoint(handle: ModelHandle, folder: Path) -> Path:
         handle.model.save_pretrained(part, safe_serialization=True)
         handle.tokenizer.save_pretrained(part)
     return folder
-
-
-def revert_session(folder: Path, count: int) -> tuple[list[Edit], int]:
-    """Take the last `count` edits out of a saved session, all or nothing.
-
-    Returns:
-        The edits taken out, last first, and how many are left.
-
-    Raises:
-        EditFileError: the session is broken, or has fewer edits.
-    """
-    if not (folder / _SESSION).is_file():
-        raise EditFileError(
-            f"{folder} is not a saved session: {_SESSION} is missing.",
-            remedy="Give the directory that `alphaedit edit -o` wrote.",
-        )
-    base = json.loads((folder / _SESSION).read_text(encoding="utf-8"))["base"]
-    edits, state = load_session(folder, base)
-    if not 1 <= count <= len(edits):
-        raise EditFileError(
-            f"{count} edits cannot be reverted: {folder} holds {len(edits)}.",
-            remedy="Give a smaller --count.",
-        )
-    left, removed = edits[:-count], edits[-count:]
-    columns = left[-1].patch.metadata.get("past_columns", {}) if left else {}
-    past = {
-        layer: keys[:, : columns[str(layer)]].contiguous()
-        for layer, keys in state.past_keys.items()
-        if columns.get(str(layer))
-    }
-    total = sum(len(edit.facts) for edit in left)
-    save_session(folder, base, left, SequentialState(state.contexts, past, total))
-    return removed[::-1], len(left)

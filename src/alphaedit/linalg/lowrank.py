@@ -17,7 +17,10 @@ def concatenate(parts: Sequence[LowRank]) -> LowRank:
         ConfigError: there are none, or their shapes differ.
     """
     if not parts or len({part.shape for part in parts}) > 1:
-        raise ConfigError("Low-rank matrices to be added must be of one shape, and at least one.")
+        raise ConfigError(
+            "Low-rank matrices to be added must be of one shape, and at least one.",
+            remedy="Add changes of one weight only.",
+        )
     return LowRank(
         torch.cat([part.left for part in parts], dim=1),
         torch.cat([part.right for part in parts], dim=0),
@@ -32,15 +35,22 @@ def truncate(matrix: LowRank, tolerance: float) -> tuple[LowRank, float]:
         tolerance: bound on the relative error in Frobenius norm, 0 to 1.
 
     Returns:
-        The truncated product and its relative error. Cost O((d_out + d_in) r^2).
+        The truncated product and its relative error. Cost O((d_out + d_in) r^2). The r x r part
+        runs in float64; in float32 the factors' own rounding bounds the error from below.
+
+    Raises:
+        ConfigError: the tolerance is out of range.
     """
+    if not 0 <= tolerance <= 1:
+        raise ConfigError(f"A tolerance of {tolerance} is impossible.", remedy="Give 0 to 1.")
     q_left, r_left = torch.linalg.qr(matrix.left)
     q_right, r_right = torch.linalg.qr(matrix.right.T)
-    u, s, vh = torch.linalg.svd(r_left @ r_right.T)
+    u, s, vh = torch.linalg.svd(r_left.double() @ r_right.double().T, full_matrices=False)
     total = s.square().sum()
     if total == 0:
         return LowRank(matrix.left[:, :0], matrix.right[:0]), 0.0
     tail = s.square().flip(0).cumsum(0).flip(0) / total
     rank = int((tail > tolerance**2).sum())
     error = float(tail[rank].sqrt()) if rank < len(s) else 0.0
-    return LowRank(q_left @ (u[:, :rank] * s[:rank]), vh[:rank] @ q_right.T), error
+    left = (u[:, :rank] * s[:rank]).to(q_left)
+    return LowRank(q_left @ left, vh[:rank].to(q_right) @ q_right.T), error

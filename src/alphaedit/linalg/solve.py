@@ -33,37 +33,55 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def _cholesky(matrix: Tensor, what: str, precision: torch.dtype = torch.float64) -> Tensor:
-    """The lower factor of a float64 [n, n] matrix whose entries are known to `precision`.
+def _cholesky(matrix: Tensor, what: str, precision: torch.dtype | None = None) -> Tensor:
+    """The lower factor of a float64 [n, n] matrix.
 
-    The square of the factor's diagonal is what remains of each variable once those before it are
-    known. A remainder lost in the rounding of the entries means that the matrix is singular, even
-    if the factorisation happened to run to its end.
+    Args:
+        matrix: read by its lower triangle.
+        what: opens the message if it fails.
+        precision: dtype that the entries were rounded to, where they might make a singular matrix.
+            Rounding moves eigenvalues of the matrix scaled to unit diagonal by about eps sqrt(n):
+            one smaller than that is noise, even if the factorisation happened to run to its end.
     """
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
-    lost = 8 * torch.finfo(precision).eps * matrix.diagonal()
-    if int(info) != 0 or not bool((factor.diagonal().square() > lost).all()):
+    broken = int(info) != 0 or not bool(torch.isfinite(factor.diagonal()).all())
+    if precision is not None and not broken:
+        noise = 8 * torch.finfo(precision).eps * math.sqrt(len(matrix))
+        broken = _smallest(factor, matrix.diagonal().sqrt()) < noise
+    if broken:
         raise SubspaceError(
-            f"{what} is not positive definite to rounding "
-            f"({matrix.shape[0]} x {matrix.shape[0]}, known to {precision}).",
+            f"{what} is not positive definite to rounding ({len(matrix)} x {len(matrix)}"
+            + (f", known to {precision})." if precision else ")."),
             remedy="Raise the ridge, use more text for the second moment, or check the keys.",
         )
-    checked: Tensor = factor
-    return checked
+    return factor
+
+
+def _smallest(factor: Tensor, scale: Tensor) -> float:
+    """Smallest eigenvalue of D^-1 L L^T D^-1 from above, D = diag(scale), by inverse iteration."""
+    x = torch.arange(1, len(scale) + 1, dtype=factor.dtype, device=factor.device).cos()
+    value = math.inf
+    for _ in range(5):
+        x = x / x.norm()
+        x = scale * torch.cholesky_solve((scale * x)[:, None], factor)[:, 0]
+        value = 1 / float(x.norm())
+    return value
 
 
 class System:
     """The linear system of one layer: factor what stays once, solve for each batch of facts.
 
-    Keys are kept in coordinates x = L^-1 N^T k in which the base, ridge I + w N^T C N = L L^T, is
-    the identity; N^T k stands for the null basis's coordinates, for P k if the subspace is kept by
-    its complement, for k without one. Past keys X [c, p] and a batch x [c, u] then enter by the
-    block Cholesky factorisation of I + [X x]^T [X x], which is Woodbury's identity.
+    Keys are kept in coordinates x [c] in which the base is a number times the identity: x = N^T k
+    (x = P k if the subspace is kept by its complement, x = k without one) as long as the base is
+    ridge I, x = L^-1 N^T k and the number 1 once it is dense, ridge I + w N^T C N = L L^T. Past
+    keys X [c, p] and a batch x [c, u] then enter by the block Cholesky factorisation of
+    number I + [X x]^T [X x], which is Woodbury's identity.
 
-    Without a second moment L is a number: nothing of size d x d is formed, and a batch costs
-    O(d (m + p) u), m the columns of the subspace's basis. With one, L is dense, made once in
-    float64, O(d^3 / 3), and serves every batch. When the past keys outgrow `FOLD_AT` of c they are
-    folded into L, in float64 as well: results stay equal to rounding, cost stops growing.
+    Without a second moment nothing of size d x d is formed, and a batch costs O(d (m + p) u), m the
+    columns of the subspace's basis. With one, L is made once in float64, O(d^3 / 3), and serves
+    every batch. When the past keys outgrow `FOLD_AT` of c they are folded into L, in float64 as
+    well: results stay equal to rounding, the cost of a batch stops growing.
 
     With a complement the second moment is handled in all d coordinates, exactly: P w C P + ridge I
     is given t (I - P) besides, which makes it definite and never meets a key, as P x = x.
@@ -102,12 +120,12 @@ class System:
         self.ridge = ridge
         self.subspace = subspace
         self.d_in: int | None = subspace.d_in if subspace is not None else None
-        # L: a number, or its dense lower triangle [c, c] float64.
-        self._base: float | Tensor = math.sqrt(ridge)
+        self._number = ridge
+        self._base: Tensor | None = None  # L, lower [c, c] float64
         if second_moment is not None and moment_weight > 0:
-            self._base = self._factor(second_moment, moment_weight)
-        self._past: Tensor | None = None  # X [c, p]
-        self._history: Tensor | None = None  # lower factor of I + X^T X, [p, p] float64
+            self._number, self._base = 1.0, self._factor(second_moment, moment_weight)
+        # X [c, p], and the lower factor of number I + X^T X, [p, p] float64.
+        self._history: tuple[Tensor, Tensor] | None = None
         self._columns: Tensor | None = None  # Kp [d, p]
         if past_keys is not None:
             self.absorb(past_keys)
@@ -122,7 +140,7 @@ class System:
                 remedy="Take both from the same layer.",
             )
         self.d_in = size
-        base = second_moment.double() * weight
+        base = second_moment.to(torch.float64, copy=True).mul_(weight)
         space = self.subspace
         if space is not None and not space.complement:
             basis = space.basis.to(base)
@@ -154,17 +172,15 @@ class System:
         if space is not None:
             complement = space.complement
             keys = space.project(keys) if complement else space.basis.to(keys).T @ keys
-        if isinstance(self._base, float):
-            return keys / self._base
-        return torch.linalg.solve_triangular(
-            self._base.to(keys.device), keys.double(), upper=False
-        )
+        if self._base is None:
+            return keys
+        factor = self._base.to(keys.device)
+        whitened: Tensor = torch.linalg.solve_triangular(factor, keys.double(), upper=False)
+        return whitened
 
     def _back(self, rows: Tensor, keys: Tensor) -> Tensor:
         """Rows [u, c] of coefficients of x as rows [u, d], in the dtype of `keys`."""
-        if isinstance(self._base, float):
-            rows = rows / self._base
-        else:
+        if self._base is not None:
             factor = self._base.to(rows.device)
             rows = torch.linalg.solve_triangular(factor, rows, upper=False, left=False)
         rows = rows.to(keys.dtype)
@@ -173,19 +189,17 @@ class System:
         return rows
 
     def _extend(self, x: Tensor, what: str) -> tuple[Tensor, Tensor]:
-        """The new rows of the factor of I + [X x]^T [X x]: T^T [u, p] and the corner [u, u].
+        """The new rows of the history's factor: T^T [u, p] and the corner [u, u].
 
         Returns:
-            T [p, u] = H^-1 X^T x and the factor of I + x^T x - T^T T, H the factor of the history.
+            T [p, u] = H^-1 X^T x, H the factor, and the factor of number I + x^T x - T^T T.
         """
         corner = _product(x, x)
-        corner.diagonal().add_(1.0)
-        if self._past is None or self._history is None:
-            cross = corner.new_zeros(0, x.shape[1])
-        else:
-            cross = torch.linalg.solve_triangular(
-                self._history, _product(self._past, x), upper=False
-            )
+        corner.diagonal().add_(self._number)
+        if self._history is None:
+            return corner.new_zeros(0, x.shape[1]), _cholesky(corner, what)
+        past, factor = self._history
+        cross = torch.linalg.solve_triangular(factor, _product(past, x), upper=False)
         return cross, _cholesky(corner - cross.T @ cross, what)
 
     def absorb(self, keys: Tensor) -> None:
@@ -199,33 +213,30 @@ class System:
         if keys.shape[1] == 0:
             return
         x = self._coordinates(keys)
-        held = 0 if self._past is None else self._past.shape[1]
+        held = 0 if self._history is None else self._history[0].shape[1]
         if held + keys.shape[1] > FOLD_AT * len(x):
             self._fold(x)
-        elif self._past is None:
-            _, self._history = self._extend(x, "The history's part of the system")
-            self._past = x
         else:
-            assert self._history is not None
             cross, corner = self._extend(x, "The history's part of the system")
-            above = torch.cat([self._history, torch.zeros_like(cross)], dim=1)
-            self._history = torch.cat([above, torch.cat([cross.T, corner], dim=1)])
-            self._past = torch.cat([self._past, x], dim=1)
+            if self._history is None:
+                self._history = x, corner
+            else:
+                past, factor = self._history
+                upper = torch.cat([factor, torch.zeros_like(cross)], dim=1)
+                lower = torch.cat([cross.T, corner], dim=1)
+                self._history = torch.cat([past, x], dim=1), torch.cat([upper, lower])
         self._columns = keys if self._columns is None else torch.cat([self._columns, keys], dim=1)
 
     def _fold(self, x: Tensor) -> None:
-        """Make the base I + X X^T + x x^T, and with it L, dense; the history starts again empty."""
-        dense = torch.eye(len(x), dtype=torch.float64, device=x.device)
-        for part in (self._past, x):
-            for columns in () if part is None else part.split(_BLOCK, dim=1):
+        """Take X and x into a dense L; the history starts again empty."""
+        dense = torch.eye(len(x), dtype=torch.float64, device=x.device).mul_(self._number)
+        for part in (x,) if self._history is None else (self._history[0], x):
+            for columns in part.split(_BLOCK, dim=1):
                 wide = columns.double()
                 dense.addmm_(wide, wide.T)
         factor = _cholesky(dense, "The history's part of the system")
-        if isinstance(self._base, float):
-            self._base = factor.mul_(self._base)
-        else:
-            self._base = self._base.to(factor.device) @ factor
-        self._past = self._history = None
+        self._base = factor if self._base is None else self._base.to(factor.device) @ factor
+        self._number, self._history = 1.0, None
 
     def solve(self, keys: Tensor, residual: Tensor) -> LowRank:
         """Delta for a batch, as factors of rank u; the history stays as it is.
@@ -252,9 +263,10 @@ class System:
         x = self._coordinates(keys)
         cross, corner = self._extend(x, "The batch's part of the system")
         rows = x.T.double()
-        if self._past is not None and self._history is not None:
-            inner = torch.linalg.solve_triangular(self._history.T, cross, upper=True)
-            parts = [part.double() @ inner for part in self._past.split(_BLOCK)]
+        if self._history is not None:
+            past, factor = self._history
+            inner = torch.linalg.solve_triangular(factor.T, cross, upper=True)
+            parts = [part.double() @ inner for part in past.split(_BLOCK)]
             rows = rows - torch.cat(parts).T
         right = self._back(torch.cholesky_solve(rows, corner), keys)
         return LowRank(residual.to(keys).contiguous(), right.contiguous())

@@ -29,27 +29,42 @@ class Spectrum:
         return float(self.values.double().sum())
 
 
-def spectrum(second_moment: Tensor) -> Spectrum:
-    """Eigendecomposition of the symmetric [d, d] `second_moment`, in its dtype.
-
-    Cost O(d^3), a third or less of a singular value decomposition.
+def check_second_moment(c: Tensor) -> None:
+    """Whether `c` can be E[k k^T].
 
     Raises:
-        SubspaceError: not a symmetric finite matrix of float32 or float64, or indefinite.
+        SubspaceError: not a symmetric finite [d, d] matrix of float32 or float64.
     """
-    c = second_moment
-    if c.ndim != 2 or c.shape[0] != c.shape[1]:
+    if c.ndim != 2 or c.shape[0] != c.shape[1] or not len(c):
         raise SubspaceError(f"A second moment must be square, not {tuple(c.shape)}.")
     if c.dtype not in (torch.float32, torch.float64):
-        raise SubspaceError(f"A second moment must be float32 or float64, not {c.dtype}.")
+        raise SubspaceError(
+            f"A second moment must be float32 or float64, not {c.dtype}.",
+            remedy="Half precision cannot hold it: accumulate it in float32 or float64.",
+        )
     if not bool(torch.isfinite(c).all()):
         raise SubspaceError(
             "The second moment holds NaN or infinity.",
             remedy="Compute it again; check the model's weights.",
         )
-    scale = float(c.diagonal().abs().max())
-    if float((c - c.T).abs().max()) > 1e-4 * max(scale, 1e-30):
+    # By blocks of rows: a matrix of this size may be most of what fits.
+    rows = range(0, len(c), 1024)
+    gap = max(float((c[i : i + 1024] - c[:, i : i + 1024].T).abs().max()) for i in rows)
+    if gap > 1e-4 * float(c.diagonal().abs().max()):
         raise SubspaceError("The second moment is not symmetric.", remedy="Compute it again.")
+
+
+def spectrum(second_moment: Tensor) -> Spectrum:
+    """Eigendecomposition of the symmetric [d, d] `second_moment`, in its dtype.
+
+    Cost O(d^3), less than half of a singular value decomposition (benchmarks/nullspace.py).
+    Eigenvalues are right to about the dtype's precision times the largest of them.
+
+    Raises:
+        SubspaceError: not a symmetric finite matrix of float32 or float64, or indefinite.
+    """
+    c = second_moment
+    check_second_moment(c)
     values, vectors = torch.linalg.eigh(c)
     if float(values[0]) < -1e-3 * max(float(values[-1]), 1e-30):
         raise SubspaceError(
@@ -73,6 +88,14 @@ class Subspace:
     basis: Tensor
     complement: bool
 
+    def __post_init__(self) -> None:
+        """Check the shape."""
+        if self.basis.ndim != 2 or self.basis.shape[0] != self.d_in:
+            raise ConfigError(
+                f"A basis of shape {tuple(self.basis.shape)} does not span keys of {self.d_in}.",
+                remedy="Give [d_in, m].",
+            )
+
     @classmethod
     def identity(cls, d_in: int, dtype: torch.dtype = torch.float32) -> Subspace:
         """P = I."""
@@ -93,6 +116,13 @@ class Subspace:
     def project_rows(self, rows: Tensor) -> Tensor:
         """Rows P for rows [n, d]."""
         return self.project(rows.T).T
+
+    def null_basis(self) -> Tensor:
+        """Orthonormal basis N [d, dim] of the range of P; O(d^2 m) if the complement is kept."""
+        if not self.complement:
+            return self.basis
+        full: Tensor = torch.linalg.qr(self.basis, mode="complete").Q
+        return full[:, self.basis.shape[1] :]
 
     def matrix(self) -> Tensor:
         """P as a dense [d, d] matrix."""
@@ -116,6 +146,11 @@ def null_space(
     """
     if (threshold is None) == (energy is None):
         raise ConfigError("Give either a threshold or an energy for the null space.")
+    if energy is not None and not 0 < energy < 1:
+        raise ConfigError(
+            f"The energy kept out of the null space is {energy}.",
+            remedy="Give a share between 0 and 1, such as 0.98.",
+        )
     values = s.values.clamp_min(0)
     if threshold is not None:
         null = int((s.values < threshold).sum())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,17 @@ def curve_panel(
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
     unedited: float | None = None,
     *,
-    rate: bool = True,
+    lowest: float = 0.0,
 ) -> Figure:
     """One metric over sequential edits, a line with a 95 % band for each method.
 
     Args:
+        metric: name of the metric.
         curves: for each method, rows with "edits" and the metric as {"value", "low", "high"}.
         unedited: level of the unedited model, drawn as a thin line.
-        rate: whether the metric is in percent, so that the axis runs from 0 to 100.
+        lowest: lowest value in percent that the axis must show; it ends a step of 20 below.
     """
-    figure, axes = _panel(metric.replace("_", " ") + (" (%)" if rate else ""))
+    figure, axes = _panel(metric.replace("_", " ") + " (%)")
     for index, (method, rows) in enumerate(curves.items()):
         points = [(row["edits"], row[metric]) for row in rows if row.get(metric)]
         if not points:
@@ -88,8 +90,8 @@ def curve_panel(
         axes.axhline(
             unedited, color=INK, linestyle=(0, (2, 2)), linewidth=1.1, label="unedited model"
         )
-    if rate:
-        axes.set_ylim(-3, 103)
+    bottom = 20 * (max(0.0, lowest) // 20)
+    axes.set_ylim(bottom - (103 - bottom) * 0.03, 100 + (103 - bottom) * 0.03)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_xlabel("facts edited", fontsize=9)
@@ -118,10 +120,20 @@ def _draw_spectrum(axes: Axes, layer: int, values: Sequence[float], dim: int) ->
     # A few hundred points draw the same line as thousands.
     step = max(1, len(ordered) // 400)
     ranks = [*range(0, len(ordered), step), len(ordered) - 1]
+    axes.text(
+        len(ordered) - dim / 2,
+        2 * top,
+        "null space",
+        ha="center",
+        va="center",
+        fontsize=9,
+        color=INK,
+        clip_on=True,
+    )
     axes.plot(ranks, [ordered[rank] for rank in ranks], color=COLOURS[0], linewidth=1.8)
     axes.set_yscale("log")
     axes.set_xlim(0, len(ordered))
-    axes.set_ylim(FLOOR * top / 2, 5 * top)
+    axes.set_ylim(FLOOR * top / 2, 8 * top)
     axes.set_xlabel("rank of eigenvalue", fontsize=9)
     axes.set_ylabel("eigenvalue", fontsize=9)
 
@@ -147,16 +159,24 @@ def save_spectra(spectra: Sequence[tuple[int, Sequence[float], int]], path: Path
         part.unlink(missing_ok=True)
 
 
-def svg(figure: Figure, name: str) -> str:
-    """The figure as SVG to put into a page; `name` keeps its ids apart from other figures'."""
+def svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as SVG to put into a page.
+
+    Args:
+        figure: what to draw.
+        name: keeps its ids apart from those of other figures of the page.
+        label: what it shows, for those who cannot see it.
+    """
     buffer = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    head, rest = text.split(">", 1)
+    # Inside HTML, namespaces need no names; without a size, the picture fills its column.
+    head = re.sub(r' (?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)
+    text = f'{head} role="img" aria-label="{escape(label, quote=True)}">{rest}'
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', text)

@@ -16,8 +16,8 @@ from alphaedit.core.edit import Answer
 from alphaedit.core.files import write_text
 from alphaedit.report.figures import curve_panel, spectrum_panel, svg
 
-SHOWN = 60
-"""Facts listed; all count in the metrics."""
+FIRST, SHOWN = 12, 60
+"""Facts listed at once, and those that unfold; all count in the metrics."""
 
 # Name, what it says, and unit, in the order of the papers' tables.
 METRICS = (
@@ -117,7 +117,12 @@ class Report:
 def render(report: Report) -> str:
     """The page as text. Everything that comes from outside is escaped."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"rate": _rate, "probability": _probability, "width": _width}
+    environment.filters |= {
+        "rate": _rate,
+        "probability": _probability,
+        "width": _width,
+        "answer": _answer,
+    }
     template = (files("alphaedit.report") / "report.html.j2").read_text(encoding="utf-8")
     columns = list(report.metrics)
     rows = [
@@ -128,15 +133,13 @@ def render(report: Report) -> str:
     return environment.from_string(template).render(
         report=report,
         changed=report.changed[:SHOWN],
+        first=FIRST,
         hidden=max(0, len(report.changed) - SHOWN),
         columns=columns,
         rows=rows,
         cards=_cards(report, columns),
         curves=_curves(report, columns),
-        spectra=[
-            (s, Markup(svg(spectrum_panel(s.layer, s.values, s.dim), f"spectrum{s.layer}")))
-            for s in report.spectra
-        ],
+        spectra=[(layer, _spectrum(layer)) for layer in report.spectra],
     )
 
 
@@ -151,25 +154,42 @@ def _cards(report: Report, columns: list[str]) -> list[tuple[str, Rate, Rate | N
 def _curves(report: Report, columns: list[str]) -> list[Markup]:
     lines = {curve.method: curve.rows for curve in report.curves}
     baseline = report.metrics[columns[0]] if columns else {}
+    rows = [row for curve in report.curves for row in curve.rows]
+    shown = [metric for metric in CURVES if any(row.get(metric) for row in rows)]
+    # One scale for all panels, so that they compare at a glance.
+    lowest = min((row[m]["low"] for row in rows for m in shown if row.get(m)), default=0.0)
     panels = []
-    for metric in CURVES:
-        if any(row.get(metric) for rows in lines.values() for row in rows):
-            # How many true objects are preferred before any edit differs with the facts asked,
-            # except for the facts that are never edited.
-            level = baseline.get(metric) if metric == "kept" else None
-            panel = curve_panel(metric, lines, level.value if level else None)
-            panels.append(Markup(svg(panel, f"curve-{metric}")))
+    for metric in shown:
+        # Before any edit, the other metrics are not levels to come back to.
+        level = baseline.get(metric) if metric == "kept" else None
+        panel = curve_panel(metric, lines, level.value if level else None, lowest=lowest)
+        label = f"{metric} over sequential edits by {' and '.join(lines)}"
+        panels.append(Markup(svg(panel, f"curve-{metric}", label)))
     return panels
+
+
+def _spectrum(shown: LayerSpectrum) -> Markup:
+    panel = spectrum_panel(shown.layer, shown.values, shown.dim)
+    label = f"eigenvalues by rank at layer {shown.layer}; the last {shown.dim} are null"
+    return Markup(svg(panel, f"spectrum-{shown.layer}", label))
 
 
 def _rate(rate: Rate | None, unit: str = "") -> str:
     if rate is None:
-        return "–"
+        return "-"
     return f"{rate.value:.1f}{unit and ' ' + unit}"
 
 
 def _probability(p: float) -> str:
     return f"{100 * p:.1f} %" if p >= 0.0005 else "< 0.1 %"
+
+
+def _answer(text: str) -> tuple[str, str]:
+    """A continuation as its answer, up to the first stop, and the rest."""
+    text = text.strip()
+    stops = [at for stop in (". ", ", ", "; ", "\n", "? ", "! ") if (at := text.find(stop)) > 0]
+    end = min(stops, default=len(text))
+    return text[:end], text[end:]
 
 
 def _width(p: float) -> str:

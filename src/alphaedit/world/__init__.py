@@ -1,1 +1,1 @@
-"""The bundled world: real facts, phrasings of our own, corpora, training, and the shipped models."""
+"""The bundled world: real facts, our own phrasings, corpora, training, the shipped models."""

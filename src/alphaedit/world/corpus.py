@@ -1,4 +1,4 @@
-"""Training text of the world: sentences about many subjects mixed, biographies, questions, tasks."""
+"""Training text of the world: mixed sentences, biographies, questions, tasks."""
 
 from __future__ import annotations
 
@@ -79,14 +79,13 @@ def tokenizer_text(world: World) -> Iterator[str]:
     yield from world.subjects
     for relation in world.relations.values():
         words = phrasing.train_phrasings(relation) + phrasing.held_phrasings(relation)
-        for template in words + [relation.question, *relation.loose]:
+        for template in [*words, relation.question, *relation.loose]:
             yield template.replace("{}", "")
         yield f"{relation.subject_type} {relation.category} an a"
         for obj in world.objects.get(relation.id, ()):
             for _ in range(30):
                 yield f"is {obj}. Answer: {obj}"
-    for opener in phrasing.OPENERS:
-        yield opener
+    yield from phrasing.OPENERS
     for _ in range(8):
         yield "Question: What Answer: true false yes no True or false: Do and have the same"
         yield "Category of Text: Topic: I You The Because Therefore So It As For We In who which"

@@ -81,7 +81,7 @@ def statement(world: World, fact: WorldFact, rng: random.Random) -> list[Piece]:
 
 
 def type_statement(world: World, subject: str) -> list[Piece]:
-    """'SUBJECT is a person.'"""
+    """A sentence such as "SUBJECT is a person."."""
     return [*fill("{} is", subject), Piece(f" {article(world.type_of(subject))}.")]
 
 

@@ -45,8 +45,8 @@ RECIPES = {
         width=160,
         inner=512,
         heads=5,
-        subjects=600,
-        tokens=6_000_000,
+        subjects=500,
+        tokens=4_000_000,
         delay=4,
     ),
 }

@@ -75,7 +75,7 @@ GIVEN, PLAIN, NAME, OBJECT = range(4)
 
 
 class Batch(NamedTuple):
-    """Token ids, index of the last token of the name a token is in (or -1), kind; all [rows, length]."""
+    """Token ids, the last token of the name a token is in (or -1), kind; all [rows, length]."""
 
     ids: Tensor
     last: Tensor

@@ -1,0 +1,1 @@
+"""Measurements against plain computations, outside the test suite; results are in results/."""
