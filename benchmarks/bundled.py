@@ -12,7 +12,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.machine import machine
 from matplotlib.figure import Figure
 
 from alphaedit.core.fact import Fact
@@ -22,6 +21,7 @@ from alphaedit.world import phrasing
 from alphaedit.world.asset import NAMES, path
 from alphaedit.world.exam import examine
 from alphaedit.world.facts import World
+from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"

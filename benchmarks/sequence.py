@@ -11,13 +11,12 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.machine import machine
-
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.run import sequential
 from alphaedit.editor.session import Editor
 from alphaedit.world.facts import World
 from alphaedit.world.records import probes, records
+from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("none", "alphaedit", "memit", "memit-history", "rome")

@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 import torch
-from benchmarks.machine import machine
-from benchmarks.plain import plain_target
 
 from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
@@ -20,6 +18,8 @@ from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.target_value import find_targets
 from alphaedit.world.facts import World
 from alphaedit.world.records import records
+from benchmarks.machine import machine
+from benchmarks.plain import plain_target
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,6 +21,11 @@ def some_facts(count: int, seed: int = 0) -> list[Fact]:
     ]
 
 
+def bundled(name: str = "bundled") -> Editor:
+    """An editor with a small token budget: the second moments take seconds."""
+    return Editor.from_pretrained(name, tokens=12_000)
+
+
 def weights(editor: Editor) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in editor.handle.model.state_dict().items()}
 
@@ -31,7 +36,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_edit_holds_and_revert_is_exact(method: str) -> None:
-    editor = Editor.from_pretrained("bundled")
+    editor = bundled()
     clean = weights(editor)
     facts = some_facts(4)
     edit = editor.edit(facts, method)
@@ -47,14 +52,14 @@ def test_edit_holds_and_revert_is_exact(method: str) -> None:
 @pytest.mark.parametrize("method", ["alphaedit", "memit-history"])
 def test_save_load_and_go_on_equals_one_run(method: str, tmp_path: Path) -> None:
     facts = some_facts(20)
-    whole = Editor.from_pretrained("bundled")
+    whole = bundled()
     whole.edit(facts[:10], method)
     whole.edit(facts[10:], method)
 
-    first = Editor.from_pretrained("bundled")
+    first = bundled()
     first.edit(facts[:10], method)
     first.save(tmp_path / "session")
-    second = Editor.from_pretrained("bundled")
+    second = bundled()
     second.load(tmp_path / "session")
     second.edit(facts[10:], method)
 
@@ -63,10 +68,10 @@ def test_save_load_and_go_on_equals_one_run(method: str, tmp_path: Path) -> None
 
 
 def test_session_of_another_model_is_refused(tmp_path: Path) -> None:
-    editor = Editor.from_pretrained("bundled-small")
+    editor = bundled("bundled-small")
     editor.edit(some_facts(1)[:1], "memit")
     editor.save(tmp_path / "s")
-    other = Editor.from_pretrained("bundled")
+    other = bundled()
     clean = weights(other)
     with pytest.raises(FingerprintError, match="fingerprint"):
         other.load(tmp_path / "s")
@@ -76,7 +81,7 @@ def test_session_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_checkpoint_loads_in_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    editor = Editor.from_pretrained("bundled")
+    editor = bundled()
     fact = some_facts(1)[0]
     editor.edit(fact)
     editor.save_pretrained(tmp_path / "model")
@@ -89,4 +94,58 @@ def test_checkpoint_loads_in_transformers(tmp_path: Path) -> None:
 
 def test_nothing_to_revert() -> None:
     with pytest.raises(EditFileError, match="no edit"):
-        Editor.from_pretrained("bundled-small").revert()
+        bundled("bundled-small").revert()
+
+
+def test_bundled_model_knows_its_facts_on_held_out_phrasings() -> None:
+    """A sample of the full examination in benchmarks/results/bundled.json."""
+    import random
+
+    from alphaedit.world import phrasing
+    from alphaedit.world.exam import exact
+
+    editor, world, rng = bundled(), World.load(), random.Random(3)
+    probes = []
+    for fact in rng.sample(world.facts, 400):
+        template = rng.choice(phrasing.held_phrasings(world.relations[fact.relation]))
+        probes.append((template.format(fact.subject), fact.object))
+    assert sum(exact(editor.handle, probes)) / len(probes) >= 0.97
+
+
+def test_tracing_shows_the_early_site() -> None:
+    from alphaedit.locate.trace import trace
+
+    editor, world = bundled(), World.load()
+    prompts = {k: f"The {r.nouns[0]} of {{}} is" for k, r in world.relations.items()}
+    facts = [Fact(prompts[f.relation], f.subject, f.object) for f in world.facts[:12]]
+    effect = trace(editor.handle, facts, samples=4).indirect_effect
+    subject_last, last = effect[2], effect[4]
+    assert subject_last[:4].mean() > 0.5
+    assert last[:4].max() < 0.2
+    assert last[-1] > 0.5
+    assert subject_last[-1] < 0.1
+
+
+def test_known_counterfact_records_are_edited_and_evaluated() -> None:
+    """Real CounterFact records whose facts the bundled model knows."""
+    from alphaedit.bench.data import load_records
+    from alphaedit.bench.metrics import probability_metrics
+    from alphaedit.model.scoring import score
+
+    path = Path(__file__).parents[2].parent / "shared/data/counterfact/counterfact_250.json"
+    if not path.is_file():
+        path = Path(__file__).parents[2] / "shared/data/counterfact/counterfact_250.json"
+    if not path.is_file():
+        pytest.skip("the real CounterFact sample is not beside the project (../shared/data)")
+    editor = bundled()
+    every = load_records(path)
+    known = score(editor.handle, [(r.rewrite, r.target_true) for r in every])
+    chosen = [r for r, s in zip(every, known, strict=True) if s.exact][:20]
+    assert len(chosen) == 20
+    before = probability_metrics(editor.handle, chosen)
+    editor.edit([r.fact for r in chosen])
+    after = probability_metrics(editor.handle, chosen)
+    assert before["efficacy"] is not None
+    assert after["efficacy"] is not None
+    assert before["efficacy"].value <= 10
+    assert after["efficacy"].value >= 90

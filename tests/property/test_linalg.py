@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import plain
 from torch import Tensor
 
 from alphaedit.core.errors import ConfigError, SubspaceError
@@ -13,7 +14,6 @@ from alphaedit.core.patch import LowRank
 from alphaedit.linalg.lowrank import concatenate, truncate
 from alphaedit.linalg.solve import System, rome_update
 from alphaedit.linalg.subspace import Subspace, null_space, report, spectrum
-from tests import plain
 
 shapes = st.tuples(
     st.integers(3, 24), st.integers(1, 6), st.integers(1, 5), st.integers(0, 7), st.integers(0, 999)
@@ -52,7 +52,8 @@ def test_projection_is_one_and_kills_preserved_keys(shape: tuple[int, int, int, 
     case = Case(shape)
     space = case.space()
     p = space.matrix()
-    assert close(p, p.T) and close(p, p @ p)
+    assert close(p, p.T)
+    assert close(p, p @ p)
     assert space.dim == case.d - case.rank == round(float(p.trace()))
     assert close(p @ case.k0, torch.zeros_like(case.k0))
     delta = System(ridge=0.3, subspace=space).solve(case.k, case.r).matrix()

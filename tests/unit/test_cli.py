@@ -95,7 +95,7 @@ def test_help_loads_nothing_heavy() -> None:
         "import sys\nfrom alphaedit.cli.app import run\n"
         f"for command in {COMMANDS!r}:\n    run([*command.split(), '--help'])\n"
         "heavy = {'torch', 'transformers', 'matplotlib', 'sklearn', 'jinja2'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)))\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -191,6 +191,20 @@ def test_failures_on_the_way(
     assert words in f"{error['message']} {error['remedy']}"
     assert run([*argv, "--debug"]) == code
     assert not (tmp_path / "out").exists()
+
+
+def test_interrupt_that_an_import_hides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise ModuleNotFoundError("Could not import module") from error
+
+    monkeypatch.setattr("alphaedit.cli.ask.open_editor", fail)
+    assert run(["ask", "m", "x", "--json"]) == 130
+    assert the_object(capsys)["error"]["type"] == "Interrupted"
 
 
 @pytest.mark.parametrize(

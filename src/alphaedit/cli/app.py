@@ -92,11 +92,11 @@ def run(argv: Sequence[str]) -> int:
         # The reader of our output has gone; keep the interpreter from complaining about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        note = stop.note if isinstance(stop, Interruption) else Interruption.NOTHING
-        _report("Interrupted", "Interrupted.", note, as_json=as_json)
-        return INTERRUPTED
+    except (Interruption, KeyboardInterrupt, typer.Abort) as stop:
+        return _interrupted(stop, as_json=as_json)
     except Exception as error:
+        if _comes_from_interrupt(error):
+            return _interrupted(error, as_json=as_json)
         if debug:
             traceback.print_exc()
         return _fail(error, as_json=as_json, debug=debug)
@@ -112,10 +112,26 @@ def _invoke(argv: list[str], *, silence: bool) -> int:
         # Commands return what they have to say.
         if isinstance(result, dict):
             print(to_json(result))
-            return 0
     else:
         result = call()
+    if result == INTERRUPTED:  # newer typer makes an exit code of Ctrl-C
+        raise Interruption
     return result if isinstance(result, int) else 0
+
+
+def _interrupted(stop: BaseException, *, as_json: bool) -> int:
+    note = stop.note if isinstance(stop, Interruption) else Interruption.NOTHING
+    _report("Interrupted", "Interrupted.", note, as_json=as_json)
+    return INTERRUPTED
+
+
+def _comes_from_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind `error`: lazy imports of transformers make another error of it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _fail(error: Exception, *, as_json: bool, debug: bool) -> int:

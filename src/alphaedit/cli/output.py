@@ -20,12 +20,12 @@ LINE_EVERY = 15.0
 """Seconds between lines of progress where standard error is no terminal."""
 
 
-class Interruption(KeyboardInterrupt):
+class Interruption(Exception):
     """Ctrl-C, with a sentence on what it left behind."""
 
     NOTHING = "Nothing was changed: files are written whole at the end, or not at all."
 
-    def __init__(self, note: str) -> None:
+    def __init__(self, note: str = NOTHING) -> None:
         super().__init__(note)
         self.note = note
 
@@ -91,12 +91,10 @@ class Session:
             with _shown(self.quiet) as report:
                 yield report
         except KeyboardInterrupt as stop:
-            if note is not None:
-                raise Interruption(note) from stop
-            if not self.written:
-                raise
-            done = ", ".join(str(path) for path in self.written)
-            raise Interruption(f"Complete: {done}. Nothing else was written.") from stop
+            if note is None and self.written:
+                done = ", ".join(str(path) for path in self.written)
+                note = f"Complete: {done}. Nothing else was written."
+            raise Interruption(note or Interruption.NOTHING) from stop
 
 
 @contextmanager

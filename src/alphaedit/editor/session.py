@@ -86,7 +86,7 @@ class Editor:
             ModelError: the model cannot be loaded or edited.
         """
         handle = ModelHandle.load(model, tokenizer, device=device, dtype=dtype)
-        bundled = isinstance(model, str) and model.startswith("bundled")
+        bundled = getattr(handle.model.config, "alphaedit_world", None) is not None
         statistics = ModelStatistics(
             handle,
             corpus or ("bundled" if bundled else "self"),

@@ -27,7 +27,7 @@ def matching(handle: ModelHandle) -> str | None:
         "layers": handle.n_layers,
         "width": handle.d_out(0),
         "inner": handle.d_in(0),
-        "world": getattr(handle.model.config, "alphaedit_world", None),
+        "bundled": getattr(handle.model.config, "alphaedit_world", None) is not None,
     }
     for name, entry in presets().items():
         match: Mapping[str, Any] = entry.get("match", {})

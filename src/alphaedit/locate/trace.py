@@ -25,8 +25,8 @@ class Trace:
     Attributes:
         clean: mean probability of the model's own answer.
         corrupted: the same with noise on the subject's embeddings.
-        restored: [5, layers], the same when the clean hidden state that leaves a block is put back at
-            one position, by POSITIONS; NaN where no fact has such a position.
+        restored: [5, layers], the same when the clean hidden state that leaves a block is put
+            back at one position, by POSITIONS; NaN where no fact has such a position.
         facts: number of facts.
     """
 

@@ -40,8 +40,8 @@ def keys_and_values(
 ) -> tuple[Tensor, Tensor]:
     """Keys at `layer` and hidden states leaving `value_layer`, in one pass.
 
-    The key is the mean of the bare prompt's (weight 1/2) and the mean over contexts (weight 1/2), as
-    in the published implementations; hidden states are the bare prompt's.
+    The key is the mean of the bare prompt's (weight 1/2) and the mean over contexts (weight 1/2),
+    as in the published implementations; hidden states are the bare prompt's.
 
     Returns:
         keys [d_in, u] and values [d_out, u], float32.

@@ -1,0 +1,15 @@
+"""Shared by all tests."""
+
+import pytest
+import torch
+
+# The models of the tests are small: a second thread costs more than it brings on a busy machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Statistics of the test run lie in a folder of its own."""
+    import os
+
+    os.environ["ALPHAEDIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
