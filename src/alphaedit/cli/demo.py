@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,6 @@ from alphaedit.core.fact import Fact
 if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
     from alphaedit.bench.metrics import Metrics
-    from alphaedit.bench.run import RunResult
     from alphaedit.core.edit import Edit
     from alphaedit.core.progress import Progress
     from alphaedit.editor.session import Editor
@@ -44,8 +43,19 @@ REPHRASED = (
     "To visit Eiffel Tower, travel to",
 )
 EDITED, UNRELATED, ANSWER_TOKENS = 30, 8, 6
-LOAD, QUICK_LOAD, BATCHES = 0.15, 0.03, 5
+LOAD, QUICK_LOAD, BATCHES = 0.05, 0.02, 5
+MEASURED, ON_THE_WAY, NEIGHBORS, PROBES = 120, 60, 3, 200
+"""How much is measured in the comparison: records at the end and before, neighbors, probes."""
 RIVAL = "memit"
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Metrics of one method at the end of its edits, and on the way."""
+
+    metrics: Metrics
+    curve: list[dict[str, Any]]
+    hyperparameters: dict[str, Any]
 
 
 @dataclass
@@ -59,69 +69,69 @@ class Demo:
 
     def show_edits(self) -> None:
         """Edit our own facts and some of the world's at once; ask before and after."""
-        from alphaedit.bench.run import evaluate
         from alphaedit.model.generate import generate
 
         handle, began = self.editor.handle, time.perf_counter()
         own = {fact.subject for fact in OWN}
-        self.records: list[EditRecord] = [
-            r for r in world_records(handle, EDITED, self.seed) if r.subject not in own
-        ]
-        facts = [*OWN, *(r.fact for r in self.records)][:EDITED]
-        self.records = self.records[: EDITED - len(OWN)]
-        self.kept = kept_probes(handle, {f.subject for f in facts}, seed=self.seed)
-        self.asked = [*REPHRASED, *(prompt for prompt, _ in self.kept[:UNRELATED])]
-        measured: dict[str, Any] = {
-            "kept": self.kept,
-            "generation": False,
-            "seed": self.seed,
-            "progress": self.progress,
-        }
-        self.metrics: dict[str, Metrics] = {}
-        self.metrics["unedited"] = evaluate(self.editor, self.records, **measured)
+        others = [r for r in world_records(handle, EDITED, self.seed) if r.subject not in own]
+        facts = [*OWN, *(r.fact for r in others)][:EDITED]
+        self.unrelated = kept_probes(
+            handle, {f.subject for f in facts}, seed=self.seed, count=UNRELATED
+        )
+        self.asked = [*REPHRASED, *(prompt for prompt, _ in self.unrelated)]
         self.said_before = generate(handle, self.asked, ANSWER_TOKENS)
-        edit_began = time.perf_counter()
         self.edit: Edit = self.editor.edit(facts)
-        self.seconds["one batch of edits"] = time.perf_counter() - edit_began
         self.said_after = generate(handle, self.asked, ANSWER_TOKENS)
-        self.metrics["edited"] = evaluate(self.editor, self.records, **measured)
         self.editor.revert()
         self.seconds["edits to look at"] = time.perf_counter() - began
 
     def compare(self, load: float) -> None:
-        """Edit in batches up to `load` with AlphaEdit and with MEMIT without history."""
-        from alphaedit.bench.run import sequential
+        """Edit in batches up to `load` with AlphaEdit and with MEMIT without history.
 
+        On the way, a sample of the facts edited so far is measured, which is quicker than all.
+        """
         began, handle = time.perf_counter(), self.editor.handle
-        layer = self.edit.hyperparameters["layers"][0]
-        count = max(BATCHES, round(load * handle.d_in(layer)))
-        records = world_records(handle, count, self.seed + 1)
-        kept = kept_probes(handle, {r.subject for r in records}, seed=self.seed + 1)
-        self.runs: dict[str, RunResult] = {}
-        before: Metrics | None = None
-        for method in ("alphaedit", RIVAL):
-            run = sequential(
-                self.editor,
-                records,
-                method,
-                batch_size=-(-count // BATCHES),
-                edits=count,
-                seed=self.seed,
-                evaluate_every=1,
-                kept=kept,
-                generation=False,
-                before=before,
-                progress=self.progress,
-            )
-            self.runs[method], before = run, run.before
+        self.d_in = handle.d_in(self.edit.hyperparameters["layers"][0])
+        self.count = max(BATCHES, round(load * self.d_in))
+        records = [
+            replace(r, neighborhood_prompts=r.neighborhood_prompts[:NEIGHBORS])
+            for r in world_records(handle, self.count, self.seed + 1)
+        ]
+        probes = kept_probes(handle, {r.subject for r in records}, seed=self.seed + 1, count=PROBES)
+        self.unedited = self._measure(records, probes, MEASURED)
+        self.runs: dict[str, Sequential] = {}
+        size = -(-self.count // BATCHES)
+        for number, method in enumerate(("alphaedit", RIVAL)):
+            curve: list[dict[str, Any]] = []
+            metrics: Metrics = {}
+            for done in range(size, self.count + size, size):
+                step = number * BATCHES + done // size - 1
+                self.progress("batches", step, 2 * BATCHES)
+                batch = records[done - size : done]
+                made = self.editor.edit([r.fact for r in batch], method)
+                last = done >= self.count
+                metrics = self._measure(records[:done], probes, MEASURED if last else ON_THE_WAY)
+                curve.append({"edits": min(done, self.count), **_plain(metrics)})
+            self.runs[method] = Sequential(metrics, curve, dict(made.hyperparameters))
             while self.editor.edits:
                 self.editor.revert()
+        self.progress("batches", 2 * BATCHES, 2 * BATCHES)
         self.seconds["two methods compared"] = time.perf_counter() - began
+
+    def _measure(
+        self, records: list[EditRecord], probes: list[tuple[str, str]], most: int
+    ) -> Metrics:
+        """Metrics of at most `most` of `records`, spread over all of them."""
+        from alphaedit.bench.run import evaluate
+
+        return evaluate(
+            self.editor, records[:: -(-len(records) // most)], kept=probes, generation=False
+        )
 
     def pairs(self) -> list[tuple[str, str, str, str | None]]:
         """(prompt, before, after, known answer) of what was asked beside the edited prompts."""
         answers: list[str | None] = [None] * len(REPHRASED)
-        answers += [answer for _, answer in self.kept[:UNRELATED]]
+        answers += [answer for _, answer in self.unrelated]
         said = zip(self.asked, self.said_before, self.said_after, answers, strict=True)
         return [
             (p, tables.first_answer(b), tables.first_answer(a), known) for p, b, a, known in said
@@ -138,8 +148,8 @@ class Demo:
             Report(
                 title="Facts changed in the bundled model",
                 subtitle=f"{len(self.edit.facts)} facts edited at once by AlphaEdit, then "
-                f"{first.edits} others in {BATCHES} batches by two methods: a load of "
-                f"{first.load:.2f} edits for each dimension of the keys.",
+                f"{self.count} others in {BATCHES} batches by two methods: a load of "
+                f"{self.count / self.d_in:.2f} edits for each dimension of the keys.",
                 command=command_line(),
                 changed=[
                     Changed(fact.text, fact.target, old, new)
@@ -149,11 +159,11 @@ class Demo:
                 ],
                 rephrased=asked[: len(REPHRASED)],
                 unrelated=asked[len(REPHRASED) :],
-                metrics={"unedited": first.before}
+                metrics={"unedited": self.unedited}
                 | {titles()[name]: run.metrics for name, run in self.runs.items()},
                 curves=[Curve(titles()[name], tuple(r.curve)) for name, r in self.runs.items()],
-                curves_note="Each point tests all facts edited so far; 'kept' asks for "
-                f"{len(self.kept)} facts that were never edited. Bands are 95\u00a0% intervals.",
+                curves_note="Each point tests facts edited so far; 'kept' asks for "
+                f"{PROBES} facts that were never edited. Bands are 95\u00a0% intervals.",
                 spectra=spectra(self.editor, first.hyperparameters),
                 hyperparameters=first.hyperparameters,
                 seconds=self.seconds,
@@ -206,7 +216,13 @@ def demo(
         "answers": [
             {"prompt": p, "before": b, "after": a, "known": known} for p, b, a, known in run.pairs()
         ],
-        "methods": {name: r.to_json() for name, r in run.runs.items()},
+        "edits": run.count,
+        "load": run.count / run.d_in,
+        "unedited": _plain(run.unedited),
+        "methods": {
+            name: {**_plain(r.metrics), "curve": r.curve, "hyperparameters": r.hyperparameters}
+            for name, r in run.runs.items()
+        },
         "seconds": run.seconds,
         "report": str(report.resolve()),
         "seed": seed,
@@ -242,8 +258,8 @@ def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -
 
 
 def _show_comparison(run: Demo) -> None:
-    first = run.runs["alphaedit"]
-    columns = {"unedited": _plain(first.before)}
+    columns = {"unedited": _plain(run.unedited)}
     columns |= {titles()[name]: _plain(r.metrics) for name, r in run.runs.items()}
-    title = f"After {first.edits} edits in {BATCHES} batches (a load of {first.load:.2f})"
+    load = run.count / run.d_in
+    title = f"After {run.count} edits in {BATCHES} batches (a load of {load:.2f})"
     tables.metrics_table(columns, title)

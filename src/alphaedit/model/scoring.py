@@ -56,30 +56,35 @@ def score(
                 f"the model reads ({limit}): {prompt[:60]!r}...",
                 remedy="Shorten the prompt.",
             )
-    order = sorted(range(len(pairs)), key=lambda i: len(encoded[i][0]) + len(encoded[i][1]))
+    # Continuations of one token after the same prompt are read from the same row.
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, (ids, target) in enumerate(encoded):
+        groups.setdefault((*ids, *target[:-1]), []).append(index)
+    inputs = sorted(groups, key=len)
     found: dict[int, Score] = {}
     at = 0
-    while at < len(order):
-        end = at
-        while end < len(order):
-            length = len(encoded[order[end]][0]) + len(encoded[order[end]][1])
-            if end > at and (end - at + 1) * length > batch_tokens:
-                break
+    while at < len(inputs):
+        end = at + 1
+        while end < len(inputs) and (end - at + 1) * len(inputs[end]) <= batch_tokens:
             end += 1
-        chunk = order[at:end]
-        found.update(zip(chunk, _score_rows(handle, [encoded[i] for i in chunk]), strict=True))
+        chunk = [(row, i) for row, key in enumerate(inputs[at:end]) for i in groups[key]]
+        wanted = [(row, len(encoded[i][0]), encoded[i][1]) for row, i in chunk]
+        scores = _score_rows(handle, inputs[at:end], wanted)
+        found.update(zip((i for _, i in chunk), scores, strict=True))
         at = end
     return [found[i] for i in range(len(pairs))]
 
 
-def _score_rows(handle: ModelHandle, rows: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
-    ids, mask = handle.tokens.pad([prompt + target for prompt, target in rows], "right")
-    row, position, wanted = [], [], []
-    for index, (prompt, target) in enumerate(rows):
-        for step, token in enumerate(target):
-            row.append(index)
-            position.append(len(prompt) + step - 1)
-            wanted.append(token)
+def _score_rows(
+    handle: ModelHandle,
+    rows: Sequence[Sequence[int]],
+    asked: Sequence[tuple[int, int, list[int]]],
+) -> list[Score]:
+    """Scores of `asked` (row, length of its prompt, target ids)."""
+    ids, mask = handle.tokens.pad(rows, "right")
+    row = [index for index, _, target in asked for _ in target]
+    position = [start + step - 1 for _, start, target in asked for step in range(len(target))]
+    wanted = [token for _, _, target in asked for token in target]
     hidden: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> None:
@@ -97,7 +102,7 @@ def _score_rows(handle: ModelHandle, rows: Sequence[tuple[list[int], list[int]]]
     values = log_p.gather(1, target_ids[:, None])[:, 0].tolist()
     right = (log_p.argmax(-1) == target_ids).tolist()
     scores, at = [], 0
-    for _, target in rows:
+    for _, _, target in asked:
         span = slice(at, at + len(target))
         at += len(target)
         correct = sum(right[span])
