@@ -46,7 +46,7 @@ RECIPES = {
         inner=512,
         heads=5,
         subjects=500,
-        tokens=4_000_000,
+        tokens=3_400_000,
         delay=4,
     ),
 }
