@@ -10,23 +10,25 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.run import sequential
 from alphaedit.editor.session import Editor
+from alphaedit.methods.state import SequentialState
 from alphaedit.world.facts import World
 from alphaedit.world.records import probes, records
 from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = ("none", "alphaedit", "memit", "memit-history", "rome")
+METHODS = ("alphaedit", "memit", "memit-history", "rome")
 
 
 def main() -> None:
     """Run all methods and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--load", type=float, default=0.15, help="edits / d_in")
-    parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--batches", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a load of 0.02, 2 batches")
     parser.add_argument("--methods", nargs="*", default=METHODS)
@@ -38,9 +40,13 @@ def main() -> None:
     rows = records(world, count, seed=args.seed)
     chosen = [EditRecord.from_dict(row, f"record {i}") for i, row in enumerate(rows)]
     kept = probes(world, {r.subject for r in chosen}, 1000, seed=args.seed)
-    results = {}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / ("sequence-quick.json" if args.quick else "sequence.json")
+    results: dict[str, Any] = {}
+    before = None
+    editor = Editor.from_pretrained("bundled", seed=args.seed)
     for method in args.methods:
-        editor = Editor.from_pretrained("bundled", seed=args.seed)
+        editor.state = SequentialState()
         run = sequential(
             editor,
             chosen,
@@ -49,14 +55,17 @@ def main() -> None:
             edits=count,
             seed=args.seed,
             kept=kept,
+            before=before,
         )
+        before = run.before
+        while editor.edits:
+            editor.revert()
         results[method] = run.to_json()
-        print(method, json.dumps(results[method].get("metrics", results[method]))[:400], flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    name = "sequence-quick.json" if args.quick else "sequence.json"
-    out = {"benchmark": "sequence", "load": load, "edits": count, "batches": batches}
-    text = json.dumps({**out, "results": results, **machine()}, indent=1)
-    (RESULTS / name).write_text(text + "\n", encoding="utf-8")
+        shown = {k: round(v.value, 1) for k, v in run.metrics.items() if v is not None}
+        print(method, json.dumps(shown), flush=True)
+        out = {"benchmark": "sequence", "load": load, "edits": count, "batches": batches}
+        out |= {"seed": args.seed, "results": results, **machine()}
+        path.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
