@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "alphaedit demo",
     "alphaedit demo --quick",
+    "alphaedit demo --load 0.15",
     "alphaedit demo -o /tmp/demo --seed 3 --json",
 )
 MODEL = "bundled"
@@ -182,10 +183,17 @@ def demo(
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where report.html goes.")
     ] = Path("alphaedit-demo"),
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help=f"Compare to a load of {QUICK_LOAD} instead of {LOAD}."),
-    ] = False,
+    load: Annotated[
+        float | None,
+        typer.Option(
+            "--load",
+            min=0.001,
+            max=0.3,
+            help="Edits of the comparison, for each dimension of the keys.",
+            show_default=f"{LOAD}, with --quick {QUICK_LOAD}",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A short comparison.")] = False,
     cache_dir: options.CacheDir = None,
     json: options.Json = False,
     seed: options.Seed = 0,
@@ -209,7 +217,7 @@ def demo(
         run.show_edits()
         if not json:
             _show_edits(run)
-        run.compare(QUICK_LOAD if quick else LOAD)
+        run.compare(load or (QUICK_LOAD if quick else LOAD))
         run.write_report(report)
     result = {
         "edited": len(run.edit.facts),
