@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from alphaedit.core.errors import ModelError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
-
-BATCH_TOKENS = 8192
+from alphaedit.model.stems import Chunk, forward_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,14 @@ class Score:
 
 @torch.no_grad()
 def score(
-    handle: ModelHandle, pairs: Sequence[tuple[str, str]], *, batch_tokens: int = BATCH_TOKENS
+    handle: ModelHandle, pairs: Sequence[tuple[str, str]], *, batch_tokens: int | None = None
 ) -> list[Score]:
     """Score (prompt, continuation) pairs, in their order.
 
-    Rows are sorted by length and padded on the right; log-probabilities are float32.
+    What prompts share is run once (see `stems`); log-probabilities are float32.
+
+    Args:
+        batch_tokens: size of one pass, padding included; by default what suits the device.
 
     Raises:
         ModelError: a text is longer than the model reads.
@@ -60,53 +64,69 @@ def score(
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, (ids, target) in enumerate(encoded):
         groups.setdefault((*ids, *target[:-1]), []).append(index)
-    inputs = sorted(groups, key=len)
+    rows = list(groups)
+    asked = [[(len(encoded[i][0]), encoded[i][1]) for i in groups[row]] for row in rows]
     found: dict[int, Score] = {}
-    at = 0
-    while at < len(inputs):
-        end = at + 1
-        while end < len(inputs) and (end - at + 1) * len(inputs[end]) <= batch_tokens:
-            end += 1
-        chunk = [(row, i) for row, key in enumerate(inputs[at:end]) for i in groups[key]]
-        wanted = [(row, len(encoded[i][0]), encoded[i][1]) for row, i in chunk]
-        scores = _score_rows(handle, inputs[at:end], wanted)
-        found.update(zip((i for _, i in chunk), scores, strict=True))
-        at = end
+
+    @contextmanager
+    def around(chunk: Chunk) -> Iterator[None]:
+        wanted = [
+            (at, start - skipped, target)
+            for at, (row, skipped) in enumerate(
+                zip(chunk.rows, chunk.skipped.tolist(), strict=True)
+            )
+            for start, target in asked[row]
+        ]
+        seen: list[torch.Tensor] = []
+        with _reading(handle, wanted, seen):
+            yield
+        indices = [i for row in chunk.rows for i in groups[rows[row]]]
+        targets = [target for _, _, target in wanted]
+        found.update(zip(indices, _scores(seen[0], targets), strict=True))
+
+    limits = [min(start for start, _ in row) - 1 for row in asked]
+    last = handle.n_layers - 1
+    forward_rows(handle, rows, limits, around, upto=last, max_tokens=batch_tokens)
     return [found[i] for i in range(len(pairs))]
 
 
-def _score_rows(
-    handle: ModelHandle,
-    rows: Sequence[Sequence[int]],
-    asked: Sequence[tuple[int, int, list[int]]],
-) -> list[Score]:
-    """Scores of `asked` (row, length of its prompt, target ids)."""
-    ids, mask = handle.tokens.pad(rows, "right")
+@contextmanager
+def _reading(
+    handle: ModelHandle, asked: Sequence[tuple[int, int, list[int]]], seen: list[torch.Tensor]
+) -> Iterator[None]:
+    """Append the logits of `asked` (row, length of its prompt, target ids) to `seen`, flattened."""
     row = [index for index, _, target in asked for _ in target]
     position = [start + step - 1 for _, start, target in asked for step in range(len(target))]
-    wanted = [token for _, _, target in asked for token in target]
-    hidden: list[torch.Tensor] = []
 
-    def keep(tensor: torch.Tensor) -> None:
-        hidden.append(tensor)
+    def keep_hidden(tensor: torch.Tensor) -> None:
+        seen.append(handle.logits(tensor[row, position]))
         raise StopForward
 
+    def keep_logits(module: object, args: object, output: Any) -> None:
+        seen.append(output.logits[row, position])
+
     if handle.structure.plain_logits:
-        with stoppable(), on_output(handle.block(handle.n_layers - 1), keep):
-            handle.forward(ids, mask)
-        logits = handle.logits(hidden[0][row, position])
-    else:
-        logits = handle.forward(ids, mask)[row, position]
+        with stoppable(), on_output(handle.block(handle.n_layers - 1), keep_hidden):
+            yield
+        return
+    hook = handle.model.register_forward_hook(keep_logits)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _scores(logits: torch.Tensor, targets: Sequence[list[int]]) -> list[Score]:
+    """Scores of `targets`, whose logits [tokens of all, vocabulary] follow each other."""
     log_p = logits.float().log_softmax(-1)
-    target_ids = torch.tensor(wanted, device=log_p.device)
-    values = log_p.gather(1, target_ids[:, None])[:, 0].tolist()
-    right = (log_p.argmax(-1) == target_ids).tolist()
+    ids = torch.tensor([token for target in targets for token in target], device=log_p.device)
+    values = log_p.gather(1, ids[:, None])[:, 0].tolist()
+    right = (log_p.argmax(-1) == ids).tolist()
     scores, at = [], 0
-    for _, _, target in asked:
+    for target in targets:
         span = slice(at, at + len(target))
         at += len(target)
         correct = sum(right[span])
-        scores.append(
-            Score(sum(values[span]) / len(target), correct == len(target), len(target), correct)
-        )
+        mean = sum(values[span]) / len(target)
+        scores.append(Score(mean, correct == len(target), len(target), correct))
     return scores

@@ -5,18 +5,18 @@ The model's own blocks are called with the arguments that the model itself gave 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, output_of, stoppable, with_hidden
+from alphaedit.model.stems import fresh, keys_and_values_of
 
 
 def check_rows(handle: ModelHandle, ids: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
@@ -76,6 +76,7 @@ class Suffix:
         starts: Sequence[int],
         layer: int,
         *,
+        prefix: Cache | None = None,
         check: bool = True,
     ) -> Suffix:
         """Run the rows once, without gradients, and keep what the layers after `layer` need.
@@ -88,6 +89,8 @@ class Suffix:
             rows: Token ids of each row.
             starts: For each row, the first token that may change (the subject's last).
             layer: The block whose output may change.
+            prefix: Keys and values of the tokens before the starts, where they are known; see
+                `keys_and_values_of`.
             check: Compare one row with a plain pass through the whole model.
 
         Raises:
@@ -100,15 +103,23 @@ class Suffix:
             raise ConfigError("No rows were given.", remedy="Give at least one row.")
         handle.block(layer)
         with torch.no_grad():
-            suffix, final = cls._build(handle, rows, starts, layer)
-            if check:
+            suffix, final = cls._build(handle, rows, starts, layer, prefix, whole=check)
+            if final is not None:
                 _check_against_plain(suffix, rows, starts, final)
         return suffix
 
     @classmethod
     def _build(
-        cls, handle: ModelHandle, rows: Sequence[Sequence[int]], starts: Sequence[int], layer: int
-    ) -> tuple[Suffix, Tensor]:
+        cls,
+        handle: ModelHandle,
+        rows: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        layer: int,
+        prefix: Cache | None,
+        *,
+        whole: bool,
+    ) -> tuple[Suffix, Tensor | None]:
+        """The suffix, and if `whole` what leaves the last block of the plain pass."""
         before = [row[:start] for row, start in zip(rows, starts, strict=True)]
         after = [row[start:] for row, start in zip(rows, starts, strict=True)]
         start, count = torch.tensor([len(r) for r in before]), torch.tensor([len(r) for r in after])
@@ -119,16 +130,8 @@ class Suffix:
             final.append(tensor)
             raise StopForward
 
-        prefix: Cache | None = None
-        if any(before):
-            # Padded on the right, where no token can see it: a token that sees padding alone, as
-            # on the left, may turn into NaN. Full-length layers, so that rows can be moved.
-            ids, _ = handle.tokens.pad(before, "right")
-            prefix = DynamicCache()
-            with stoppable(), on_output(last, keep_final):
-                handle.forward(ids, torch.ones_like(ids), cache=prefix, use_cache=True)
-            final.clear()
-            _align_right(prefix, start)
+        if prefix is None and any(before):
+            prefix = keys_and_values_of(handle, before, upto=handle.n_layers - 1)
         ids, _ = handle.tokens.pad(after, "right")
         _, seen = handle.tokens.pad(before, "left")
         mask = torch.cat([seen, torch.ones_like(ids)], dim=1)
@@ -138,6 +141,8 @@ class Suffix:
 
         def keep_call(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             calls.append((args, kwargs))
+            if not whole and module is last:
+                raise StopForward
 
         with stoppable(), ExitStack() as stack:
             stack.enter_context(on_output(handle.block(layer), clean.append))
@@ -149,12 +154,13 @@ class Suffix:
                 ids,
                 mask,
                 positions=places,
-                cache=None if prefix is None else _fresh(prefix),
+                cache=None if prefix is None else fresh(prefix),
                 use_cache=prefix is not None,
             )
         # The hidden states are given anew in every run: do not keep them alive.
         calls = [with_hidden(args, kwargs, clean[0][:0]) for args, kwargs in calls]
-        return cls(handle, layer, clean[0], calls, prefix, start, count), final[0]
+        suffix = cls(handle, layer, clean[0], calls, prefix, start, count)
+        return suffix, final[0] if final else None
 
     def run(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Run the layers after `layer` on `hidden`; gradients flow back to it.
@@ -167,7 +173,7 @@ class Suffix:
             What leaves the last block, before the final norm, [B, S, h].
         """
         calls, prefix = self._select(rows)
-        cache = None if prefix is None else _fresh(prefix)
+        cache = None if prefix is None else fresh(prefix)
         for index, (args, kwargs) in enumerate(calls, start=self.layer + 1):
             args, kwargs = with_hidden(_with_cache(args, cache), _with_cache(kwargs, cache), hidden)
             out = output_of(self.handle.block(index)(*args, **kwargs))
@@ -191,31 +197,13 @@ class Suffix:
             heads = getattr(self.handle.model.config.get_text_config(), "num_attention_heads", 0)
             picked = [_rows_of(call, rows, batch, heads) for call in calls]
             if prefix is not None:
-                prefix = _fresh(prefix)
+                prefix = fresh(prefix)
                 for layer in prefix.layers:
                     for name, value in vars(layer).items():
                         setattr(layer, name, _rows_of(value, rows, batch, 0))
             self._selected = (wanted, (picked, prefix))
         chosen: tuple[Any, Cache | None] = self._selected[1]
         return chosen
-
-
-def _fresh(cache: Cache) -> Cache:
-    """A cache with the same tensors and its own layers: growing it leaves `cache` as it is."""
-    new = copy.copy(cache)
-    new.layers = [copy.copy(layer) for layer in cache.layers]
-    return new
-
-
-def _align_right(cache: Cache, lengths: Tensor) -> None:
-    """Move the tokens of each row to the right end; what is in front of them is to be masked."""
-    width = int(lengths.max())
-    source = (torch.arange(width) - (width - lengths[:, None])).clamp_min(0)
-    for layer in cache.layers:
-        for name in ("keys", "values"):
-            tensor = getattr(layer, name)
-            index = source.to(tensor.device)[:, None, :, None].expand(tensor.shape)
-            setattr(layer, name, tensor.gather(-2, index))
 
 
 def _with_cache(value: Any, cache: Cache | None) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from alphaedit.core.errors import NonFiniteError
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import capture
+from alphaedit.model.partial import capture, keys_at
 
 
 def prompts_in_context(
@@ -38,7 +38,7 @@ def keys_and_values(
     layer: int,
     value_layer: int,
 ) -> tuple[Tensor, Tensor]:
-    """Keys at `layer` and hidden states leaving `value_layer`, in one pass.
+    """Keys at `layer` and hidden states leaving `value_layer`.
 
     The key is the mean of the bare prompt's (weight 1/2) and the mean over contexts (weight 1/2),
     as in the published implementations; hidden states are the bare prompt's.
@@ -47,13 +47,16 @@ def keys_and_values(
         keys [d_in, u] and values [d_out, u], float32.
     """
     ids, lasts = prompts_in_context(handle, facts, contexts)
-    keys, hidden = capture(handle, ids, lasts, key_layers=[layer], hidden_layers=[value_layer])
-    per_fact = keys[layer].view(len(facts), 1 + len(contexts), -1)
-    mean = per_fact[:, 0]
+    each = 1 + len(contexts)
+    bare, inside = slice(0, None, each), [i for i in range(len(ids)) if i % each]
+    keys, hidden = capture(
+        handle, ids[bare], lasts[bare], key_layers=[layer], hidden_layers=[value_layer]
+    )
+    mean = keys[layer]
     if contexts:
-        mean = 0.5 * mean + 0.5 * per_fact[:, 1:].mean(dim=1)
-    values = hidden[value_layer].view(len(facts), 1 + len(contexts), -1)[:, 0]
-    return mean.T.contiguous(), values.T.contiguous()
+        found = keys_at(handle, [ids[i] for i in inside], [lasts[i] for i in inside], [layer])
+        mean = 0.5 * mean + 0.5 * found[layer].view(len(facts), len(contexts), -1).mean(dim=1)
+    return mean.T.contiguous(), hidden[value_layer].T.contiguous()
 
 
 def check_finite(what: str, tensor: Tensor, facts: Sequence[Fact]) -> None:

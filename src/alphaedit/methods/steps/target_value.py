@@ -8,18 +8,21 @@ alone and Adam works element by element, so the result equals the fact-by-fact c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.partial import Suffix
+from alphaedit.model.stems import keys_and_values_of, pass_tokens, rows_of_cache
 
 KL_PROMPT = "{} is a"
 
@@ -33,11 +36,17 @@ class Row:
     subject_last: int
     prompt_end: int
     targets: tuple[int, ...]
+    is_bare: bool = False
 
     @property
     def is_kl(self) -> bool:
         """Whether this is the "{subject} is a" row, which must not move."""
         return not self.targets
+
+    @property
+    def tail(self) -> int:
+        """Tokens from the subject's last on."""
+        return len(self.ids) - self.subject_last
 
 
 def rows_of(handle: ModelHandle, index: int, fact: Fact, contexts: Sequence[str]) -> list[Row]:
@@ -57,6 +66,7 @@ def rows_of(handle: ModelHandle, index: int, fact: Fact, contexts: Sequence[str]
                 subject_last=encoded.subject_last,
                 prompt_end=len(prompt_ids) - 1,
                 targets=tuple(target_ids),
+                is_bare=not context,
             )
         )
     kl_text = KL_PROMPT.format(fact.subject)
@@ -80,44 +90,61 @@ class Targets:
     losses: list[list[float]]
 
 
-@dataclass(frozen=True)
-class _Readout:
-    """Where losses are read, flattened over the rows kept: (row, position, target, weight)."""
+class _Group:
+    """Rows with the same number of tokens after the subject, run together without padding.
 
-    row: Tensor
-    position: Tensor
-    target: Tensor
-    weight: Tensor
-    kl_row: Tensor
-    kl_position: Tensor
+    Rows of facts that are done leave it by `keep`.
+    """
 
+    def __init__(self, suffix: Suffix, rows: Sequence[Row], weights: Mapping[int, float]) -> None:
+        self.suffix = suffix
+        self.rows = rows
+        self.weights = weights
+        self.of_fact = self._indices([r.fact for r in rows])
+        self.kl_clean: Tensor | None = None  # [rows, vocabulary] log-probabilities
+        self._take(list(range(len(rows))))
 
-def _readout(rows: Sequence[Row], device: torch.device) -> _Readout:
-    row, position, target, weight, kl_row, kl_position = [], [], [], [], [], []
-    contexts: dict[int, int] = {}
-    for r in rows:
-        contexts[r.fact] = contexts.get(r.fact, 0) + (not r.is_kl)
-    for i, r in enumerate(rows):
-        if r.is_kl:
-            kl_row.append(i)
-            kl_position.append(r.prompt_end - r.subject_last)
-        for step, token in enumerate(r.targets):
-            row.append(i)
-            position.append(r.prompt_end - r.subject_last + step)
-            target.append(token)
-            weight.append(1.0 / (len(r.targets) * contexts[r.fact]))
+    def _indices(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.suffix.clean.device)
 
-    def indices(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
+    def keep(self, alive: Tensor) -> None:
+        """Go on with the rows of the facts that are `alive` [u] only."""
+        self._take(alive[self.of_fact].nonzero().flatten().tolist())
 
-    return _Readout(
-        row=indices(row),
-        position=indices(position),
-        target=indices(target),
-        weight=torch.tensor(weight, dtype=torch.float32, device=device),
-        kl_row=indices(kl_row),
-        kl_position=indices(kl_position),
-    )
+    def _take(self, kept: list[int]) -> None:
+        rows = [self.rows[i] for i in kept]
+        self.kept = self._indices(kept)
+        self.fact = self._indices([r.fact for r in rows])
+        reads = [(i, r, step) for i, r in enumerate(rows) for step in range(len(r.targets))]
+        self.row = self._indices([i for i, _, _ in reads])
+        self.position = self._indices([r.prompt_end - r.subject_last + s for _, r, s in reads])
+        self.target = self._indices([r.targets[step] for _, r, step in reads])
+        weights = [self.weights[r.fact] / len(r.targets) for _, r, _ in reads]
+        self.weight = torch.tensor(weights, device=self.kept.device)
+        kl = [i for i, r in enumerate(rows) if r.is_kl]
+        self.kl_row = self._indices(kl)
+        self.kl_position = self._indices([rows[i].prompt_end - rows[i].subject_last for i in kl])
+
+    def add_losses(self, loss: Tensor, delta: Tensor, kl_factor: float) -> Tensor:
+        """`loss` [u] plus what these rows say about `delta` [u, d_out]."""
+        if not len(self.kept):
+            return loss
+        hidden = self.suffix.clean[self.kept]
+        moved = hidden[:, :1] + delta[self.fact].to(hidden.dtype)[:, None]
+        out = self.suffix.run(torch.cat([moved, hidden[:, 1:]], dim=1), rows=self.kept)
+        if len(self.row):
+            logits = self.suffix.logits(out[self.row, self.position]).float()
+            nll = F.cross_entropy(logits, self.target, reduction="none") * self.weight
+            loss = loss.index_add(0, self.fact[self.row], nll)
+        if len(self.kl_row):
+            now = self.suffix.logits(out[self.kl_row, self.kl_position]).float().log_softmax(-1)
+            if self.kl_clean is None:
+                self.kl_clean = now.new_zeros(len(self.rows), now.shape[1])
+                self.kl_clean[self.kept[self.kl_row]] = now.detach()
+            before = self.kl_clean[self.kept[self.kl_row]]
+            kl = F.kl_div(now, before, log_target=True, reduction="none").sum(-1)
+            loss = loss.index_add(0, self.fact[self.kl_row], kl_factor * kl)
+        return loss
 
 
 def _clamp(delta: Tensor, limit: Tensor) -> Tensor:
@@ -148,42 +175,96 @@ def find_targets(
     Returns:
         Targets with `values` [d_out, u].
     """
-    rows = [row for i, fact in enumerate(facts) for row in rows_of(handle, i, fact, contexts)]
-    suffix = Suffix.build(handle, [r.ids for r in rows], [r.subject_last for r in rows], layer)
-    device = suffix.clean.device
-    of_fact = torch.tensor([r.fact for r in rows], device=device)
-    bare = torch.tensor([i * (len(contexts) + 2) for i in range(len(facts))], device=device)
-    clean = suffix.clean[bare, 0].float()
+    if not facts:
+        raise ConfigError("No facts were given.", remedy="Give at least one fact.")
+    rows = [rows_of(handle, i, fact, contexts) for i, fact in enumerate(facts)]
+    parts: list[tuple[list[int], Targets]] = []
+    chunks = _chunks(rows, pass_tokens(handle))
+    for number, chunk in enumerate(chunks):
+
+        def report(name: str, step: int, steps: int, done: int = number) -> None:
+            progress(name, done * steps + step, len(chunks) * steps)
+
+        chosen = [replace(row, fact=i) for i, fact in enumerate(chunk) for row in rows[fact]]
+        groups = _groups(handle, chosen, layer, check=number == 0)
+        norms = None if reference is None else reference[chunk]
+        parts.append((chunk, _search(groups, len(chunk), hp, norms, report)))
+    back = torch.tensor([i for chunk, _ in parts for i in chunk]).argsort()
+    losses = [row for _, part in parts for row in part.losses]
+    return Targets(
+        values=torch.cat([part.values for _, part in parts], dim=1)[:, back],
+        clean=torch.cat([part.clean for _, part in parts], dim=1)[:, back],
+        losses=[losses[i] for i in back.tolist()],
+    )
+
+
+def _chunks(rows: Sequence[Sequence[Row]], budget: int) -> list[list[int]]:
+    """Facts to search together: of similar length, at most `budget` tokens after the subject."""
+    length = [sum(r.tail for r in of_fact) for of_fact in rows]
+    chunks: list[list[int]] = []
+    tokens = 0
+    for fact in sorted(range(len(rows)), key=lambda i: length[i]):
+        if not chunks or tokens + length[fact] > budget:
+            chunks.append([])
+            tokens = 0
+        chunks[-1].append(fact)
+        tokens += length[fact]
+    return chunks
+
+
+def _groups(handle: ModelHandle, rows: Sequence[Row], layer: int, *, check: bool) -> list[_Group]:
+    prompts = Counter(r.fact for r in rows if not r.is_kl)
+    weights = {fact: 1 / count for fact, count in prompts.items()}
+    before = [row.ids[: row.subject_last] for row in rows]
+    prefix = keys_and_values_of(handle, before, upto=handle.n_layers - 1) if any(before) else None
+    by_tail: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_tail.setdefault(row.tail, []).append(index)
+    groups: list[_Group] = []
+    for same in by_tail.values():
+        ids, lasts = [rows[i].ids for i in same], [rows[i].subject_last for i in same]
+        cache = None
+        if prefix is not None and any(lasts):
+            cache = rows_of_cache(prefix, torch.tensor(same), max(lasts))
+        checked = check and not groups
+        suffix = Suffix.build(handle, ids, lasts, layer, prefix=cache, check=checked)
+        groups.append(_Group(suffix, [rows[i] for i in same], weights))
+    return groups
+
+
+def _clean(groups: Sequence[_Group], facts: int) -> Tensor:
+    """Hidden states at the end of each fact's subject in its bare prompt, [u, d_out] float32."""
+    found: dict[int, Tensor] = {}
+    for group in groups:
+        for row, clean in zip(group.rows, group.suffix.clean[:, 0], strict=True):
+            if row.is_bare:
+                found[row.fact] = clean
+    return torch.stack([found[fact] for fact in range(facts)]).float()
+
+
+def _search(
+    groups: Sequence[_Group],
+    facts: int,
+    hp: Hyperparameters,
+    reference: Tensor | None,
+    progress: Progress,
+) -> Targets:
+    """`find_targets` of a chunk."""
+    clean = _clean(groups, facts)
+    device = clean.device
     norm = (clean if reference is None else reference.to(device).float()).norm(dim=1)
     delta = torch.zeros_like(clean, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=hp.learning_rate)
-    alive = torch.ones(len(facts), dtype=torch.bool, device=device)
-    losses: list[list[float]] = [[] for _ in facts]
-    kl_clean: dict[int, Tensor] = {}
-    selected, kept, read = rows, torch.arange(len(rows), device=device), _readout(rows, device)
+    alive = torch.ones(facts, dtype=torch.bool, device=device)
+    losses: list[list[float]] = [[] for _ in range(facts)]
     frozen = delta.detach().clone()
     for step in range(hp.steps):
         progress("target values", step, hp.steps)
-        hidden = suffix.clean[kept].clone()
-        added = delta[of_fact[kept]].to(hidden.dtype)
-        hidden = torch.cat([hidden[:, :1] + added[:, None], hidden[:, 1:]], dim=1)
-        out = suffix.run(hidden, rows=kept)
-        logits = suffix.logits(out[read.row, read.position]).float()
-        nll = F.cross_entropy(logits, read.target, reduction="none") * read.weight
-        fact_of = of_fact[kept]
-        loss = torch.zeros(len(facts), device=device).index_add(0, fact_of[read.row], nll)
-        kl_logits = suffix.logits(out[read.kl_row, read.kl_position]).float()
-        kl_now = kl_logits.log_softmax(-1)
-        kl_facts = fact_of[read.kl_row]
-        if step == 0:
-            kl_clean = dict(zip(kl_facts.tolist(), kl_now.detach(), strict=True))
-        before = torch.stack([kl_clean[i] for i in kl_facts.tolist()])
-        kl = F.kl_div(kl_now, before, log_target=True, reduction="none").sum(-1)
-        loss = loss.index_add(0, kl_facts, hp.kl_factor * kl)
-        loss = loss + hp.weight_decay * delta.norm(dim=1) / norm.square()
-        live = alive.nonzero().flatten().tolist()
+        loss = hp.weight_decay * delta.norm(dim=1) / norm.square()
+        for group in groups:
+            loss = group.add_losses(loss, delta, hp.kl_factor)
         values = loss.detach().tolist()
-        for i in live:
+        for i in alive.nonzero().flatten().tolist():
             losses[i].append(values[i])
         done = alive & (loss.detach() < hp.stop_loss)
         if done.any():
@@ -197,9 +278,8 @@ def find_targets(
         with torch.no_grad():
             delta.copy_(_clamp(delta, hp.clamp * norm))
         if done.any():
-            kept = alive[of_fact].nonzero().flatten()
-            selected = [rows[i] for i in kept.tolist()]
-            read = _readout(selected, device)
+            for group in groups:
+                group.keep(alive)
     final = torch.where(alive[:, None], delta.detach(), frozen)
     progress("target values", hp.steps, hp.steps)
     return Targets(values=(clean + final).T.contiguous(), clean=clean.T.contiguous(), losses=losses)
