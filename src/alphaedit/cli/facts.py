@@ -75,6 +75,8 @@ def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
         if index in source.rows:
             records.append(EditRecord.from_dict(source.rows[index], f"record {index + 1}"))
             continue
+        # As long as the new object: the mean over the tokens of a long answer says little.
+        former = first_answer(answer.text, len(fact.target.split()))
         records.append(
             EditRecord(
                 case_id=fact.id or str(index),
@@ -82,7 +84,7 @@ def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
                 prompt=fact.prompt,
                 subject=fact.subject,
                 target_new=fact.target,
-                target_true=fact.truth or first_answer(answer.text) or fact.target,
+                target_true=fact.truth or former or fact.target,
                 paraphrase_prompts=fact.paraphrases,
                 neighborhood_prompts=fact.neighborhood,
                 generation_prompts=(fact.text, *fact.paraphrases),

@@ -53,12 +53,12 @@ def facts_table(
         console.print(f"... and {len(facts) - SHOWN} more.")
 
 
-def first_answer(text: str) -> str:
-    """The answer at the start of a continuation: up to a stop, at most four words."""
+def first_answer(text: str, words: int = ANSWER_WORDS) -> str:
+    """The answer at the start of a continuation: up to a stop, at most `words` words."""
     line = text.strip().split("\n")[0]
     for stop in (". ", ", ", "; ", "? ", "! "):
         line = line.split(stop)[0]
-    return " ".join(line.split()[:ANSWER_WORDS]).rstrip(".,;?!")
+    return " ".join(line.split()[:words]).rstrip(".,;?!")
 
 
 def probability(p: float) -> str:

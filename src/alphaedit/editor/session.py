@@ -18,7 +18,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.editor import io
 from alphaedit.locate.preset import choose
 from alphaedit.methods.base import Problem
-from alphaedit.methods.config import Hyperparameters, build
+from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.generate import generate
@@ -111,7 +111,8 @@ class Editor:
         """
         known = [e for e in self.edits if e.method == get_method(method).name]
         if known and preset is None:
-            return build({**known[-1].hyperparameters, **over}, f"hyperparameters of {method}")
+            values = overridden(known[-1].hyperparameters, over)
+            return build(values, f"hyperparameters of {method}")
         return choose(
             self.handle,
             self.statistics,
@@ -272,8 +273,10 @@ class Editor:
 
     def _check_memory(self) -> None:
         need = 4 * 4 * max(self.handle.d_in(i) for i in range(self.handle.n_layers)) ** 2
-        gc.collect()
         free = psutil.virtual_memory().available
+        if need > free:
+            gc.collect()
+            free = psutil.virtual_memory().available
         if need > free:
             raise ResourceError(
                 f"Editing needs about {need / 1e9:.1f} GB for the second moment of one layer and "

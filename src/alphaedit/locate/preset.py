@@ -8,15 +8,29 @@ from typing import Any
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
-from alphaedit.locate.suggest import key_energy, read_out, window
-from alphaedit.methods.base import Method
-from alphaedit.methods.config import Hyperparameters, build, preset, presets
+from alphaedit.locate.suggest import read_out, window
+from alphaedit.methods.base import Method, Problem
+from alphaedit.methods.config import Hyperparameters, build, overridden, preset, presets
+from alphaedit.methods.state import SequentialState
+from alphaedit.methods.steps.contexts import generate_contexts
+from alphaedit.methods.steps.target_value import find_targets
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.scoring import score
 from alphaedit.stats.statistics import ModelStatistics
 
-ENERGY = 0.98
+ENERGY = 0.9
 RIDGE_SHARE = 0.1
-"""Ridge of unknown models, as a share of the mean squared norm of the projected keys."""
+STEPS = 40
+RATE = 0.04
+"""Adam's rate as a share of |h| / sqrt(d) at the usual clamp: small steps find short deltas."""
+
+CLAMPS = (0.75, 1.5, 3.0)
+REACHED = 0.3
+"""Mean loss of the pilot's targets, in nats, at which a layer is good enough."""
+HELD = 0.8
+"""Mean probability of the pilot's targets after the edit at which a clamp is good enough."""
+PILOTS = 8
+CANDIDATES = 4
 
 
 def matching(handle: ModelHandle) -> str | None:
@@ -36,44 +50,103 @@ def matching(handle: ModelHandle) -> str | None:
     return None
 
 
-def _shown(
-    handle: ModelHandle,
-    statistics: ModelStatistics,
-    method: Method,
-    facts: Sequence[Fact],
-    over: Mapping[str, Any],
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Layers from where the subject is read; scales relative to hidden states and keys."""
-    if not facts:
-        raise ConfigError(
-            "No preset knows this model, and without facts nothing can be measured on it.",
-            remedy="Give facts, or a preset, or at least layers.",
-        )
-    found = read_out(handle, facts, seed=seed, progress=progress)
-    layers = tuple(over.get("layers") or window(found.layer, handle.n_layers))
-    if getattr(method, "one_by_one", False) and "layers" not in over:
-        layers = layers[-1:]
-    last = min(layers[-1], len(found.norms) - 1)
-    values: dict[str, Any] = {
-        "layers": layers,
-        "learning_rate": 0.2 * found.norms[last] / handle.d_out(last) ** 0.5,
-        "moment_weight": handle.d_in(last) / 10,
-    }
-    needs_space = getattr(method, "null_space", False) or bool(over.get("project"))
-    if needs_space and "threshold" not in over:
-        values["energy"] = over.get("energy", ENERGY)
-    if getattr(method, "ridge", False) and "ridge" not in over:
-        statistics.prepare(layers)
-        keys = key_energy(handle, facts, layers)
-        space = {k: over.get(k, values.get(k)) for k in ("threshold", "energy")}
-        squares = [
-            float(statistics.subspace(layer, **space).project(keys[layer].T).square().sum(0).mean())
-            for layer in layers
-        ]
-        values["ridge"] = RIDGE_SHARE * sum(squares) / len(squares)
-    return values
+class _Model:
+    """What is measured on a model that no preset knows."""
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        statistics: ModelStatistics,
+        method: Method,
+        facts: Sequence[Fact],
+        over: Mapping[str, Any],
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        if not facts:
+            raise ConfigError(
+                "No preset knows this model, and without facts nothing can be measured on it.",
+                remedy="Give facts, or a preset, or at least layers.",
+            )
+        self.handle = handle
+        self.statistics = statistics
+        self.method = method
+        self.facts = list(facts[:PILOTS])
+        self.over = over
+        self.seed = seed
+        self.progress = progress
+        self.read = read_out(handle, facts, seed=seed, progress=progress)
+
+    def shown(self) -> dict[str, Any]:
+        """Layers from where the subject is read; scales relative to hidden states and keys."""
+        over, method = self.over, self.method
+        given = over.get("layers")
+        last = max(given) if given else self._last_layer()
+        one_layer = getattr(method, "one_by_one", False)
+        chosen = (last,) if one_layer else window(last, self.handle.n_layers)
+        values: dict[str, Any] = {
+            "layers": tuple(given or chosen),
+            "moment_weight": self.handle.d_in(last) / 10,
+        }
+        needs_space = getattr(method, "null_space", False) or bool(over.get("project"))
+        if needs_space:
+            values["energy"] = ENERGY
+        if getattr(method, "ridge", False):
+            values["ridge_share"] = RIDGE_SHARE
+        return {**values, **self._scale(values)}
+
+    def _search(self, layer: int, clamp: float) -> dict[str, Any]:
+        """Clamp, steps and rate of a target search at `layer`."""
+        norm = self.read.norms[min(layer, len(self.read.norms) - 1)]
+        rate = RATE * clamp / CLAMPS[0] * norm / self.handle.d_out(layer) ** 0.5
+        return {"clamp": clamp, "learning_rate": rate, "steps": STEPS}
+
+    def _last_layer(self) -> int:
+        """The latest layer not after the read-out from which targets are reached, or nearly."""
+        contexts = generate_contexts(self.handle, 2, 10, self.seed)
+        losses: dict[int, float] = {}
+        candidates = range(self.read.layer, max(-1, self.read.layer - CANDIDATES), -1)
+        for number, layer in enumerate(candidates):
+            self.progress("pilot searches", number, len(candidates))
+            values = {**self._search(layer, CLAMPS[0]), **self.over, "layers": (layer,)}
+            hp = build(values, "hyperparameters of the pilot")
+            rows = find_targets(self.handle, self.facts, layer, contexts, hp).losses
+            losses[layer] = sum(row[-1] for row in rows) / len(rows)
+            if losses[layer] <= REACHED:
+                break
+        self.progress("pilot searches", len(candidates), len(candidates))
+        return min(losses, key=lambda layer: (max(losses[layer], REACHED), -layer))
+
+    def _scale(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The smallest clamp by which an edit of a few facts holds, or the best."""
+        defaults = getattr(self.method, "defaults", {})
+        layers = values["layers"]
+        self.statistics.prepare(layers)
+        pairs = [(fact.text, fact.target) for fact in self.facts]
+        clamps = [self.over["clamp"]] if "clamp" in self.over else CLAMPS
+        held: list[tuple[float, dict[str, Any]]] = []
+        for number, clamp in enumerate(clamps):
+            self.progress("pilot edits", number, len(clamps))
+            scale = self._search(layers[-1], clamp)
+            chosen = overridden({**defaults, **values, **scale}, self.over)
+            hp = build(chosen, "hyperparameters of the pilot")
+            solution = self.method.solve(
+                Problem(
+                    handle=self.handle,
+                    facts=self.facts,
+                    hyperparameters=hp,
+                    statistics=self.statistics,
+                    state=SequentialState(),
+                    seed=self.seed,
+                )
+            )
+            with self.handle.temporarily(solution.patch.weights):
+                scores = score(self.handle, pairs)
+            held.append((sum(s.p for s in scores) / len(scores), scale))
+            if held[-1][0] >= HELD:
+                break
+        self.progress("pilot edits", len(clamps), len(clamps))
+        return max(held, key=lambda trial: trial[0])[1]
 
 
 def choose(
@@ -106,11 +179,7 @@ def choose(
     else:
         key = (method.name, repr(sorted(over.items())))
         if key not in memory:
-            memory[key] = _shown(handle, statistics, method, facts, over, seed, progress)
+            memory[key] = _Model(handle, statistics, method, facts, over, seed, progress).shown()
         values = memory[key]
     defaults = getattr(method, "defaults", {})
-    if over.get("threshold") is not None:
-        values = {k: v for k, v in values.items() if k != "energy"}
-    if over.get("energy") is not None:
-        values = {k: v for k, v in values.items() if k != "threshold"}
-    return build({**defaults, **values, **over}, where)
+    return build(overridden({**defaults, **values}, over), where)

@@ -11,7 +11,7 @@ from torch import Tensor
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import Suffix, capture
+from alphaedit.model.partial import Suffix
 
 MOST_FACTS = 16
 READ = 0.8
@@ -86,13 +86,3 @@ def window(last: int, n_layers: int) -> tuple[int, ...]:
     """Layers to edit: a stretch that ends at `last`, 2 to 5 long by the depth of the model."""
     length = min(5, max(2, round(0.12 * n_layers) + 2))
     return tuple(range(max(0, last - length + 1), last + 1))
-
-
-def key_energy(
-    handle: ModelHandle, facts: Sequence[Fact], layers: Sequence[int]
-) -> dict[int, Tensor]:
-    """Keys of the bare prompts at `layers`, [n, d_in] each."""
-    encoded = [handle.tokens.encode_with_subject(f.text, f.subject_span) for f in facts]
-    return capture(
-        handle, [e.ids for e in encoded], [e.subject_last for e in encoded], key_layers=layers
-    )[0]

@@ -32,6 +32,12 @@ class Hyperparameters(BaseModel):
         15_000.0, ge=0, description="weight of the second moment C in the system (MEMIT's lambda)"
     )
     ridge: float = Field(10.0, ge=0, description="weight of the identity (AlphaEdit's L2)")
+    ridge_share: float | None = Field(
+        None,
+        gt=0,
+        description="in place of ridge: weight of the identity as a share of the mean squared norm "
+        "of the facts' projected keys, at each layer",
+    )
     conditioning: float = Field(
         1e-4, ge=0, description="added to C as a share of its mean diagonal where C is inverted"
     )
@@ -74,6 +80,16 @@ def build(values: Mapping[str, Any], where: str) -> Hyperparameters:
             f"{where}: {field}: {first['msg']}.",
             remedy=f"Known fields: {', '.join(known)}.",
         ) from None
+
+
+EITHER = (("threshold", "energy"), ("ridge", "ridge_share"))
+
+
+def overridden(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with those of `over` in their place, and without what these stand instead of."""
+    given = {name for name, value in over.items() if value is not None}
+    gone = {a for pair in EITHER for a, b in (pair, pair[::-1]) if b in given and a not in given}
+    return {**{name: value for name, value in values.items() if name not in gone}, **over}
 
 
 def presets() -> Mapping[str, Mapping[str, Any]]:

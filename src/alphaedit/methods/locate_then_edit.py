@@ -21,6 +21,7 @@ from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.solve import System, rome_update
 from alphaedit.linalg.subspace import Subspace, null_space
 from alphaedit.methods.base import Problem, Solution
+from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import check_finite, keys_and_values
@@ -109,16 +110,17 @@ class LocateThenEdit:
         spectrum = problem.statistics.spectrum(layer)
         return null_space(spectrum, threshold=hp.threshold, energy=hp.energy)
 
-    def _system(self, problem: Problem, layer: int, past: Tensor | None) -> System:
+    def _system(self, problem: Problem, layer: int, keys: Tensor, past: Tensor | None) -> System:
         hp = problem.hyperparameters
         weight = hp.moment_weight if self.moment else 0.0
         moment = problem.statistics.second_moment(layer) if weight else None
-        ridge = hp.ridge if self.ridge else 0.0
+        space = self._subspace(problem, layer) if self.null_space else None
+        ridge = _ridge(hp, space, keys) if self.ridge else 0.0
         if moment is not None:
             ridge += weight * hp.conditioning * float(moment.diagonal().mean())
         return System(
             ridge=ridge,
-            subspace=self._subspace(problem, layer) if self.null_space else None,
+            subspace=space,
             second_moment=moment,
             moment_weight=weight,
             past_keys=past,
@@ -144,7 +146,7 @@ class LocateThenEdit:
                 residual = (found.values.to(values.device) - values) / (len(hp.layers) - index)
                 with timer.phase("solve"):
                     past = state.past_keys.get(layer) if self.history else None
-                    delta = self._system(problem, layer, past).solve(keys, residual)
+                    delta = self._system(problem, layer, keys, past).solve(keys, residual)
                     if hp.project and not self.null_space:
                         delta = _projected(delta, self._subspace(problem, layer))
                 name = handle.edited_name(layer)
@@ -184,6 +186,13 @@ class LocateThenEdit:
         state = replace(state, edits=state.edits + len(problem.facts))
         patch = Patch(weights={name: concatenate(deltas)}, metadata=_metadata(losses, state))
         return Solution(patch, state, timer.seconds)
+
+
+def _ridge(hp: Hyperparameters, space: Subspace | None, keys: Tensor) -> float:
+    if hp.ridge_share is None:
+        return hp.ridge
+    free = keys if space is None else space.project(keys)
+    return hp.ridge_share * float(free.double().square().sum(dim=0).mean())
 
 
 def _projected(delta: LowRank, subspace: Subspace) -> LowRank:
