@@ -351,6 +351,8 @@ def test_stats(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [row["layer"] for row in result["layers"]] == [1, 2]
     assert all(0 < row["dim"] < row["d_in"] for row in result["layers"])
     assert plot.read_text(encoding="utf-8").startswith("<?xml")
+    assert run([*tiny(place, "stats", "--tolerance", "0.9", method=False), "--json"]) == 0
+    assert the_object(capsys)["tokens"] <= result["tokens"]
     assert run(tiny(place, "stats", "--layers", "9", method=False)) == 1
     assert "out of range" in capsys.readouterr().err
 

@@ -73,6 +73,7 @@ def edit(
     settings: options.Settings = None,
     corpus: options.CorpusName = None,
     tokens: options.Tokens = None,
+    tolerance: options.Tolerance = None,
     cache_dir: options.CacheDir = None,
     report: options.ReportFile = None,
     no_generation: options.NoGeneration = False,
@@ -106,6 +107,7 @@ def edit(
             dtype=dtype,
             corpus=corpus,
             tokens=tokens,
+            tolerance=tolerance,
             cache_dir=cache_dir,
             session=from_session,
         )

@@ -75,6 +75,7 @@ def evaluate(
     settings: options.Settings = None,
     corpus: options.CorpusName = None,
     tokens: options.Tokens = None,
+    tolerance: options.Tolerance = None,
     cache_dir: options.CacheDir = None,
     report: options.ReportFile = None,
     force: options.Force = False,
@@ -109,6 +110,7 @@ def evaluate(
             dtype=dtype,
             corpus=corpus,
             tokens=tokens,
+            tolerance=tolerance,
             cache_dir=cache_dir,
             session=from_session,
         )

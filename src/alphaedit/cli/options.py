@@ -94,6 +94,16 @@ Tokens = Annotated[
         show_default="40 a direction, at most 1,000,000",
     ),
 ]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance",
+        min=0,
+        help="Stop before the budget once doubling the text changes no second moment by more than "
+        "this share, such as 0.05.",
+        show_default="the whole budget",
+    ),
+]
 CacheDir = Annotated[
     Path | None,
     typer.Option(

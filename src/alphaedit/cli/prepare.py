@@ -25,6 +25,7 @@ def open_editor(
     dtype: str | None = None,
     corpus: str | None = None,
     tokens: int | None = None,
+    tolerance: float | None = None,
     cache_dir: Path | None = None,
     session: Path | None = None,
 ) -> Editor:
@@ -42,6 +43,7 @@ def open_editor(
         seed=seed,
         corpus=corpus,
         tokens=tokens,
+        tolerance=tolerance,
         cache_dir=cache_dir,
         progress=progress,
     )

@@ -30,6 +30,7 @@ def stats(
     model: options.Model,
     corpus: options.CorpusName = None,
     tokens: options.Tokens = None,
+    tolerance: options.Tolerance = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -88,11 +89,13 @@ def stats(
             dtype=dtype,
             corpus=corpus,
             tokens=tokens,
+            tolerance=tolerance,
             cache_dir=cache_dir,
         )
         chosen, space = _choose(editor.handle, wanted, threshold, energy)
         statistics = editor.statistics
         statistics.prepare(chosen)
+        tokens_seen = min(statistics.counted(layer) for layer in chosen)
         rows = [asdict(row) for row in statistics.report(chosen, **space)]
         if plot is not None:
             from alphaedit.report.figures import save_spectra
@@ -106,7 +109,7 @@ def stats(
     result: dict[str, Any] = {
         "model": model,
         "corpus": statistics.corpus.name,
-        "tokens": statistics.tokens,
+        "tokens": tokens_seen,
         **space,
         "layers": [{"layer": n, **row} for n, row in zip(chosen, rows, strict=True)],
         "cache": str(statistics.cache.folder),
@@ -118,7 +121,7 @@ def stats(
 
         write_text(to_json(result, indent=1) + "\n", out_file)
     if not json:
-        title = f"Keys of {model} over {statistics.tokens:,} tokens of {statistics.corpus.name}"
+        title = f"Keys of {model} over {tokens_seen:,} tokens of {statistics.corpus.name}"
         tables.null_space_table(list(zip(map(str, chosen), rows, strict=True)), title)
         console = output_console()
         console.print(f"Kept in {result['cache']}", highlight=False, soft_wrap=True)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -15,8 +12,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from alphaedit.core.errors import EditFileError, ResourceError
+from alphaedit.core.errors import EditFileError
 from alphaedit.core.fact import Fact
+from alphaedit.core.files import atomic_folder
 from alphaedit.core.patch import Patch
 
 FORMAT = 1
@@ -157,53 +155,3 @@ def edit_id(patch: Patch, facts: tuple[Fact, ...], parent: str | None) -> str:
     digest.update(json.dumps([f.to_dict() for f in facts], sort_keys=True).encode())
     digest.update(repr((parent, patch.prompt)).encode())
     return digest.hexdigest()[:16]
-
-
-class atomic_folder:
-    """A folder that appears complete or not at all: write into the path that `with` gives.
-
-    An existing folder of that name is replaced only when all has been written.
-
-    Raises:
-        ResourceError: writing failed (disk full, read-only); what was there before is kept.
-    """
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> Path:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.target.parent))
-        except OSError as error:
-            raise _cannot_write(self.target, error) from error
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.part, ignore_errors=True)
-            # safetensors reports a full disk as its own error type.
-            if issubclass(kind, (OSError, SafetensorError)):
-                raise _cannot_write(self.target, error) from None
-            return
-        old = None
-        try:
-            self.part.chmod(0o755)
-            if self.target.exists():
-                old = self.part.with_name(self.part.name + "-old")
-                os.replace(self.target, old)
-            os.replace(self.part, self.target)
-        except OSError as failure:
-            if old is not None and not self.target.exists():
-                os.replace(old, self.target)
-            shutil.rmtree(self.part, ignore_errors=True)
-            raise _cannot_write(self.target, failure) from failure
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _cannot_write(target: Path, error: object) -> ResourceError:
-    return ResourceError(
-        f"Cannot write {target}: {error}.",
-        remedy="Free some space or choose another directory. What was there before is unchanged.",
-    )

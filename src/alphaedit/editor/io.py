@@ -9,8 +9,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from alphaedit.core.edit import FORMAT, Edit, atomic_folder
+from alphaedit.core.edit import FORMAT, Edit
 from alphaedit.core.errors import EditFileError, FingerprintError
+from alphaedit.core.files import atomic_folder, recover
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.handle import ModelHandle
 
@@ -78,6 +79,7 @@ def load_session(folder: Path, base: str | None = None) -> tuple[list[Edit], lis
         FingerprintError: it belongs to another model.
     """
     try:
+        recover(folder)
         about = json.loads((folder / _SESSION).read_text(encoding="utf-8"))
         tensors = load_file(folder / _STATE)
         names, contexts, recorded = about["edits"], about["contexts"], about["base"]

@@ -69,6 +69,7 @@ class Editor:
         seed: int = 0,
         corpus: str | None = None,
         tokens: int | None = None,
+        tolerance: float | None = None,
         cache_dir: str | Path | None = None,
         progress: Progress = silent,
     ) -> Editor:
@@ -80,6 +81,8 @@ class Editor:
             corpus: text for the second moments: a file, "hf:NAME", "bundled" or "self" (sampled
                 from the model); by default the bundled corpus for bundled models, else "self".
             tokens: token budget of the second moments.
+            tolerance: stop before it when doubling the text changes no second moment by more than
+                this share of its Frobenius norm.
             cache_dir: where second moments are kept.
 
         Raises:
@@ -91,6 +94,7 @@ class Editor:
             handle,
             corpus or ("bundled" if bundled else "self"),
             tokens=tokens,
+            tolerance=tolerance,
             cache_dir=cache_dir,
             seed=seed,
             progress=progress,

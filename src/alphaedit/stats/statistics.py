@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from alphaedit.core.errors import FingerprintError
@@ -58,6 +59,7 @@ class ModelStatistics:
         self.progress = progress
         self.model = handle.fingerprint()
         self._moments: dict[int, Tensor] = {}
+        self._counted: dict[int, int] = {}
         self._spectra: dict[int, Spectrum] = {}
 
     @cached_property
@@ -86,6 +88,7 @@ class ModelStatistics:
                 missing.append(layer)
             else:
                 self._moments[layer] = found["matrix"]
+                self._counted[layer] = int(found.get("tokens", self.tokens))
         if not missing:
             return
         if self.handle.fingerprint() != self.model:
@@ -105,13 +108,22 @@ class ModelStatistics:
             progress=self.progress,
         )
         for layer, moment in moments.items():
-            self.cache.save(self._key(layer, "moment"), {"matrix": moment.matrix})
+            counted = torch.tensor(moment.tokens)
+            self.cache.save(
+                self._key(layer, "moment"), {"matrix": moment.matrix, "tokens": counted}
+            )
             self._moments[layer] = moment.matrix
+            self._counted[layer] = moment.tokens
 
     def second_moment(self, layer: int) -> Tensor:
         """C = E[k k^T] at `layer`, [d_in, d_in] float32."""
         self.prepare([layer])
         return self._moments[layer]
+
+    def counted(self, layer: int) -> int:
+        """Tokens that the second moment at `layer` averages over."""
+        self.prepare([layer])
+        return self._counted[layer]
 
     def spectrum(self, layer: int) -> Spectrum:
         """Eigendecomposition of C at `layer`, float32."""

@@ -1,0 +1,151 @@
+"""A run that is cut short leaves what was there before, or all of the new."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from tests.tiny import SENTENCES, save_tiny
+
+from alphaedit import Editor, Fact
+from alphaedit.core.errors import AlphaEditError, ResourceError
+from alphaedit.core.files import atomic_folder
+from alphaedit.editor import io
+
+FACT = Fact("The capital of {} is", "France", "Madrid")
+OVER = {"layers": (1, 2), "steps": 2, "contexts": 1, "energy": 0.9, "ridge": 1.0}
+# Dies by SIGKILL at a given call of os.replace or save_file, which is where files change.
+KILLED = """
+import os, signal, sys
+import safetensors.torch
+left = int(sys.argv[1])
+def deadly(function):
+    def wrapped(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapped
+os.replace = deadly(os.replace)
+safetensors.torch.save_file = deadly(safetensors.torch.save_file)
+from alphaedit.cli.app import run
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def editor(tmp_path: Path) -> Editor:
+    save_tiny("gpt2", tmp_path / "model")
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
+    return Editor.from_pretrained(
+        str(tmp_path / "model"), corpus=str(text), tokens=400, cache_dir=tmp_path / "cache"
+    )
+
+
+def weights(editor: Editor) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in editor.handle.model.state_dict().items()}
+
+
+def unchanged(editor: Editor, before: dict[str, torch.Tensor]) -> bool:
+    now = editor.handle.model.state_dict()
+    return all(torch.equal(now[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("phase", ["target values", "layers"])
+def test_interrupt_changes_nothing(phase: str, editor: Editor) -> None:
+    editor.edit(FACT, **OVER)
+    before, state = weights(editor), editor.state
+
+    def interrupt(name: str, done: int, total: int) -> None:
+        if name == phase and done == 1:
+            raise KeyboardInterrupt
+
+    editor.progress = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        editor.edit(Fact("The capital of {} is", "Spain", "Paris"), **OVER)
+    assert unchanged(editor, before)
+    assert editor.state is state
+    assert len(editor.edits) == 1
+
+
+def test_weights_that_turned_into_nan(editor: Editor) -> None:
+    editor.statistics.prepare([1, 2])
+    with torch.no_grad():
+        editor.handle.edited_module(3).weight[0, 0] = float("nan")
+    before = weights(editor)
+    with pytest.raises(AlphaEditError, match=r"NaN|not finite"):
+        editor.edit(FACT, **OVER)
+    now = weights(editor)
+    assert all(torch.equal(now[n].nan_to_num(), before[n].nan_to_num()) for n in before)
+    assert editor.edits == []
+
+
+def test_too_little_memory(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights(editor)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    with pytest.raises(ResourceError, match="GB are free"):
+        editor.edit(FACT, **OVER)
+    assert unchanged(editor, before)
+
+
+def test_full_disk_keeps_the_session(
+    editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor.edit(FACT, **OVER)
+    editor.save(tmp_path / "session")
+    editor.edit(Fact("The capital of {} is", "Spain", "Paris"), **OVER)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(io, "save_file", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        editor.save(tmp_path / "session")
+    monkeypatch.undo()
+    assert len(io.load_session(tmp_path / "session")[0]) == 1
+    assert not list(tmp_path.glob(".session*"))
+
+
+def test_killed_while_it_writes(editor: Editor, tmp_path: Path) -> None:
+    editor.edit(FACT, **OVER)
+    editor.save(tmp_path / "session")
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text(
+        json.dumps({"prompt": "The capital of {} is", "subject": "Spain", "target": "Paris"})
+    )
+    model, session = str(tmp_path / "model"), tmp_path / "session"
+    argv = ["edit", model, str(facts), "--from", str(session), "-o", str(session), "-q"]
+    argv += ["--no-generation", "--corpus", str(tmp_path / "text.txt"), "--tokens", "400"]
+    argv += ["--cache-dir", str(tmp_path / "cache")]
+    found = []
+    for point in range(1, 20):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(point), *argv], check=False)
+        edits, _ = io.load_session(session)
+        found.append(len(edits))
+        if done.returncode != -signal.SIGKILL:
+            assert done.returncode == 0
+            break
+    # Killed at every write, it kept the old session; then it ended, and gave the new one.
+    assert found[-1] == 2
+    assert set(found[:-1]) == {1}
+    assert len(found) > 3
+    assert not list(tmp_path.glob(".session*"))
+
+
+def test_a_kill_between_the_two_moves_is_put_right(tmp_path: Path) -> None:
+    target = tmp_path / "session"
+    with atomic_folder(target) as part:
+        (part / "one").touch()
+    shutil.move(target, tmp_path / ".session.old")
+    (tmp_path / ".session.part-999999999-x").mkdir()
+    with atomic_folder(target) as part:
+        assert (target / "one").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["session"]
