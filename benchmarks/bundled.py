@@ -31,8 +31,10 @@ def picture(name: str, traced: Trace) -> Figure:
     """Heat map of the indirect effect, positions by layers."""
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(traced.indirect_effect.numpy(), aspect="auto", cmap="Blues", vmin=0)
-    axes.set_yticks(range(len(POSITIONS)), POSITIONS)
+    effect = traced.indirect_effect
+    seen = [i for i, row in enumerate(effect) if not row.isnan().all()]
+    image = axes.imshow(effect[seen].numpy(), aspect="auto", cmap="Blues", vmin=0)
+    axes.set_yticks(range(len(seen)), [POSITIONS[i] for i in seen])
     axes.set_xlabel("hidden state restored after block")
     axes.set_title(
         f"{name}: p(answer) {traced.clean:.2f} clean, {traced.corrupted:.2f} corrupted", fontsize=9
@@ -60,9 +62,7 @@ def main() -> None:
         ]
         traced = trace(handle, facts)
         if not quick:
-            figure = picture(name, traced)
-            figure.savefig(DOCS / f"tracing-{name}.svg")
-            figure.savefig(DOCS / f"tracing-{name}.png", dpi=150)
+            picture(name, traced).savefig(DOCS / f"tracing-{name}.svg")
         results[name] = {
             "exam": asdict(exam),
             "tracing": {

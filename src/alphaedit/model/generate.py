@@ -89,10 +89,3 @@ def _pick(logits: Tensor, top_k: int | None, generator: torch.Generator | None) 
     values, index = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
     choice = torch.multinomial(values.softmax(-1), 1, generator=generator)
     return index.gather(1, choice)[:, 0]
-
-
-def sample(
-    handle: ModelHandle, text: str, tokens: int, *, top_k: int, generator: torch.Generator
-) -> str:
-    """`text` and a sampled continuation of about `tokens` tokens."""
-    return text + generate(handle, [text], tokens, top_k=top_k, generator=generator)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from alphaedit.model.generate import sample
+from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
@@ -16,9 +16,8 @@ def generate_contexts(handle: ModelHandle, count: int, tokens: int, seed: int) -
     Each ends in a sentence end and a space ("... . "), ready to be put before a prompt, as in
     MEMIT (Meng et al. 2023, section 4.3.1 and published code). Braces are removed.
     """
+    openings = [OPENINGS[index % len(OPENINGS)] for index in range(count)]
     generator = torch.Generator().manual_seed(seed)
-    texts = []
-    for index in range(count):
-        text = sample(handle, OPENINGS[index % len(OPENINGS)], tokens, top_k=5, generator=generator)
-        texts.append(text.replace("{", " ").replace("}", " ").strip() + ". ")
-    return tuple(texts)
+    sampled = generate(handle, openings, tokens, top_k=5, generator=generator)
+    texts = [opening + text for opening, text in zip(openings, sampled, strict=True)]
+    return tuple(text.replace("{", " ").replace("}", " ").strip() + ". " for text in texts)

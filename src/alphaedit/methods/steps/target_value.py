@@ -25,6 +25,8 @@ from alphaedit.model.partial import Suffix
 from alphaedit.model.stems import keys_and_values_of, pass_tokens, rows_of_cache
 
 KL_PROMPT = "{} is a"
+FEW_TOKENS = 256
+"""Below this, one padded pass takes less time than a pass for each length."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Targets:
 
 
 class _Group:
-    """Rows with the same number of tokens after the subject, run together without padding.
+    """Rows run together: by number of tokens after the subject, so that nothing is padded.
 
     Rows of facts that are done leave it by `keep`.
     """
@@ -218,8 +220,9 @@ def _groups(handle: ModelHandle, rows: Sequence[Row], layer: int, *, check: bool
     before = [row.ids[: row.subject_last] for row in rows]
     prefix = keys_and_values_of(handle, before, upto=handle.n_layers - 1) if any(before) else None
     by_tail: dict[int, list[int]] = {}
+    few = sum(row.tail for row in rows) < FEW_TOKENS
     for index, row in enumerate(rows):
-        by_tail.setdefault(row.tail, []).append(index)
+        by_tail.setdefault(0 if few else row.tail, []).append(index)
     groups: list[_Group] = []
     for same in by_tail.values():
         ids, lasts = [rows[i].ids for i in same], [rows[i].subject_last for i in same]
