@@ -71,6 +71,7 @@ def edit(
     ] = None,
     preset: options.Preset = None,
     settings: options.Settings = None,
+    plugins: options.Plugins = None,
     corpus: options.CorpusName = None,
     tokens: options.Tokens = None,
     tolerance: options.Tolerance = None,
@@ -91,7 +92,7 @@ def edit(
     MODEL itself is never written to.
     """
     source = sources.read(facts, prompt, subject, target, truth)
-    over = prepare.overrides(settings)
+    over = prepare.overrides(settings, plugins)
     if from_session is None or out_dir is None or from_session.resolve() != out_dir.resolve():
         prepare.check_folder(out_dir, prepare.SESSION, force=force)
     prepare.check_folder(checkpoint, prepare.CHECKPOINT, force=force)

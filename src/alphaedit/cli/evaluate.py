@@ -73,6 +73,7 @@ def evaluate(
     no_generation: options.NoGeneration = False,
     preset: options.Preset = None,
     settings: options.Settings = None,
+    plugins: options.Plugins = None,
     corpus: options.CorpusName = None,
     tokens: options.Tokens = None,
     tolerance: options.Tolerance = None,
@@ -92,7 +93,7 @@ def evaluate(
     generation, and for bundled models the share of facts kept that were not edited. Nothing is
     saved.
     """
-    over = prepare.overrides(settings)
+    over = prepare.overrides(settings, plugins)
     prepare.check_file(report, force=force)
     if method != "none":
         from alphaedit.methods.registry import get_method

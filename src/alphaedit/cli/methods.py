@@ -12,18 +12,34 @@ EXAMPLES = examples("alphaedit methods", "alphaedit methods --json")
 
 
 def list_methods(json: options.Json = False, debug: options.Debug = False) -> dict[str, Any]:
-    """List the editing methods with their papers."""
+    """List the editing methods and the plug-ins, with their papers."""
+    from alphaedit.methods.plugin import options_of, plugins
     from alphaedit.methods.registry import methods
 
-    rows = [
-        {"name": m.name, "title": m.title, "paper": m.paper, "summary": m.summary}
-        for m in methods().values()
-    ]
+    found: dict[str, list[dict[str, Any]]] = {
+        "methods": [
+            {"name": m.name, "title": m.title, "paper": m.paper, "summary": m.summary}
+            for m in methods().values()
+        ],
+        "plugins": [
+            {
+                "name": p.name,
+                "title": p.title,
+                "paper": p.paper,
+                "summary": p.summary,
+                "options": options_of(p),
+            }
+            for p in plugins().values()
+        ],
+    }
     if not json:
         from rich.table import Table
 
-        table = Table("name", "method", "what it does")
-        for row in rows:
-            table.add_row(row["name"], f"{row['title']}\n[dim]{row['paper']}[/]", row["summary"])
-        output_console().print(table)
-    return {"methods": rows}
+        for kind, rows in found.items():
+            table = Table("name", "method" if kind == "methods" else "plug-in", "what it does")
+            for row in rows:
+                given = ", ".join(f"{k}={v:g}" for k, v in row.get("options", {}).items())
+                name = f"{row['name']}\n[dim]{given}[/]" if given else row["name"]
+                table.add_row(name, f"{row['title']}\n[dim]{row['paper']}[/]", row["summary"])
+            output_console().print(table)
+    return found

@@ -76,6 +76,16 @@ Settings = Annotated[
         show_default=False,
     ),
 ]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="Add a plug-in, such as project or sphere:strength=0.8 (see `alphaedit methods`). "
+        "Repeatable.",
+        show_default=False,
+    ),
+]
 CorpusName = Annotated[
     str | None,
     typer.Option(

@@ -107,18 +107,25 @@ def check_file(path: Path | None, *, force: bool) -> None:
         )
 
 
-def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """`--set KEY=VALUE` pairs as hyperparameters of the right types.
+def overrides(
+    pairs: Sequence[str] | None, plugins: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """`--set KEY=VALUE` pairs and `--plugin`s as hyperparameters of the right types.
 
     Raises:
         ConfigError: a pair has no "=", a name is unknown or given twice, or a value impossible.
     """
-    if not pairs:
+    if not pairs and not plugins:
         return {}
     from alphaedit.methods.config import build
+    from alphaedit.methods.plugin import make
 
     given: dict[str, Any] = {}
-    for pair in pairs:
+    if plugins:
+        for spec in plugins:
+            make(spec)
+        given["plugins"] = tuple(plugins)
+    for pair in pairs or ():
         key, sign, value = (part.strip() for part in pair.partition("="))
         key = key.replace("-", "_")
         if not sign or not key or not value:

@@ -50,6 +50,13 @@ class LowRank:
         for name, factor in (("left", left), ("right", right)):
             _require_finite(factor, f"The {name} factor of a low-rank change")
 
+    @classmethod
+    def dense(cls, matrix: Tensor) -> "LowRank":
+        """Any matrix ``[d_out, d_in]`` as a product with an identity."""
+        rows, columns = matrix.shape
+        one = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
+        return cls(one, matrix) if rows <= columns else cls(matrix, one)
+
     @property
     def rank(self) -> int:
         """Number of columns of `left`: an upper bound of the matrix's rank."""

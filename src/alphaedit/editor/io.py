@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from alphaedit.core.edit import FORMAT, Edit
 from alphaedit.core.errors import EditFileError, FingerprintError
@@ -53,13 +55,15 @@ def save_session(
         for name, edit in zip(names, edits, strict=True):
             edit.save(part / name)
         tensors = {f"past_keys.{k}": v.contiguous().cpu() for k, v in state.past_keys.items()}
-        save_file(tensors, part / _STATE)
+        memory = _memory(states)
+        save_file({**tensors, **memory}, part / _STATE)
         about = {
             "format": FORMAT,
             "base": base,
             "edits": names,
             "contexts": state.contexts,
             "counts": [s.edits for s in states],
+            "memory": [list(s.memory) for s in states],
             "columns": [{str(k): v.shape[1] for k, v in s.past_keys.items()} for s in states],
         }
         text = json.dumps(about, indent=1, ensure_ascii=False)
@@ -83,14 +87,22 @@ def load_session(folder: Path, base: str | None = None) -> tuple[list[Edit], lis
         about = json.loads((folder / _SESSION).read_text(encoding="utf-8"))
         tensors = load_file(folder / _STATE)
         names, contexts, recorded = about["edits"], about["contexts"], about["base"]
-        past = {int(key.split(".")[1]): value for key, value in tensors.items()}
+        past = {
+            int(key.split(".")[1]): value
+            for key, value in tensors.items()
+            if key.startswith("past_keys.")
+        }
+        memories = _remembered(about.get("memory", [[] for _ in about["counts"]]), tensors)
         states = [
             SequentialState(
                 contexts=None if contexts is None else tuple(contexts),
                 past_keys={int(k): past[int(k)][:, :size] for k, size in columns.items()},
                 edits=count,
+                memory=memory,
             )
-            for count, columns in zip(about["counts"], about["columns"], strict=True)
+            for count, columns, memory in zip(
+                about["counts"], about["columns"], memories, strict=True
+            )
         ]
     except FileNotFoundError as error:
         raise EditFileError(
@@ -113,6 +125,31 @@ def load_session(folder: Path, base: str | None = None) -> tuple[list[Edit], lis
     for edit in edits:
         check_base(edit, base or recorded)
     return edits, states
+
+
+def _memory(states: Sequence[SequentialState]) -> dict[str, Tensor]:
+    """What each state holds that the one before does not, by "memory.INDEX.NAME"."""
+    found: dict[str, Tensor] = {}
+    held: Mapping[str, Tensor] = {}
+    for index, state in enumerate(states):
+        for name, tensor in state.memory.items():
+            if name not in held or not torch.equal(held[name], tensor):
+                found[f"memory.{index}.{name}"] = tensor.contiguous().cpu()
+        held = state.memory
+    return found
+
+
+def _remembered(
+    names: Sequence[Sequence[str]], tensors: Mapping[str, Tensor]
+) -> list[dict[str, Tensor]]:
+    """The memory of each state, out of what `_memory` gave."""
+    memories: list[dict[str, Tensor]] = []
+    held: dict[str, Tensor] = {}
+    for index, wanted in enumerate(names):
+        own = {n: tensors[key] for n in wanted if (key := f"memory.{index}.{n}") in tensors}
+        held = {name: own[name] if name in own else held[name] for name in wanted}
+        memories.append(held)
+    return memories
 
 
 def revert_session(folder: Path, count: int) -> list[Edit]:

@@ -188,14 +188,15 @@ class System:
             return rows @ self.subspace.basis.to(rows).T
         return rows
 
-    def _extend(self, x: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    def _extend(self, x: Tensor, what: str, slack: float = 1.0) -> tuple[Tensor, Tensor]:
         """The new rows of the history's factor: T^T [u, p] and the corner [u, u].
 
         Returns:
-            T [p, u] = H^-1 X^T x, H the factor, and the factor of number I + x^T x - T^T T.
+            T [p, u] = H^-1 X^T x, H the factor, and the factor of
+            slack number I + x^T x - T^T T.
         """
         corner = _product(x, x)
-        corner.diagonal().add_(self._number)
+        corner.diagonal().add_(self._number * slack)
         if self._history is None:
             return corner.new_zeros(0, x.shape[1]), _cholesky(corner, what)
         past, factor = self._history
@@ -238,16 +239,18 @@ class System:
         self._base = factor if self._base is None else self._base.to(factor.device) @ factor
         self._number, self._history = 1.0, None
 
-    def solve(self, keys: Tensor, residual: Tensor) -> LowRank:
+    def solve(self, keys: Tensor, residual: Tensor, *, slack: float = 1.0) -> LowRank:
         """Delta for a batch, as factors of rank u; the history stays as it is.
 
         Args:
             keys: K [d, u] float32 or float64.
             residual: R [d_out, u].
+            slack: 1 for least squares; towards 0 the facts become equality constraints,
+                Delta K = R (EMMET, Gupta et al. 2024, eq. 6).
 
         Returns:
-            left = R, right [u, d] = (I + K^T S K)^-1 K^T S, with S the inverse of base and history
-            inside the subspace; both in the dtype of `keys`.
+            left = R, right [u, d] = (slack I + K^T S K)^-1 K^T S, with S the inverse of base
+            and history inside the subspace; both in the dtype of `keys`.
 
         Raises:
             ConfigError: shapes or dtypes do not fit.
@@ -261,7 +264,7 @@ class System:
                 remedy="Give one column of each per fact.",
             )
         x = self._coordinates(keys)
-        cross, corner = self._extend(x, "The batch's part of the system")
+        cross, corner = self._extend(x, "The batch's part of the system", slack)
         rows = x.T.double()
         if self._history is not None:
             past, factor = self._history

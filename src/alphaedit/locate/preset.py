@@ -88,9 +88,10 @@ class _Model:
             "layers": tuple(given or chosen),
             "moment_weight": self.handle.d_in(last) / 10,
         }
-        needs_space = getattr(method, "null_space", False) or bool(over.get("project"))
-        if needs_space:
+        if needs_space(method, over):
             values["energy"] = ENERGY
+        if not getattr(method, "searches", True):
+            return values
         if getattr(method, "ridge", False):
             values["ridge_share"] = RIDGE_SHARE
         return {**values, **self._scale(values)}
@@ -149,6 +150,38 @@ class _Model:
         return max(held, key=lambda trial: trial[0])[1]
 
 
+SEARCH = ("steps", "learning_rate", "stop_loss", "clamp", "weight_decay", "kl_factor")
+SPACE = ("threshold", "energy")
+RIDGE = ("ridge", "ridge_share")
+
+
+def needs_space(method: Method, over: Mapping[str, Any]) -> bool:
+    """Whether `method` with the plug-ins in `over` works inside a null space."""
+    specs = [str(spec).partition(":")[0] for spec in over.get("plugins", ())]
+    own = getattr(method, "null_space", False)
+    return bool(own or over.get("project") or "project" in specs)
+
+
+def _of_preset(name: str, method: Method, over: Mapping[str, Any]) -> dict[str, Any]:
+    """What preset `name` says that `method` can use.
+
+    What it says to all methods about target searches is not for those without one; a method in a
+    null space of which it says nothing takes AlphaEdit's.
+    """
+    values, own = preset(name, method.name), preset(name, method.name, shared=False)
+    if not getattr(method, "searches", True):
+        values = {k: v for k, v in values.items() if k in own or k not in SEARCH}
+    model = preset(name, "alphaedit", shared=False)
+    if needs_space(method, over) and not any(key in values for key in SPACE):
+        values |= {key: model[key] for key in SPACE if key in model}
+    wants_ridge = getattr(method, "null_space", False) and getattr(method, "ridge", False)
+    if wants_ridge and not any(key in values for key in RIDGE):
+        values |= {key: model[key] for key in RIDGE if key in model}
+    if getattr(method, "one_by_one", False):
+        values["layers"] = list(values["layers"])[-1:]
+    return values
+
+
 def choose(
     handle: ModelHandle,
     statistics: ModelStatistics,
@@ -175,7 +208,7 @@ def choose(
     where = f"preset {name}" if name else f"hyperparameters of {method.name}"
     build({"layers": (0,), **over}, where)
     if name:
-        values = preset(name, method.name)
+        values = _of_preset(name, method, over)
     else:
         key = (method.name, repr(sorted(over.items())))
         if key not in memory:

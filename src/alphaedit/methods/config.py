@@ -47,7 +47,15 @@ class Hyperparameters(BaseModel):
     energy: float | None = Field(
         None, gt=0, lt=1, description="share of C's trace kept out of the null space, scale-free"
     )
-    project: bool = Field(False, description="multiply the update by the null-space projection")
+    chunk_words: int = Field(8, ge=1, description="words of a chunk of a long target (AnyEdit)")
+    bound: float | None = Field(
+        None, gt=0, description="largest change of an entry (FT-L; by default the method's own)"
+    )
+    top1_steps: int | None = Field(
+        None, ge=1, description="end a search once the target was most likely for so many steps"
+    )
+    project: bool = Field(False, description="the plug-in `project`, for short")
+    plugins: tuple[str, ...] = Field((), description='plug-ins, as "name:option=value"')
 
     @model_validator(mode="after")
     def _check(self) -> Hyperparameters:
@@ -99,8 +107,8 @@ def presets() -> Mapping[str, Mapping[str, Any]]:
     return data
 
 
-def preset(name: str, method: str) -> dict[str, Any]:
-    """The values that preset `name` gives to `method`.
+def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
+    """The values that preset `name` gives to `method`; with `shared` also those for all methods.
 
     Raises:
         UnknownNameError: there is no preset of that name.
@@ -109,4 +117,7 @@ def preset(name: str, method: str) -> dict[str, Any]:
     if name not in data:
         raise unknown_name("preset", name, list(data))
     entry = data[name]
-    return {**entry.get("all", {}), **entry.get("methods", {}).get(method, {})}
+    return {
+        **(entry.get("all", {}) if shared else {}),
+        **entry.get("methods", {}).get(method, {}),
+    }

@@ -1,14 +1,13 @@
 """The pipeline of the MEMIT family: keys, target values, one linear system a layer, spread.
 
-AlphaEdit, MEMIT with and without history, and ROME differ in the parts named by `LocateThenEdit`'s
-fields, nothing else.
+The methods differ in the parts named by `LocateThenEdit`'s fields and in the plug-ins they bring
+along, nothing else.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,30 +18,19 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.patch import LowRank, Patch
 from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.solve import System, rome_update
-from alphaedit.linalg.subspace import Subspace, null_space
+from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods.base import Problem, Solution
 from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.plugin import Memory, Parts, Plugin, chain, make, run_delta
+from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import check_finite, keys_and_values
-from alphaedit.methods.steps.target_value import find_targets
+from alphaedit.methods.steps.target_value import Targets, find_targets
+from alphaedit.methods.timer import Timer
 
-
-class Timer:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to `name`."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - began
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+Expand = Callable[[Problem], Sequence[Fact]]
+"""Turns the facts of a problem into those that are solved for."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +43,11 @@ class LocateThenEdit:
         moment: put the second moment of the preserved keys in the system.
         ridge: put the identity in the system.
         one_by_one: exact rank-one update, one fact after another (ROME).
+        history_after: keep the keys as they are after all layers changed, as AlphaEdit's published
+            code does, instead of those solved with.
+        equality: the facts are constraints, not least squares (EMMET).
+        expand: solve for other facts than those given (AnyEdit's chunks).
+        plugins: plug-ins that are part of the method, after those asked for.
     """
 
     name: str
@@ -66,126 +59,185 @@ class LocateThenEdit:
     moment: bool = False
     ridge: bool = False
     one_by_one: bool = False
+    history_after: bool = False
+    equality: bool = False
+    expand: Expand | None = None
+    plugins: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def solve(self, problem: Problem) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
-        hp = problem.hyperparameters
-        self._check(problem)
-        timer = Timer()
-        state = problem.state
-        if state.contexts is None:
-            with timer.phase("contexts"):
+        check_layers(problem)
+        if self.one_by_one and len(problem.hyperparameters.layers) != 1:
+            raise ConfigError(f"{self.name} edits one layer.", remedy="Give one layer.")
+        chosen = chain(
+            problem.hyperparameters,
+            [make(spec) for spec in self.plugins],
+            method=self.name,
+            solves=not self.one_by_one,
+            searches=True,
+        )
+        for plugin in chosen:
+            hp = plugin.search(problem.hyperparameters)
+            problem = replace(problem, hyperparameters=hp)
+        if self.null_space or any(plugin.name == "project" for plugin in chosen):
+            for layer in problem.hyperparameters.layers:
+                preserved_null_space(problem, layer)
+        return _Run(self, problem, chosen).solution()
+
+
+def check_layers(problem: Problem) -> None:
+    """Refuse layers that the model does not have.
+
+    Raises:
+        ConfigError: naming the layer and those there are.
+    """
+    handle = problem.handle
+    for layer in problem.hyperparameters.layers:
+        if layer >= handle.n_layers:
+            raise ConfigError(
+                f"Layer {layer} is out of range: the model has layers 0 to {handle.n_layers - 1}.",
+                remedy="Choose layers of this model, or another preset.",
+            )
+
+
+class _Run:
+    """One batch."""
+
+    def __init__(self, method: LocateThenEdit, problem: Problem, plugins: Sequence[Plugin]) -> None:
+        self.method = method
+        self.problem = problem
+        self.plugins = plugins
+        self.timer = Timer()
+        self.memory: Memory = dict(problem.state.memory)
+        self.state = problem.state
+        if self.state.contexts is None:
+            hp = problem.hyperparameters
+            with self.timer.phase("contexts"):
                 texts = generate_contexts(
                     problem.handle, hp.contexts, hp.context_tokens, problem.seed
                 )
-            state = replace(state, contexts=texts)
-        if self.one_by_one:
-            return self._one_by_one(problem, state, timer)
-        deltas, keys, losses = self._batch(problem, problem.facts, state, timer)
-        state = state.absorb(keys if self.history else {})
-        if not self.history:
-            state = replace(state, edits=state.edits + len(problem.facts))
-        patch = Patch(weights=deltas, metadata=_metadata([row[-1] for row in losses], state))
-        return Solution(patch, state, timer.seconds)
+            self.state = replace(self.state, contexts=texts)
 
-    def _check(self, problem: Problem) -> None:
-        hp, handle = problem.hyperparameters, problem.handle
-        for layer in hp.layers:
-            if layer >= handle.n_layers:
-                raise ConfigError(
-                    f"Layer {layer} is out of range: the model has layers 0 to "
-                    f"{handle.n_layers - 1}.",
-                    remedy="Choose layers of this model, or another preset.",
-                )
-        if (self.null_space or hp.project) and hp.threshold is None and hp.energy is None:
-            raise ConfigError(
-                f"{self.name} needs a null space.", remedy="Give a threshold or an energy."
+    def solution(self) -> Solution:
+        """The patch, and the state after it."""
+        problem = self.problem
+        facts = self.method.expand(problem) if self.method.expand else problem.facts
+        solve = self._one_by_one if self.method.one_by_one else self._batch
+        deltas, keys, losses = solve(facts)
+        for plugin in self.plugins:
+            plugin.after(problem, deltas, keys, self.memory)
+        if self.method.history:
+            self.state = self.state.absorb(keys)
+        edits = problem.state.edits + len(problem.facts)
+        state = replace(self.state, edits=edits, memory=self.memory)
+        weights = {problem.handle.edited_name(layer): d for layer, d in deltas.items()}
+        patch = Patch(weights=weights, metadata=_metadata(losses, state))
+        return Solution(patch, state, self.timer.seconds)
+
+    def _targets(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
+        problem = self.problem
+        with self.timer.phase("targets"), ExitStack() as searching:
+            for plugin in self.plugins:
+                searching.enter_context(plugin.searching(problem, self.memory))
+            found = find_targets(
+                problem.handle,
+                facts,
+                layer,
+                self.state.contexts or (),
+                problem.hyperparameters,
+                reference=reference,
+                progress=problem.progress,
             )
-        if self.one_by_one and len(hp.layers) != 1:
-            raise ConfigError(f"{self.name} edits one layer.", remedy="Give one layer.")
+            for plugin in self.plugins:
+                found = plugin.targets(problem, found, self.memory)
+        check_finite("target values", found.values, facts)
+        return found
 
-    def _subspace(self, problem: Problem, layer: int) -> Subspace:
-        hp = problem.hyperparameters
-        spectrum = problem.statistics.spectrum(layer)
-        return null_space(spectrum, threshold=hp.threshold, energy=hp.energy)
-
-    def _system(self, problem: Problem, layer: int, keys: Tensor, past: Tensor | None) -> System:
-        hp = problem.hyperparameters
-        weight = hp.moment_weight if self.moment else 0.0
-        moment = problem.statistics.second_moment(layer) if weight else None
-        space = self._subspace(problem, layer) if self.null_space else None
-        ridge = _ridge(hp, space, keys) if self.ridge else 0.0
-        if moment is not None:
-            ridge += weight * hp.conditioning * float(moment.diagonal().mean())
+    def _system(self, layer: int, keys: Tensor) -> System:
+        hp, method, problem = self.problem.hyperparameters, self.method, self.problem
+        space = preserved_null_space(problem, layer) if method.null_space else None
+        weight = hp.moment_weight if method.moment else 0.0
+        parts = Parts(
+            ridge=_ridge(hp, space, keys) if method.ridge else 0.0,
+            subspace=space,
+            second_moment=problem.statistics.second_moment(layer) if weight else None,
+            moment_weight=weight,
+            past_keys=self.state.past_keys.get(layer) if method.history else None,
+            keys=keys,
+        )
+        for plugin in self.plugins:
+            parts = plugin.system(problem, layer, parts, self.memory)
+        ridge = parts.ridge
+        if parts.second_moment is not None:
+            mean = float(parts.second_moment.diagonal().mean())
+            ridge += parts.moment_weight * hp.conditioning * mean
         return System(
             ridge=ridge,
-            subspace=space,
-            second_moment=moment,
-            moment_weight=weight,
-            past_keys=past,
+            subspace=parts.subspace,
+            second_moment=parts.second_moment,
+            moment_weight=parts.moment_weight,
+            past_keys=parts.past_keys,
         )
 
     def _batch(
-        self, problem: Problem, facts: Sequence[Fact], state: SequentialState, timer: Timer
-    ) -> tuple[dict[str, LowRank], dict[int, Tensor], list[list[float]]]:
-        """Deltas by parameter name, keys by layer [d_in, u], loss trajectories."""
-        hp, handle = problem.hyperparameters, problem.handle
-        contexts, last = state.contexts or (), hp.layers[-1]
-        with timer.phase("targets"):
-            found = find_targets(handle, facts, last, contexts, hp, progress=problem.progress)
-        check_finite("target values", found.values, facts)
-        deltas: dict[str, LowRank] = {}
+        self, facts: Sequence[Fact]
+    ) -> tuple[dict[int, LowRank], dict[int, Tensor], list[float]]:
+        """Deltas and keys [d_in, u] by layer, and the last losses."""
+        problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
+        contexts, last = self.state.contexts or (), hp.layers[-1]
+        found = self._targets(facts, last, None)
+        slack = hp.conditioning if self.method.equality else 1.0
+        deltas: dict[int, LowRank] = {}
         used: dict[int, Tensor] = {}
         with ExitStack() as applied:
             for index, layer in enumerate(hp.layers):
                 problem.progress("layers", index, len(hp.layers))
-                with timer.phase("keys"):
+                with self.timer.phase("keys"):
                     keys, values = keys_and_values(handle, facts, contexts, layer, last)
                 check_finite("keys", keys, facts)
                 residual = (found.values.to(values.device) - values) / (len(hp.layers) - index)
-                with timer.phase("solve"):
-                    past = state.past_keys.get(layer) if self.history else None
-                    delta = self._system(problem, layer, keys, past).solve(keys, residual)
-                    if hp.project and not self.null_space:
-                        delta = _projected(delta, self._subspace(problem, layer))
-                name = handle.edited_name(layer)
-                deltas[name], used[layer] = delta, keys
-                applied.enter_context(handle.temporarily({name: delta}))
+                with self.timer.phase("solve"):
+                    delta = self._system(layer, keys).solve(keys, residual, slack=slack)
+                    delta = run_delta(self.plugins, problem, layer, delta, self.memory)
+                deltas[layer], used[layer] = delta, keys
+                applied.enter_context(handle.temporarily({handle.edited_name(layer): delta}))
+            if self.method.history_after:
+                with self.timer.phase("keys"):
+                    for layer in hp.layers:
+                        used[layer], _ = keys_and_values(handle, facts, contexts, layer, layer)
         problem.progress("layers", len(hp.layers), len(hp.layers))
-        return deltas, used, found.losses
+        return deltas, used, [row[-1] for row in found.losses]
 
-    def _one_by_one(self, problem: Problem, state: SequentialState, timer: Timer) -> Solution:
-        hp, handle = problem.hyperparameters, problem.handle
+    def _one_by_one(
+        self, facts: Sequence[Fact]
+    ) -> tuple[dict[int, LowRank], dict[int, Tensor], list[float]]:
+        """As `_batch`, one fact after another at one layer."""
+        problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         (layer,) = hp.layers
-        name, contexts = handle.edited_name(layer), state.contexts or ()
+        contexts = self.state.contexts or ()
         deltas: list[LowRank] = []
         losses: list[float] = []
         with ExitStack() as applied:
-            for index, fact in enumerate(problem.facts):
-                problem.progress("facts", index, len(problem.facts))
-                with timer.phase("keys"):
+            for index, fact in enumerate(facts):
+                problem.progress("facts", index, len(facts))
+                with self.timer.phase("keys"):
                     key, _ = keys_and_values(handle, [fact], contexts, layer, layer)
                     output = handle.weight(layer) @ key
-                with timer.phase("targets"):
-                    found = find_targets(handle, [fact], layer, contexts, hp, reference=output.T)
-                check_finite("target values", found.values, [fact])
+                found = self._targets([fact], layer, output.T)
                 losses.append(found.losses[0][-1])
-                with timer.phase("solve"):
+                with self.timer.phase("solve"):
                     delta = rome_update(
                         key[:, 0],
                         (found.values - found.clean)[:, 0],
                         problem.statistics.second_moment(layer),
                         conditioning=hp.conditioning,
                     )
-                    if hp.project:
-                        delta = _projected(delta, self._subspace(problem, layer))
+                    delta = run_delta(self.plugins, problem, layer, delta, self.memory)
                 deltas.append(delta)
-                applied.enter_context(handle.temporarily({name: delta}))
-        problem.progress("facts", len(problem.facts), len(problem.facts))
-        state = replace(state, edits=state.edits + len(problem.facts))
-        patch = Patch(weights={name: concatenate(deltas)}, metadata=_metadata(losses, state))
-        return Solution(patch, state, timer.seconds)
+                applied.enter_context(handle.temporarily({handle.edited_name(layer): delta}))
+        problem.progress("facts", len(facts), len(facts))
+        return {layer: concatenate(deltas)}, {}, losses
 
 
 def _ridge(hp: Hyperparameters, space: Subspace | None, keys: Tensor) -> float:
@@ -193,10 +245,6 @@ def _ridge(hp: Hyperparameters, space: Subspace | None, keys: Tensor) -> float:
         return hp.ridge
     free = keys if space is None else space.project(keys)
     return hp.ridge_share * float(free.double().square().sum(dim=0).mean())
-
-
-def _projected(delta: LowRank, subspace: Subspace) -> LowRank:
-    return LowRank(delta.left, subspace.project_rows(delta.right).to(delta.right.dtype))
 
 
 def _metadata(losses: Sequence[float], state: SequentialState) -> dict[str, Any]:

@@ -17,11 +17,13 @@ class SequentialState:
         contexts: texts put before prompts, generated once and then fixed.
         past_keys: for each edited layer the keys solved with so far, [d_in, p] float32.
         edits: number of facts edited so far.
+        memory: what else methods and plug-ins keep from batch to batch, on the CPU.
     """
 
     contexts: tuple[str, ...] | None = None
     past_keys: Mapping[int, Tensor] = field(default_factory=dict)
     edits: int = 0
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def absorb(self, keys: Mapping[int, Tensor]) -> SequentialState:
         """The state after a batch with these keys, by layer [d_in, u]."""

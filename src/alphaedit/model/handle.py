@@ -205,7 +205,6 @@ class ModelHandle:
         full = _turned(weight, module).detach().to(stored.device)
         self._write({name: _checked(name, stored, full.to(_at_least_float32(stored), copy=True))})
 
-    @torch.no_grad()
     def forward(
         self,
         ids: Tensor,

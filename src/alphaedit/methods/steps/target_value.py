@@ -127,8 +127,11 @@ class _Group:
         self.kl_row = self._indices(kl)
         self.kl_position = self._indices([rows[i].prompt_end - rows[i].subject_last for i in kl])
 
-    def add_losses(self, loss: Tensor, delta: Tensor, kl_factor: float) -> Tensor:
-        """`loss` [u] plus what these rows say about `delta` [u, d_out]."""
+    def add_losses(self, loss: Tensor, delta: Tensor, kl_factor: float, wrong: Tensor) -> Tensor:
+        """`loss` [u] plus what these rows say about `delta` [u, d_out].
+
+        `wrong` [u] counts up by the tokens of the targets that are not the most likely ones.
+        """
         if not len(self.kept):
             return loss
         hidden = self.suffix.clean[self.kept]
@@ -136,6 +139,8 @@ class _Group:
         out = self.suffix.run(torch.cat([moved, hidden[:, 1:]], dim=1), rows=self.kept)
         if len(self.row):
             logits = self.suffix.logits(out[self.row, self.position]).float()
+            missed = (logits.detach().argmax(-1) != self.target).long()
+            wrong.index_add_(0, self.fact[self.row], missed)
             nll = F.cross_entropy(logits, self.target, reduction="none") * self.weight
             loss = loss.index_add(0, self.fact[self.row], nll)
         if len(self.kl_row):
@@ -261,15 +266,20 @@ def _search(
     alive = torch.ones(facts, dtype=torch.bool, device=device)
     losses: list[list[float]] = [[] for _ in range(facts)]
     frozen = delta.detach().clone()
+    right = torch.zeros(facts, dtype=torch.long, device=device)
     for step in range(hp.steps):
         progress("target values", step, hp.steps)
         loss = hp.weight_decay * delta.norm(dim=1) / norm.square()
+        wrong = torch.zeros_like(right)
         for group in groups:
-            loss = group.add_losses(loss, delta, hp.kl_factor)
+            loss = group.add_losses(loss, delta, hp.kl_factor, wrong)
+        right = torch.where(wrong == 0, right + 1, 0)
         values = loss.detach().tolist()
         for i in alive.nonzero().flatten().tolist():
             losses[i].append(values[i])
         done = alive & (loss.detach() < hp.stop_loss)
+        if hp.top1_steps is not None:
+            done |= alive & (right >= hp.top1_steps)
         if done.any():
             frozen = torch.where(done[:, None], delta.detach(), frozen)
             alive = alive & ~done

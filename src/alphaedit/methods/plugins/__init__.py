@@ -1,0 +1,1 @@
+"""The plug-ins, one module each with a PLUGIN."""

@@ -1,0 +1,46 @@
+"""NAS: target values of one norm (norm anchor scaling, 2026)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from alphaedit.methods.base import Problem
+from alphaedit.methods.plugin import Memory, Plugin
+from alphaedit.methods.steps.target_value import Targets
+
+ANCHOR = "norm-anchor/anchor"
+
+
+@dataclass(frozen=True)
+class NormAnchor(Plugin):
+    """Scales every target value to the mean norm of the first batch's; skips what is far beyond.
+
+    Attributes:
+        dropped: share of the largest norms left out of the mean (published: 0.05).
+        skip: an edit whose target's norm is beyond `skip` times the anchor is not made.
+    """
+
+    dropped: float = 0.05
+    skip: float = 2.0
+
+    name = "norm-anchor"
+    title = "Norm anchor (NAS)"
+    paper = "https://arxiv.org/abs/2602.02543"
+    summary = "v <- a v / |v|: target values do not grow from batch to batch."
+    searches = True
+
+    def targets(self, problem: Problem, found: Targets, memory: Memory) -> Targets:
+        """See Plugin."""
+        norms = found.values.norm(dim=0)
+        if ANCHOR not in memory:
+            kept = norms.sort().values[: max(1, int(len(norms) * (1 - self.dropped)))]
+            memory[ANCHOR] = kept.mean().cpu()
+        anchor = memory[ANCHOR].to(norms)
+        scaled = found.values * (anchor / norms.clamp_min(1e-30))
+        values = torch.where(norms > self.skip * anchor, found.clean, scaled)
+        return replace(found, values=values)
+
+
+PLUGIN = NormAnchor

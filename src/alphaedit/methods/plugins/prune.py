@@ -1,0 +1,60 @@
+"""PRUNE: restrain the singular values of all that was changed (Ma et al., ICLR 2025)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from alphaedit.core.patch import LowRank
+from alphaedit.linalg.lowrank import concatenate, truncate
+from alphaedit.linalg.restrain import restrained
+from alphaedit.methods.base import Problem
+from alphaedit.methods.plugin import Memory, Plugin
+
+
+@dataclass(frozen=True)
+class Prune(Plugin):
+    """Keeps the singular values of the accumulated change below or near the weight's largest.
+
+    The change of a batch is what takes the restrained sum of all batches before to the restrained
+    sum with it; kept in memory: the unrestrained sum, as factors.
+
+    Attributes:
+        base: a of log_a (published in AlphaEdit's comparison: e; PRUNE's own code: 1.2).
+    """
+
+    base: float = math.e
+
+    name = "prune"
+    title = "PRUNE"
+    paper = "https://arxiv.org/abs/2405.16821"
+    summary = (
+        "A singular value s of the accumulated change above s0 = s_max(W): log s - log s0 + s0."
+    )
+
+    def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
+        """See Plugin."""
+        key = f"prune/{layer}/"
+        weight = problem.handle.weight(layer).to(delta.left)
+        if key + "largest" not in memory:
+            memory[key + "largest"] = torch.linalg.matrix_norm(weight, 2).cpu()
+        largest = float(memory[key + "largest"])
+        total = delta
+        before: LowRank | None = None
+        if key + "left" in memory:
+            past = LowRank(
+                memory[key + "left"].to(delta.left), memory[key + "right"].to(delta.right)
+            )
+            before = restrained(past, largest, self.base)
+            total = concatenate([past, delta])
+        after = restrained(total, largest, self.base)
+        total, _ = truncate(total, 0.0)
+        memory[key + "left"], memory[key + "right"] = total.left.cpu(), total.right.cpu()
+        return (
+            after if before is None else concatenate([after, LowRank(-before.left, before.right)])
+        )
+
+
+PLUGIN = Prune

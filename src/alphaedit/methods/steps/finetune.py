@@ -1,0 +1,111 @@
+"""Gradient descent on one edited matrix, by a change beside it: the weights are not touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alphaedit.core.fact import Fact
+from alphaedit.core.progress import Progress, silent
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.hooks import hidden_of
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a fine-tuning goes.
+
+    Attributes:
+        epochs: passes over the facts.
+        batch: facts in a step.
+        learning_rate: Adam's rate.
+        stop_loss: stop after an epoch whose mean loss is below it.
+        bound: largest absolute change of an entry (FT-L), if any.
+        shuffle: order the facts anew in each epoch.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    stop_loss: float
+    bound: float | None = None
+    shuffle: bool = False
+
+
+@contextmanager
+def beside(handle: ModelHandle, layer: int, delta: Tensor) -> Iterator[None]:
+    """Add `delta` [d_out, d_in] to the edited matrix of `layer` in every pass; gradients flow."""
+
+    def hook(
+        module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: Tensor
+    ) -> Tensor:
+        keys = hidden_of(args, kwargs)
+        assert keys is not None
+        return out + (keys.to(delta.dtype) @ delta.T).to(out.dtype)
+
+    registered = handle.edited_module(layer).register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        registered.remove()
+
+
+def losses_of(handle: ModelHandle, facts: Sequence[Fact]) -> Tensor:
+    """Mean negative log-likelihood of each fact's target after its prompt, [u] float32."""
+    pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in facts]
+    ids, mask = handle.tokens.pad([[*p, *t[:-1]] for p, t in pairs], "right")
+    logits = handle.forward(ids, mask)
+    out = []
+    for row, (prompt, target) in enumerate(pairs):
+        read = logits[row, len(prompt) - 1 : len(prompt) - 1 + len(target)].float()
+        out.append(F.cross_entropy(read, torch.tensor(target, device=read.device)))
+    return torch.stack(out)
+
+
+def finetune(
+    handle: ModelHandle,
+    facts: Sequence[Fact],
+    layer: int,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[Tensor, list[float]]:
+    """The change of the edited matrix of `layer` that Adam finds on the facts' own prompts.
+
+    Returns:
+        Delta [d_out, d_in] float32, and the last loss of each fact.
+    """
+    shape = (handle.d_out(layer), handle.d_in(layer))
+    delta = torch.zeros(shape, dtype=torch.float32, device=handle.device, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=schedule.learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    last = [float("nan")] * len(facts)
+    with beside(handle, layer, delta):
+        for epoch in range(schedule.epochs):
+            progress("fine-tuning", epoch, schedule.epochs)
+            order = list(range(len(facts)))
+            if schedule.shuffle:
+                order = torch.randperm(len(facts), generator=generator).tolist()
+            for at in range(0, len(order), schedule.batch):
+                chosen = order[at : at + schedule.batch]
+                losses = losses_of(handle, [facts[i] for i in chosen])
+                for i, loss in zip(chosen, losses.tolist(), strict=True):
+                    last[i] = loss
+                if losses.detach().mean() < schedule.stop_loss:
+                    continue
+                adam.zero_grad(set_to_none=True)
+                losses.mean().backward()
+                adam.step()
+                if schedule.bound is not None:
+                    with torch.no_grad():
+                        delta.clamp_(-schedule.bound, schedule.bound)
+            if sum(last) / len(last) < schedule.stop_loss:
+                break
+    progress("fine-tuning", schedule.epochs, schedule.epochs)
+    return delta.detach(), last

@@ -1,0 +1,156 @@
+"""UltraEdit: one backward pass and one linear system, no target search (Gu et al., 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alphaedit.core.fact import Fact
+from alphaedit.core.patch import LowRank, Patch
+from alphaedit.linalg.solve import System
+from alphaedit.methods.base import Problem, Solution
+from alphaedit.methods.locate_then_edit import check_layers
+from alphaedit.methods.plugin import Memory, Parts, chain, run_delta
+from alphaedit.methods.steps.keys import check_finite
+from alphaedit.methods.timer import Timer
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.hooks import hidden_of
+
+FACTS_AT_ONCE = 32
+
+
+@contextmanager
+def _watched(
+    handle: ModelHandle, layer: int, keys: dict[int, Tensor], outputs: dict[int, Tensor]
+) -> Iterator[None]:
+    def hook(module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
+        hidden = hidden_of(args, kwargs)
+        assert hidden is not None
+        keys[layer] = hidden.detach()
+        # What is added is zero: its gradient is that of the output.
+        outputs[layer] = torch.zeros_like(out, requires_grad=True)
+        return out + outputs[layer]
+
+    registered = handle.edited_module(layer).register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        registered.remove()
+
+
+def features(
+    handle: ModelHandle, facts: Sequence[Fact], layers: Sequence[int]
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Inputs of the edited matrices [n, d_in] and gradients of their outputs [n, d_out], by layer.
+
+    At the tokens from which the targets are read; n is the number of target tokens.
+    """
+    found: dict[int, tuple[list[Tensor], list[Tensor]]] = {layer: ([], []) for layer in layers}
+    for at in range(0, len(facts), FACTS_AT_ONCE):
+        chosen = facts[at : at + FACTS_AT_ONCE]
+        pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in chosen]
+        ids, mask = handle.tokens.pad([[*p, *t[:-1]] for p, t in pairs], "right")
+        row = [i for i, (_, t) in enumerate(pairs) for _ in t]
+        position = [len(p) - 1 + step for p, t in pairs for step in range(len(t))]
+        target = torch.tensor([token for _, t in pairs for token in t], device=handle.device)
+        keys: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(_watched(handle, layer, keys, outputs))
+            logits = handle.forward(ids, mask)[row, position].float()
+            F.cross_entropy(logits, target, reduction="sum").backward()
+        for layer in layers:
+            grad = outputs[layer].grad
+            assert grad is not None
+            found[layer][0].append(keys[layer][row, position].float())
+            found[layer][1].append(grad[row, position].float())
+    return {layer: (torch.cat(h), torch.cat(g)) for layer, (h, g) in found.items()}
+
+
+def normalised(x: Tensor, name: str, memory: Memory) -> Tensor:
+    """`x` [n, c] whitened by the running mean and deviation of all rows so far, itself included."""
+    count = float(memory.get(name + "count", torch.tensor(0.0)))
+    mean = memory.get(name + "mean", torch.zeros(x.shape[1])).to(x)
+    square = memory.get(name + "square", torch.zeros(x.shape[1])).to(x)
+    total = count + len(x)
+    new_mean = mean + (x - mean).sum(0) / total
+    # Chan's update of the sum of squared deviations.
+    own = (x - x.mean(0)).square().sum(0)
+    square = square + own + (x.mean(0) - mean).square() * count * len(x) / total
+    memory[name + "count"] = torch.tensor(total)
+    memory[name + "mean"], memory[name + "square"] = new_mean.cpu(), square.cpu()
+    deviation = (square / max(total - 1, 1.0)).sqrt()
+    return (x - new_mean) / (deviation + 1e-6)
+
+
+@dataclass(frozen=True)
+class UltraEdit:
+    """Delta = (H^T H + ridge I)^-1 H^T V with V = -rate |h|^2 g of normalised h and g."""
+
+    name: str = "ultraedit"
+    title: str = "UltraEdit"
+    paper: str = "https://arxiv.org/abs/2505.14679"
+    summary: str = "No search: inputs and gradients of one backward pass, whitened, in one system."
+    ridge: bool = True
+    searches: bool = False
+    defaults: dict[str, Any] = field(
+        default_factory=lambda: {"learning_rate": 1e-6, "ridge": 1.0, "ridge_share": None}
+    )
+
+    def solve(self, problem: Problem) -> Solution:
+        """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
+        hp = problem.hyperparameters
+        check_layers(problem)
+        chosen = chain(hp, method=self.name, solves=True, searches=False)
+        timer, memory = Timer(), dict(problem.state.memory)
+        kept: Memory = memory
+        with timer.phase("features"):
+            found = features(problem.handle, problem.facts, hp.layers)
+        deltas: dict[int, LowRank] = {}
+        used: dict[int, Tensor] = {}
+        for layer in hp.layers:
+            inputs, gradients = found[layer]
+            check_finite("gradients", gradients.T, _of_tokens(problem))
+            with timer.phase("solve"):
+                h = normalised(inputs, f"ultraedit/{layer}/inputs/", kept)
+                g = normalised(gradients, f"ultraedit/{layer}/gradients/", kept)
+                values = -hp.learning_rate * h.square().sum(1, keepdim=True) * g
+                keys = inputs.T.contiguous()
+                parts = Parts(hp.ridge, None, None, 0.0, None, keys)
+                for plugin in chosen:
+                    parts = plugin.system(problem, layer, parts, kept)
+                system = System(
+                    ridge=parts.ridge,
+                    subspace=parts.subspace,
+                    second_moment=parts.second_moment,
+                    moment_weight=parts.moment_weight,
+                    past_keys=parts.past_keys,
+                )
+                delta = system.solve(keys, values.T.contiguous())
+                deltas[layer] = run_delta(chosen, problem, layer, delta, kept)
+                used[layer] = keys
+        for plugin in chosen:
+            plugin.after(problem, deltas, used, kept)
+        edits = problem.state.edits + len(problem.facts)
+        weights = {problem.handle.edited_name(layer): d for layer, d in deltas.items()}
+        state = replace(problem.state, edits=edits, memory=memory)
+        return Solution(Patch(weights=weights), state, timer.seconds)
+
+
+def _of_tokens(problem: Problem) -> list[Fact]:
+    tokens = problem.handle.tokens
+    return [
+        fact
+        for fact in problem.facts
+        for _ in tokens.encode_continuation(fact.text, fact.target)[1]
+    ]
+
+
+METHOD = UltraEdit()

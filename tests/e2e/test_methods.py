@@ -1,0 +1,199 @@
+"""What every weight-editing method promises, on the bundled model and on other families."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import SENTENCES, tiny_model
+
+from alphaedit import Editor, Fact
+from alphaedit.core.errors import ConfigError, UnknownNameError
+from alphaedit.methods.registry import methods
+from alphaedit.world.facts import World
+from alphaedit.world.records import records
+
+METHODS = sorted(methods())
+# Adam on shuffled batches, or fact after fact: the order counts.
+ORDERED = {"rome", "ft", "ft-l", "locft-bf"}
+SMALL: dict[str, Any] = {"steps": 3, "contexts": 1, "energy": 0.9, "moment_weight": 10.0}
+FACTS = [
+    Fact("The capital of {} is", "France", "Madrid"),
+    Fact("The capital of {} is", "Spain", "Paris"),
+    Fact("{} lives in", "Marie Curie", "a house by the river"),
+]
+
+
+def some_facts(count: int, seed: int = 0) -> list[Fact]:
+    rows = [r["requested_rewrite"] for r in records(World.load(), count, seed=seed)]
+    return [
+        Fact(r["prompt"], r["subject"], r["target_new"]["str"], r["target_true"]["str"])
+        for r in rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def model() -> Editor:
+    editor = Editor.from_pretrained("bundled", tokens=12_000)
+    editor.statistics.prepare(range(6))
+    return editor
+
+
+@pytest.fixture
+def bundled(model: Editor) -> Editor:
+    """An editor on the shared model, which is left as it was found."""
+    editor = Editor(model.handle, model.statistics)
+    yield editor
+    while editor.edits:
+        editor.revert()
+
+
+def weights(editor: Editor) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in editor.handle.model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], base: Any) -> bool:
+    """Equal to rounding, relative to what was changed."""
+    for name in one:
+        change = float((other[name] - base[name]).double().norm())
+        if float((one[name] - other[name]).double().norm()) > 1e-2 * change + 1e-6:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_edit_holds_and_revert_is_exact(method: str, bundled: Editor) -> None:
+    clean = weights(bundled)
+    edit = bundled.edit(some_facts(8), method)
+    better = sum(a.p_target > b.p_target for a, b in zip(edit.after, edit.before, strict=True))
+    assert better >= 7
+    told = sum(a.p_target > (a.p_truth or 0) for a in edit.after)
+    assert told >= (6 if method != "ultraedit" else 1)
+    changed = {n for n, w in weights(bundled).items() if not torch.equal(w, clean[n])}
+    assert changed == set(edit.patch.weights)
+    bundled.revert()
+    assert same(weights(bundled), clean)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_save_load_and_go_on(method: str, bundled: Editor, tmp_path: Path) -> None:
+    facts = some_facts(9)
+    bundled.edit(facts[:3], method)
+    bundled.edit(facts[3:6], method)
+    bundled.save(tmp_path / "session")
+    bundled.edit(facts[6:], method)
+    whole, state = weights(bundled), bundled.state
+    while bundled.edits:
+        bundled.revert()
+    again = Editor(bundled.handle, bundled.statistics)
+    again.load(tmp_path / "session")
+    again.edit(facts[6:], method)
+    try:
+        assert same(weights(again), whole)
+        assert again.state.edits == state.edits == 9
+        assert again.state.memory.keys() == state.memory.keys()
+        assert all(torch.equal(again.state.memory[k], v) for k, v in state.memory.items())
+        again.revert()
+        again.revert()
+        assert again.state.edits == 3
+    finally:
+        while again.edits:
+            again.revert()
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ORDERED])
+def test_order_of_facts_in_a_batch(method: str, bundled: Editor) -> None:
+    facts, base = some_facts(4), weights(bundled)
+    bundled.edit(facts, method)
+    one = weights(bundled)
+    bundled.revert()
+    bundled.edit(facts[::-1], method)
+    assert close(weights(bundled), one, base)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox"])
+def test_other_families(method: str, kind: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
+    editor = Editor.from_pretrained(
+        *tiny_model(kind), corpus=str(text), tokens=400, cache_dir=tmp_path / "cache"
+    )
+    clean = weights(editor)
+    one_layer = method in ORDERED
+    over = {**SMALL, "layers": (1,) if one_layer else (1, 2)}
+    for facts in (FACTS[:2], FACTS[2:]):
+        edit = editor.edit(facts, method, **over)
+        assert edit.patch.weights
+    after = weights(editor)
+    assert not same(after, clean)
+    editor.save(tmp_path / "session")
+    editor.revert()
+    editor.revert()
+    assert same(weights(editor), clean)
+    editor.load(tmp_path / "session")
+    assert same(weights(editor), after)
+
+
+PLUGINS = ["project", "norm-anchor", "early-stop", "ridge", "sphere", "rect", "prune", "nse"]
+
+
+@pytest.mark.parametrize("plugin", [*PLUGINS, "queue", "refresh-projector:every=3"])
+def test_plugins(plugin: str, bundled: Editor, tmp_path: Path) -> None:
+    """Each changes the result, keeps its memory through save and load, and leaves no trace."""
+    facts, clean = some_facts(8), weights(bundled)
+    method = "alphaedit" if plugin.startswith("refresh") else "memit"
+    over = {"plugins": (plugin,)}
+    bundled.edit(facts[:4], method)
+    bundled.edit(facts[4:], method)
+    plain = weights(bundled)
+    bundled.revert()
+    bundled.revert()
+    bundled.edit(facts[:4], method, **over)
+    bundled.save(tmp_path / "session")
+    edit = bundled.edit(facts[4:], method, **over)
+    with_plugin = weights(bundled)
+    assert edit.hyperparameters["plugins"] == [plugin]
+    assert not same(with_plugin, plain) or plugin == "prune"
+    assert sum(a.p_target > b.p_target for a, b in zip(edit.after, edit.before, strict=True)) >= 3
+    bundled.revert()
+    bundled.revert()
+    assert same(weights(bundled), clean)
+    bundled.load(tmp_path / "session")
+    bundled.edit(facts[4:], method)  # goes on with the plug-ins of the session
+    assert same(weights(bundled), with_plugin)
+
+
+@pytest.mark.parametrize(
+    ("method", "plugin", "message"),
+    [
+        ("ft", "ridge", "does not fit ft"),
+        ("ft", "norm-anchor", "does not fit ft"),
+        ("rome", "ridge", "does not fit rome"),
+        ("prune", "prune", "twice"),
+        ("memit", "refresh-projector", "null space"),
+        ("memit", "sphere:strength", "not an option"),
+        ("memit", "sphere:strength=much", "Give a number"),
+    ],
+)
+def test_plugins_that_do_not_fit(method: str, plugin: str, message: str, bundled: Editor) -> None:
+    clean = weights(bundled)
+    with pytest.raises(ConfigError) as error:
+        bundled.edit(some_facts(2), method, plugins=(plugin,))
+    assert message in f"{error.value}"
+    assert same(weights(bundled), clean)
+    with pytest.raises(UnknownNameError, match="spere"):
+        bundled.edit(some_facts(2), "memit", plugins=("spere",))
+
+
+def test_a_long_target_is_said_in_full(bundled: Editor) -> None:
+    facts = [Fact("The mother tongue of {} is", "Danielle Darrieux", " ".join(["Italian"] * 20))]
+    edit = bundled.edit(facts, "anyedit", chunk_words=5)
+    assert edit.patch.weights[next(iter(edit.patch.weights))].rank == 4
+    assert edit.after[0].p_target > 10 * edit.before[0].p_target
+    assert json.dumps(edit.hyperparameters)
