@@ -16,8 +16,14 @@ from alphaedit.world.records import records
 
 METHODS = sorted(methods())
 # Adam on shuffled batches, or fact after fact: the order counts.
-ORDERED = {"rome", "ft", "ft-l", "locft-bf"}
-SMALL: dict[str, Any] = {"steps": 3, "contexts": 1, "energy": 0.9, "moment_weight": 10.0}
+ORDERED = {"rome", "glame", "ft", "ft-l", "locft-bf"}
+SMALL: dict[str, Any] = {
+    "steps": 3,
+    "contexts": 1,
+    "energy": 0.9,
+    "moment_weight": 10.0,
+    "graph": "world",
+}
 FACTS = [
     Fact("The capital of {} is", "France", "Madrid"),
     Fact("The capital of {} is", "Spain", "Paris"),

@@ -51,6 +51,7 @@ class Hyperparameters(BaseModel):
     bound: float | None = Field(
         None, gt=0, description="largest change of an entry (FT-L; by default the method's own)"
     )
+    graph: str | None = Field(None, description='file of tab-separated triples, or "world" (GLAME)')
     top1_steps: int | None = Field(
         None, ge=1, description="end a search once the target was most likely for so many steps"
     )

@@ -26,6 +26,7 @@ from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import check_finite, keys_and_values
+from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.methods.timer import Timer
 
@@ -47,6 +48,7 @@ class LocateThenEdit:
             code does, instead of those solved with.
         equality: the facts are constraints, not least squares (EMMET).
         expand: solve for other facts than those given (AnyEdit's chunks).
+        maker: what makes a fact's delta in the target search, one by one (GLAME).
         plugins: plug-ins that are part of the method, after those asked for.
     """
 
@@ -62,6 +64,7 @@ class LocateThenEdit:
     history_after: bool = False
     equality: bool = False
     expand: Expand | None = None
+    maker: Callable[[Problem, Fact, int], Maker] | None = None
     plugins: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
 
@@ -140,6 +143,7 @@ class _Run:
         with self.timer.phase("targets"), ExitStack() as searching:
             for plugin in self.plugins:
                 searching.enter_context(plugin.searching(problem, self.memory))
+            make_delta = self.method.maker
             found = find_targets(
                 problem.handle,
                 facts,
@@ -147,6 +151,7 @@ class _Run:
                 self.state.contexts or (),
                 problem.hyperparameters,
                 reference=reference,
+                maker=make_delta(problem, facts[0], layer) if make_delta else None,
                 progress=problem.progress,
             )
             for plugin in self.plugins:

@@ -20,6 +20,7 @@ from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.steps.relational import Free, Maker
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.partial import Suffix
 from alphaedit.model.stems import keys_and_values_of, pass_tokens, rows_of_cache
@@ -154,11 +155,6 @@ class _Group:
         return loss
 
 
-def _clamp(delta: Tensor, limit: Tensor) -> Tensor:
-    norm = delta.norm(dim=1)
-    return delta * torch.where(norm > limit, limit / norm.clamp_min(1e-30), 1.0)[:, None]
-
-
 def find_targets(
     handle: ModelHandle,
     facts: Sequence[Fact],
@@ -167,6 +163,7 @@ def find_targets(
     hp: Hyperparameters,
     *,
     reference: Tensor | None = None,
+    maker: Maker | None = None,
     progress: Progress = silent,
 ) -> Targets:
     """Target values of all `facts` at block `layer` (METHODS.md step 2; MEMIT eq. 16).
@@ -178,6 +175,7 @@ def find_targets(
     Args:
         reference: [u, d_out] vectors whose norms replace |h| in clamp and weight decay (ROME takes
             the MLP's output).
+        maker: where deltas come from in place of free vectors; for one fact.
 
     Returns:
         Targets with `values` [d_out, u].
@@ -195,7 +193,7 @@ def find_targets(
         chosen = [replace(row, fact=i) for i, fact in enumerate(chunk) for row in rows[fact]]
         groups = _groups(handle, chosen, layer, check=number == 0)
         norms = None if reference is None else reference[chunk]
-        parts.append((chunk, _search(groups, len(chunk), hp, norms, report)))
+        parts.append((chunk, _search(groups, len(chunk), hp, norms, maker, report)))
     back = torch.tensor([i for chunk, _ in parts for i in chunk]).argsort()
     losses = [row for _, part in parts for row in part.losses]
     return Targets(
@@ -255,20 +253,22 @@ def _search(
     facts: int,
     hp: Hyperparameters,
     reference: Tensor | None,
+    maker: Maker | None,
     progress: Progress,
 ) -> Targets:
     """`find_targets` of a chunk."""
     clean = _clean(groups, facts)
     device = clean.device
     norm = (clean if reference is None else reference.to(device).float()).norm(dim=1)
-    delta = torch.zeros_like(clean, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=hp.learning_rate)
+    made = maker or Free(clean)
+    adam = torch.optim.Adam(list(made.parameters), lr=hp.learning_rate)
     alive = torch.ones(facts, dtype=torch.bool, device=device)
     losses: list[list[float]] = [[] for _ in range(facts)]
-    frozen = delta.detach().clone()
+    frozen = torch.zeros_like(clean)
     right = torch.zeros(facts, dtype=torch.long, device=device)
     for step in range(hp.steps):
         progress("target values", step, hp.steps)
+        delta = made.delta()
         loss = hp.weight_decay * delta.norm(dim=1) / norm.square()
         wrong = torch.zeros_like(right)
         for group in groups:
@@ -288,8 +288,7 @@ def _search(
         adam.zero_grad(set_to_none=True)
         loss[alive].sum().backward()
         adam.step()
-        with torch.no_grad():
-            delta.copy_(_clamp(delta, hp.clamp * norm))
+        made.restrain(hp.clamp * norm)
         if done.any():
             for group in groups:
                 group.keep(alive)

@@ -1,0 +1,50 @@
+"""Methods and plug-ins of other packages, by entry point: the example in examples/."""
+
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from tests.tiny import SENTENCES, tiny_model
+
+from alphaedit import Editor, Fact
+from alphaedit.methods import plugin, registry
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "one-file-method"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the example package were installed."""
+    monkeypatch.syspath_prepend(str(EXAMPLE / "src"))
+    points = {
+        registry.ENTRY_POINTS: EntryPoint("half-memit", "half_memit:METHOD", "alphaedit.methods"),
+        plugin.ENTRY_POINTS: EntryPoint("half", "half_memit:Half", "alphaedit.plugins"),
+    }
+    for module in (registry, plugin):
+        monkeypatch.setattr(module, "entry_points", lambda group: [points[group]])
+    yield
+    sys.modules.pop("half_memit", None)
+
+
+def test_the_example_is_declared() -> None:
+    text = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'entry-points."{registry.ENTRY_POINTS}"' in text
+    assert f'entry-points."{plugin.ENTRY_POINTS}"' in text
+
+
+@pytest.mark.usefixtures("example")
+def test_the_example_edits(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
+    editor = Editor.from_pretrained(
+        *tiny_model("gpt2"), corpus=str(text), tokens=400, cache_dir=tmp_path / "cache"
+    )
+    over = {"layers": (1,), "steps": 2, "contexts": 1, "moment_weight": 10.0}
+    fact = Fact("The capital of {} is", "France", "Madrid")
+    whole = editor.edit(fact, "memit", **over)
+    editor.revert()
+    half = editor.edit(fact, "half-memit", **over)
+    (name,) = whole.patch.weights
+    ratio = half.patch.weights[name].matrix().norm() / whole.patch.weights[name].matrix().norm()
+    assert float(ratio) == pytest.approx(0.5, rel=1e-5)
