@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def inside(facts: list[Fact]) -> list[float]:
-    """Seconds of each edit, answers before and after included, in one process, one after another."""
+    """Seconds of each edit, answers before and after included, in one process."""
     editor = Editor.from_pretrained("bundled")
     layers = editor.hyperparameters("alphaedit").layers
     editor.statistics.prepare(layers)
