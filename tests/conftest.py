@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 # The models of the tests are small: a second thread costs more than it brings on a busy machine.
 torch.set_num_threads(1)
+# Nothing is asserted about time: a busy machine must not fail a test.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session", autouse=True)
