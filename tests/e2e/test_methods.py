@@ -1,6 +1,7 @@
 """What every weight-editing method promises, on the bundled model and on other families."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from tests.tiny import SENTENCES, tiny_model
 
 from alphaedit import Editor, Fact
-from alphaedit.core.errors import ConfigError, UnknownNameError
+from alphaedit.core.errors import ConfigError, ModelError, UnknownNameError
 from alphaedit.methods.registry import methods
 from alphaedit.world.facts import World
 from alphaedit.world.records import records
@@ -32,7 +33,8 @@ FACTS = [
 
 
 def some_facts(count: int, seed: int = 0) -> list[Fact]:
-    rows = [r["requested_rewrite"] for r in records(World.load(), count, seed=seed)]
+    world = World.load().largest(500)  # known to both bundled models
+    rows = [r["requested_rewrite"] for r in records(world, count, seed=seed)]
     return [
         Fact(r["prompt"], r["subject"], r["target_new"]["str"], r["target_true"]["str"])
         for r in rows
@@ -42,14 +44,30 @@ def some_facts(count: int, seed: int = 0) -> list[Fact]:
 @pytest.fixture(scope="module")
 def model() -> Editor:
     editor = Editor.from_pretrained("bundled", tokens=12_000)
+    editor.statistics.prepare(range(8))
+    return editor
+
+
+@pytest.fixture(scope="module")
+def small_model() -> Editor:
+    editor = Editor.from_pretrained("bundled-small", tokens=12_000)
     editor.statistics.prepare(range(6))
     return editor
 
 
 @pytest.fixture
-def bundled(model: Editor) -> Editor:
+def bundled(model: Editor) -> Iterator[Editor]:
     """An editor on the shared model, which is left as it was found."""
     editor = Editor(model.handle, model.statistics)
+    yield editor
+    while editor.edits:
+        editor.revert()
+
+
+@pytest.fixture
+def small(small_model: Editor) -> Iterator[Editor]:
+    """As `bundled`, on the small model."""
+    editor = Editor(small_model.handle, small_model.statistics)
     yield editor
     while editor.edits:
         editor.revert()
@@ -87,16 +105,16 @@ def test_edit_holds_and_revert_is_exact(method: str, bundled: Editor) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_save_load_and_go_on(method: str, bundled: Editor, tmp_path: Path) -> None:
+def test_save_load_and_go_on(method: str, small: Editor, tmp_path: Path) -> None:
     facts = some_facts(9)
-    bundled.edit(facts[:3], method)
-    bundled.edit(facts[3:6], method)
-    bundled.save(tmp_path / "session")
-    bundled.edit(facts[6:], method)
-    whole, state = weights(bundled), bundled.state
-    while bundled.edits:
-        bundled.revert()
-    again = Editor(bundled.handle, bundled.statistics)
+    small.edit(facts[:3], method)
+    small.edit(facts[3:6], method)
+    small.save(tmp_path / "session")
+    small.edit(facts[6:], method)
+    whole, state = weights(small), small.state
+    while small.edits:
+        small.revert()
+    again = Editor(small.handle, small.statistics)
     again.load(tmp_path / "session")
     again.edit(facts[6:], method)
     try:
@@ -150,29 +168,29 @@ PLUGINS = ["project", "norm-anchor", "early-stop", "ridge", "sphere", "rect", "p
 
 
 @pytest.mark.parametrize("plugin", [*PLUGINS, "queue", "refresh-projector:every=3"])
-def test_plugins(plugin: str, bundled: Editor, tmp_path: Path) -> None:
+def test_plugins(plugin: str, small: Editor, tmp_path: Path) -> None:
     """Each changes the result, keeps its memory through save and load, and leaves no trace."""
-    facts, clean = some_facts(8), weights(bundled)
+    facts, clean = some_facts(8), weights(small)
     method = "alphaedit" if plugin.startswith("refresh") else "memit"
     over = {"plugins": (plugin,)}
-    bundled.edit(facts[:4], method)
-    bundled.edit(facts[4:], method)
-    plain = weights(bundled)
-    bundled.revert()
-    bundled.revert()
-    bundled.edit(facts[:4], method, **over)
-    bundled.save(tmp_path / "session")
-    edit = bundled.edit(facts[4:], method, **over)
-    with_plugin = weights(bundled)
+    small.edit(facts[:4], method)
+    small.edit(facts[4:], method)
+    plain = weights(small)
+    small.revert()
+    small.revert()
+    small.edit(facts[:4], method, **over)
+    small.save(tmp_path / "session")
+    edit = small.edit(facts[4:], method, **over)
+    with_plugin = weights(small)
     assert edit.hyperparameters["plugins"] == [plugin]
     assert not same(with_plugin, plain) or plugin == "prune"
     assert sum(a.p_target > b.p_target for a, b in zip(edit.after, edit.before, strict=True)) >= 3
-    bundled.revert()
-    bundled.revert()
-    assert same(weights(bundled), clean)
-    bundled.load(tmp_path / "session")
-    bundled.edit(facts[4:], method)  # goes on with the plug-ins of the session
-    assert same(weights(bundled), with_plugin)
+    small.revert()
+    small.revert()
+    assert same(weights(small), clean)
+    small.load(tmp_path / "session")
+    small.edit(facts[4:], method)  # goes on with the plug-ins of the session
+    assert same(weights(small), with_plugin)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +213,15 @@ def test_plugins_that_do_not_fit(method: str, plugin: str, message: str, bundled
     assert same(weights(bundled), clean)
     with pytest.raises(UnknownNameError, match="spere"):
         bundled.edit(some_facts(2), "memit", plugins=("spere",))
+
+
+@pytest.mark.parametrize("method", ["alphaedit", "ft", "ultraedit"])
+def test_a_target_longer_than_the_model_reads(method: str, bundled: Editor) -> None:
+    clean = weights(bundled)
+    fact = Fact("The mother tongue of {} is", "Danielle Darrieux", " ".join(["Italian"] * 300))
+    with pytest.raises(ModelError, match="the model reads"):
+        bundled.edit(fact, method)
+    assert same(weights(bundled), clean)
 
 
 def test_a_long_target_is_said_in_full(bundled: Editor) -> None:

@@ -14,6 +14,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import hidden_of
+from alphaedit.model.suffix import check_rows
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def beside(handle: ModelHandle, layer: int, delta: Tensor) -> Iterator[None]:
 def losses_of(handle: ModelHandle, facts: Sequence[Fact]) -> Tensor:
     """Mean negative log-likelihood of each fact's target after its prompt, [u] float32."""
     pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in facts]
-    ids, mask = handle.tokens.pad([[*p, *t[:-1]] for p, t in pairs], "right")
+    rows = [[*p, *t[:-1]] for p, t in pairs]
+    check_rows(handle, rows, [len(p) - 1 for p, _ in pairs])
+    ids, mask = handle.tokens.pad(rows, "right")
     logits = handle.forward(ids, mask)
     out = []
     for row, (prompt, target) in enumerate(pairs):

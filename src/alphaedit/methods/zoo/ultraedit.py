@@ -21,6 +21,7 @@ from alphaedit.methods.steps.keys import check_finite
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import hidden_of
+from alphaedit.model.suffix import check_rows
 
 FACTS_AT_ONCE = 32
 
@@ -55,7 +56,9 @@ def features(
     for at in range(0, len(facts), FACTS_AT_ONCE):
         chosen = facts[at : at + FACTS_AT_ONCE]
         pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in chosen]
-        ids, mask = handle.tokens.pad([[*p, *t[:-1]] for p, t in pairs], "right")
+        rows = [[*p, *t[:-1]] for p, t in pairs]
+        check_rows(handle, rows, [len(p) - 1 for p, _ in pairs])
+        ids, mask = handle.tokens.pad(rows, "right")
         row = [i for i, (_, t) in enumerate(pairs) for _ in t]
         position = [len(p) - 1 + step for p, t in pairs for step in range(len(t))]
         target = torch.tensor([token for _, t in pairs for token in t], device=handle.device)
