@@ -6,6 +6,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests of one file run in one process, files side by side.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -31,10 +33,10 @@ demo: $(STAMP)  ## Edit the bundled model, print a table, write a report
 	@$(BIN)/alphaedit demo
 
 test: $(STAMP)  ## Run the tests, without the slow ones
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(WORKERS)
 
 test-all: $(STAMP)  ## Run all tests
-	@$(BIN)/python -m pytest -m ""
+	@$(BIN)/python -m pytest -m "" $(WORKERS)
 
 lint: $(STAMP)  ## Check style, types and the direction of imports
 	@status=0; \
