@@ -116,6 +116,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["edit", "m", "FACTS", "--set", "clmap=1"], 1, "UnknownNameError", ["clmap"]),
         (["edit", "m", "FACTS", "--set", "clamp=-1"], 1, "ConfigError", ["clamp"]),
         (["edit", "m", "FACTS", "--set", "clamp"], 1, "ConfigError", ["KEY=VALUE"]),
+        (["edit", "m", "FACTS", "--plugin", "spere"], 1, "UnknownNameError", ["spere"]),
+        (["edit", "m", "FACTS", "--plugin", "ridge:much"], 1, "ConfigError", ["much"]),
         (["edit", "m", "FACTS", "--from", "nowhere"], 1, "EditFileError", ["nowhere"]),
         (["eval", "m", "missing.json"], 1, "DataError", ["missing.json"]),
         (["eval", "m", "world", "--method", "alfaedit"], 1, "UnknownNameError", ["alfaedit"]),
@@ -315,6 +317,18 @@ def test_edit_go_on_ask_and_revert(
     assert all(torch.equal(keys[name], again[name]) for name in keys.keys() | again.keys())
 
 
+def test_plugins_are_kept_with_the_edit(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = tmp_path / "session"
+    argv = tiny(place, "edit", str(place / "facts.jsonl"), "-o", str(session), "--no-generation")
+    argv += ["--method", "memit", "--plugin", "project", "--plugin", "sphere:strength=0.8"]
+    assert run([*argv, "--json"]) == 0
+    the_object(capsys)
+    edit = json.loads(next(session.glob("*/edit.json")).read_text(encoding="utf-8"))
+    assert edit["hyperparameters"]["plugins"] == ["project", "sphere:strength=0.8"]
+
+
 def test_dry_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(p for p in place.rglob("*") if "cache" not in p.parts)
     argv = tiny(place, "edit", str(place / "facts.jsonl"), "--no-generation")
@@ -377,7 +391,9 @@ def test_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["methods", "--json"]) == 0
-    listed = {row["name"]: row for row in the_object(capsys)["methods"]}
+    found = the_object(capsys)
+    assert {row["name"] for row in found["plugins"]} >= {"project", "sphere", "ridge", "queue"}
+    listed = {row["name"]: row for row in found["methods"]}
     assert listed["alphaedit"]["paper"] == "https://arxiv.org/abs/2410.02355"
     assert run(["methods"]) == 0
     assert "memit-history" in capsys.readouterr().out
