@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.patch import LowRank
-from alphaedit.linalg.lowrank import concatenate, truncate
 from alphaedit.linalg.restrain import active_neurons
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin
+from alphaedit.methods.sums import added
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,7 @@ class Nse(Plugin):
     ) -> None:
         """See Plugin."""
         for layer, delta in deltas.items():
-            key = f"nse/{layer}/"
-            total = delta
-            if key + "left" in memory:
-                past = LowRank(memory[key + "left"], memory[key + "right"])
-                total = concatenate([past.to(delta.left.device, delta.left.dtype), delta])
-            total, _ = truncate(total, 0.0)
-            memory[key + "left"], memory[key + "right"] = total.left.cpu(), total.right.cpu()
+            added(memory, f"nse/{layer}", delta)
 
 
 PLUGIN = Nse

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from alphaedit.core.patch import LowRank
-from alphaedit.linalg.lowrank import concatenate, truncate
+from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.restrain import restrained
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Plugin
+from alphaedit.methods.sums import added, held
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,14 @@ class Prune(Plugin):
 
     def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
-        key = f"prune/{layer}/"
-        weight = problem.handle.weight(layer).to(delta.left)
-        if key + "largest" not in memory:
-            memory[key + "largest"] = torch.linalg.matrix_norm(weight, 2).cpu()
-        largest = float(memory[key + "largest"])
-        total = delta
-        before: LowRank | None = None
-        if key + "left" in memory:
-            past = LowRank(
-                memory[key + "left"].to(delta.left), memory[key + "right"].to(delta.right)
-            )
-            before = restrained(past, largest, self.base)
-            total = concatenate([past, delta])
-        after = restrained(total, largest, self.base)
-        total, _ = truncate(total, 0.0)
-        memory[key + "left"], memory[key + "right"] = total.left.cpu(), total.right.cpu()
+        key = f"prune/{layer}"
+        if f"{key}/largest" not in memory:
+            weight = problem.handle.weight(layer).to(delta.left)
+            memory[f"{key}/largest"] = torch.linalg.matrix_norm(weight, 2).cpu()
+        largest = float(memory[f"{key}/largest"])
+        past = held(memory, key, delta)
+        before = None if past is None else restrained(past, largest, self.base)
+        after = restrained(added(memory, key, delta), largest, self.base)
         return (
             after if before is None else concatenate([after, LowRank(-before.left, before.right)])
         )

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.patch import LowRank
-from alphaedit.linalg.lowrank import concatenate, truncate
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin
+from alphaedit.methods.sums import added
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,13 @@ class Queue(Plugin):
         """See Plugin."""
         for layer, delta in deltas.items():
             key = f"queue/{layer}/"
-            total = delta
-            if key + "left" in memory:
-                past = LowRank(memory[key + "left"], memory[key + "right"])
-                total = concatenate([past.to(delta.left.device, delta.left.dtype), delta])
-            total, _ = truncate(total, 0.0)
+            total = added(memory, f"queue/{layer}", delta)
             moment = problem.statistics.second_moment(layer).to(total.left)
             inner = (total.right @ moment @ total.right.T).double()
             error = float((total.left.T.double() @ total.left.double() * inner).sum())
             first = float(memory.setdefault(key + "first", torch.tensor(max(error, 1e-30))))
             length = float(memory.get(key + "length", torch.tensor(0.0)))
             memory[key + "length"] = torch.tensor(max(0.0, length + error / first - self.alpha))
-            memory[key + "left"], memory[key + "right"] = total.left.cpu(), total.right.cpu()
 
 
 PLUGIN = Queue
