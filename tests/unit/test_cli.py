@@ -17,7 +17,7 @@ from alphaedit.cli import prepare
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ConfigError, FactError
 
-COMMANDS = ["demo", "edit", "ask", "stats", "eval", "revert", "methods"]
+COMMANDS = ["demo", "edit", "ask", "stats", "trace", "eval", "revert", "methods"]
 COMMANDS += [f"world {c}" for c in ("facts", "records", "corpus", "tasks", "train", "info")]
 FACT = {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux", "target": "English"}
 OTHER = {

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alphaedit.cli import ask, demo, edit, evaluate, methods, revert, stats, world
+from alphaedit.cli import ask, demo, edit, evaluate, methods, revert, stats, trace, world
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Interruption, error_console, to_json
 
@@ -37,6 +37,7 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("edit", epilog=edit.EXAMPLES)(edit.edit)
 app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("stats", epilog=stats.EXAMPLES)(stats.stats)
+app.command("trace", epilog=trace.EXAMPLES)(trace.trace)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("revert", epilog=revert.EXAMPLES)(revert.revert)
 app.command("methods", epilog=methods.EXAMPLES)(methods.list_methods)

@@ -107,9 +107,7 @@ def check_file(path: Path | None, *, force: bool) -> None:
         )
 
 
-def overrides(
-    pairs: Sequence[str] | None, plugins: Sequence[str] | None = None
-) -> dict[str, Any]:
+def overrides(pairs: Sequence[str] | None, plugins: Sequence[str] | None = None) -> dict[str, Any]:
     """`--set KEY=VALUE` pairs and `--plugin`s as hyperparameters of the right types.
 
     Raises:
