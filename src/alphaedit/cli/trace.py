@@ -241,12 +241,12 @@ def _show(traces: list[Trace], suggested: list[int] | None, plot: Path | None) -
             "facts, 95 % intervals"
         )
         table = Table(title=title, title_justify="left")
-        table.add_column("layer", justify="right")
+        table.add_column("layer", justify="right", no_wrap=True, min_width=5)
         for i in seen:
-            table.add_column(POSITIONS[i], justify="right", no_wrap=True)
+            table.add_column(POSITIONS[i], justify="right")
         for layer in range(effect.shape[1]):
             cells = (
-                f"{effect[i, layer]:.2f} ({low[i, layer]:.2f} to {high[i, layer]:.2f})".replace(
+                f"{effect[i, layer]:.2f} ({low[i, layer]:.2f}, {high[i, layer]:.2f})".replace(
                     "-0.00", "0.00"
                 )
                 for i in seen
