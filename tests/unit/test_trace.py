@@ -220,7 +220,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     argv = ["trace", str(place / "model"), str(place / "facts.jsonl"), "--samples", "2", "-q"]
     plot = tmp_path / "trace.svg"
     assert run([*argv, "--kind", "all", "--count", "4", "--plot", str(plot), "--json"]) == 0
