@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
+from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import hidden_of
-from alphaedit.model.suffix import check_rows
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,11 @@ def beside(handle: ModelHandle, layer: int, delta: Tensor) -> Iterator[None]:
 
 def losses_of(handle: ModelHandle, facts: Sequence[Fact]) -> Tensor:
     """Mean negative log-likelihood of each fact's target after its prompt, [u] float32."""
-    pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in facts]
-    rows = [[*p, *t[:-1]] for p, t in pairs]
-    check_rows(handle, rows, [len(p) - 1 for p, _ in pairs])
-    ids, mask = handle.tokens.pad(rows, "right")
-    logits = handle.forward(ids, mask)
-    out = []
-    for row, (prompt, target) in enumerate(pairs):
-        read = logits[row, len(prompt) - 1 : len(prompt) - 1 + len(target)].float()
-        out.append(F.cross_entropy(read, torch.tensor(target, device=read.device)))
-    return torch.stack(out)
+    read = Continuations.of(handle, facts)
+    logits = handle.forward(read.ids, read.mask)[read.row, read.position].float()
+    nll = F.cross_entropy(logits, read.target, reduction="none")
+    tokens = torch.bincount(read.row, minlength=len(facts))
+    return torch.zeros(len(facts), device=nll.device).index_add(0, read.row, nll) / tokens
 
 
 def finetune(

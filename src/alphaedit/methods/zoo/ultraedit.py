@@ -17,11 +17,11 @@ from alphaedit.linalg.solve import System
 from alphaedit.methods.base import Problem, Solution
 from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, Parts, chain, run_delta
+from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.methods.steps.keys import check_finite
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import hidden_of
-from alphaedit.model.suffix import check_rows
 
 FACTS_AT_ONCE = 32
 
@@ -54,26 +54,19 @@ def features(
     """
     found: dict[int, tuple[list[Tensor], list[Tensor]]] = {layer: ([], []) for layer in layers}
     for at in range(0, len(facts), FACTS_AT_ONCE):
-        chosen = facts[at : at + FACTS_AT_ONCE]
-        pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in chosen]
-        rows = [[*p, *t[:-1]] for p, t in pairs]
-        check_rows(handle, rows, [len(p) - 1 for p, _ in pairs])
-        ids, mask = handle.tokens.pad(rows, "right")
-        row = [i for i, (_, t) in enumerate(pairs) for _ in t]
-        position = [len(p) - 1 + step for p, t in pairs for step in range(len(t))]
-        target = torch.tensor([token for _, t in pairs for token in t], device=handle.device)
+        read = Continuations.of(handle, facts[at : at + FACTS_AT_ONCE])
         keys: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for layer in layers:
                 stack.enter_context(_watched(handle, layer, keys, outputs))
-            logits = handle.forward(ids, mask)[row, position].float()
-            F.cross_entropy(logits, target, reduction="sum").backward()
+            logits = handle.forward(read.ids, read.mask)[read.row, read.position].float()
+            F.cross_entropy(logits, read.target, reduction="sum").backward()
         for layer in layers:
             grad = outputs[layer].grad
             assert grad is not None
-            found[layer][0].append(keys[layer][row, position].float())
-            found[layer][1].append(grad[row, position].float())
+            found[layer][0].append(keys[layer][read.row, read.position].float())
+            found[layer][1].append(grad[read.row, read.position].float())
     return {layer: (torch.cat(h), torch.cat(g)) for layer, (h, g) in found.items()}
 
 

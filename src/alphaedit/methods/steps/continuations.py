@@ -1,0 +1,49 @@
+"""Prompts with their targets, as methods that follow gradients read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alphaedit.core.fact import Fact
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.suffix import check_rows
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """Facts in one padded batch, and the tokens from which their targets are read.
+
+    Attributes:
+        ids: [u, length] int64, on the right padded; `mask` is 1 for tokens.
+        row: [n] fact of each target token; `position` [n], where it is read.
+        target: [n] the tokens.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    row: Tensor
+    position: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, handle: ModelHandle, facts: Sequence[Fact]) -> Continuations:
+        """The prompts and targets of `facts`.
+
+        Raises:
+            ModelError: a prompt and its target are longer than the model reads.
+        """
+        pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in facts]
+        rows = [[*prompt, *target[:-1]] for prompt, target in pairs]
+        check_rows(handle, rows, [len(prompt) - 1 for prompt, _ in pairs])
+        ids, mask = handle.tokens.pad(rows, "right")
+        reads = [
+            (row, len(prompt) - 1 + step, token)
+            for row, (prompt, target) in enumerate(pairs)
+            for step, token in enumerate(target)
+        ]
+        row, position, tokens = torch.tensor(reads, device=handle.device).unbind(1)
+        return cls(ids, mask, row, position, tokens)
