@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from alphaedit.core.edit import Edit
     from alphaedit.core.fact import Fact, load_facts
     from alphaedit.core.patch import Patch
+    from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
 
 __version__ = "0.1.0"
-__all__ = ["Edit", "Editor", "Fact", "Patch", "load_facts"]
+__all__ = ["Edit", "Editor", "Fact", "Guard", "Patch", "load_facts"]
 
 _HOME = {
     "Edit": "alphaedit.core.edit",
     "Editor": "alphaedit.editor.session",
     "Fact": "alphaedit.core.fact",
+    "Guard": "alphaedit.editor.guard",
     "Patch": "alphaedit.core.patch",
     "load_facts": "alphaedit.core.fact",
 }

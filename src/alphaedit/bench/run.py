@@ -20,7 +20,7 @@ from alphaedit.bench.metrics import (
     kept_share,
     probability_metrics,
 )
-from alphaedit.core.errors import DataError
+from alphaedit.core.errors import DataError, GuardError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
 
@@ -29,7 +29,10 @@ Probes = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run measured; every number with the setting it belongs to."""
+    """What a run measured; every number with the setting it belongs to.
+
+    `drift` is what a guard measured after each batch, `stopped` why it ended the run.
+    """
 
     method: str
     batch_size: int
@@ -42,6 +45,8 @@ class RunResult:
     null_space: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    drift: list[dict[str, float]] = field(default_factory=list)
+    stopped: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, metrics at the top level under the paper's names."""
@@ -57,6 +62,8 @@ class RunResult:
             "null_space": self.null_space,
             "seconds": self.seconds,
             "versions": self.versions,
+            "drift": self.drift,
+            "stopped": self.stopped,
         }
 
 
@@ -139,33 +146,47 @@ def sequential(
     curve: list[dict[str, Any]] = []
     null_space: dict[str, Any] = {}
     hp: dict[str, Any] = {}
-    layer = 0
+    layer = done = 0
+    drift: list[dict[str, float]] = []
+    stopped: GuardError | None = None
     if method != "none":
         batches = [chosen[i : i + batch_size] for i in range(0, edits, batch_size)]
         for number, batch in enumerate(batches, start=1):
             progress("batches", number - 1, len(batches))
-            edit = editor.edit([r.fact for r in batch], method, preset=preset, **hyperparameters)
+            try:
+                editor.edit([r.fact for r in batch], method, preset=preset, **hyperparameters)
+            except GuardError as stop:
+                stopped = stop
+                if not stop.kept:
+                    break
+            done += len(batch)
+            edit = editor.edits[-1]
+            drift.append(dict(edit.drift))
             for phase, spent in edit.seconds.items():
                 seconds[phase] = seconds.get(phase, 0.0) + spent
             hp, null_space = dict(edit.hyperparameters), dict(edit.null_space)
             layer = hp["layers"][0]
-            if evaluate_every and number % evaluate_every == 0 and number < len(batches):
-                done = min(number * batch_size, edits)
+            last = number == len(batches) or stopped is not None
+            if evaluate_every and number % evaluate_every == 0 and not last:
                 row = evaluate(editor, chosen[:done], generation=False, **options)
                 curve.append({"edits": done, **_plain(row)})
+            if stopped is not None:
+                break
+        if stopped is not None and not done:
+            raise stopped
         progress("batches", len(batches), len(batches))
     began = time.perf_counter()
     metrics = before
     if method != "none":
-        metrics = evaluate(editor, chosen, generation=generation, **options)
+        metrics = evaluate(editor, chosen[:done], generation=generation, **options)
     seconds["evaluation"] += time.perf_counter() - began
     if evaluate_every:
-        curve.append({"edits": edits, **_plain(metrics)})
+        curve.append({"edits": done, **_plain(metrics)})
     return RunResult(
         method=method,
         batch_size=batch_size,
-        edits=0 if method == "none" else edits,
-        load=0.0 if method == "none" else edits / editor.handle.d_in(layer),
+        edits=done,
+        load=done / editor.handle.d_in(layer),
         metrics=metrics,
         before=before,
         curve=curve,
@@ -177,4 +198,6 @@ def sequential(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+        drift=drift,
+        stopped=str(stopped) if stopped else None,
     )

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from alphaedit.cli import ask, demo, edit, evaluate, methods, revert, stats, trace, world
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Interruption, error_console, to_json
+from alphaedit.cli.output import FAILED, Interruption, Outcome, error_console, to_json
+from alphaedit.core.errors import AlphaEditError, AlphaEditWarning
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
+USAGE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="alphaedit",
@@ -103,9 +105,28 @@ def run(argv: Sequence[str]) -> int:
         return _fail(error, as_json=as_json, debug=debug)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, AlphaEditWarning):
+        console = error_console()
+        console.print("[bold yellow]Warning:[/bold yellow] ", end="")
+        console.print(str(message), markup=False, highlight=False, soft_wrap=True)
+    else:
+        error_console().print(f"{category.__name__}: {message}", markup=False, highlight=False)
+
+
 def _invoke(argv: list[str], *, silence: bool) -> int:
     def call() -> Any:
-        return app(args=argv, prog_name="alphaedit", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", AlphaEditWarning)
+            warnings.showwarning = _show_warning
+            return app(args=argv, prog_name="alphaedit", standalone_mode=False)
 
     if silence and not ({"-h", "--help", "--version"} & set(argv)):
         with redirect_stdout(sys.stderr):
@@ -117,6 +138,8 @@ def _invoke(argv: list[str], *, silence: bool) -> int:
         result = call()
     if result == INTERRUPTED:  # newer typer makes an exit code of Ctrl-C
         raise Interruption
+    if isinstance(result, Outcome):
+        return result.code
     return result if isinstance(result, int) else 0
 
 
@@ -136,8 +159,6 @@ def _comes_from_interrupt(error: BaseException | None) -> bool:
 
 
 def _fail(error: Exception, *, as_json: bool, debug: bool) -> int:
-    from alphaedit.core.errors import AlphaEditError
-
     if isinstance(error, AlphaEditError):
         _report(type(error).__name__, error.message, error.remedy, as_json=as_json)
         return FAILED

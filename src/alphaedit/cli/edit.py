@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,8 @@ import typer
 from alphaedit.cli import facts as sources
 from alphaedit.cli import options, prepare, tables
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
+from alphaedit.cli.output import FAILED, Outcome, Session, output_console
+from alphaedit.core.errors import GuardError
 
 if TYPE_CHECKING:
     from alphaedit.core.edit import Answer, Edit
@@ -25,6 +26,7 @@ EXAMPLES = examples(
     "--target English -o my-edits",
     "alphaedit edit bundled facts.jsonl --method alphaedit -o my-edits --report report.html",
     "alphaedit edit bundled more.csv --from my-edits -o my-edits --batch-size 100",
+    "alphaedit edit bundled facts.jsonl --batch-size 50 --guard rollback:max_kl=0.05 -o my-edits",
     "alphaedit edit ./my-model facts.yaml --set layers=3-5 --set clamp=1.5 --checkpoint edited",
 )
 KEPT = 100
@@ -72,6 +74,7 @@ def edit(
     preset: options.Preset = None,
     settings: options.Settings = None,
     plugins: options.Plugins = None,
+    guard: options.Guard = None,
     corpus: options.CorpusName = None,
     tokens: options.Tokens = None,
     tolerance: options.Tolerance = None,
@@ -93,6 +96,7 @@ def edit(
     """
     source = sources.read(facts, prompt, subject, target, truth)
     over = prepare.overrides(settings, plugins)
+    watch = prepare.guard_of(guard)
     if from_session is None or out_dir is None or from_session.resolve() != out_dir.resolve():
         prepare.check_folder(out_dir, prepare.SESSION, force=force)
     prepare.check_folder(checkpoint, prepare.CHECKPOINT, force=force)
@@ -111,6 +115,7 @@ def edit(
             tolerance=tolerance,
             cache_dir=cache_dir,
             session=from_session,
+            guard=watch,
         )
         run = Run(editor, source, method, preset, over, batch_size or len(source.facts))
         run.seconds["model"] = time.perf_counter() - began
@@ -133,6 +138,8 @@ def edit(
     }
     if not json:
         _show(run, result, written)
+    if run.stopped is not None:
+        return Outcome(result, code=FAILED)
     return result
 
 
@@ -154,6 +161,7 @@ class Run:
         self.facts: list[Fact] = source.facts
         self.made: list[Edit] = []
         self.seconds: dict[str, float] = {}
+        self.stopped: GuardError | None = None
 
     def go(self, *, seed: int, generation: bool) -> None:
         """Measure, edit batch by batch, measure again."""
@@ -170,11 +178,19 @@ class Run:
         self.metrics_before = evaluate(editor, records, progress=editor.progress, **options)
         self.seconds["evaluation"] = time.perf_counter() - began
         began = time.perf_counter()
+        first = len(editor.edits)
         for at in range(0, len(facts), self.batch_size):
             if len(facts) > self.batch_size:
                 editor.progress("facts", at, len(facts))
             batch = facts[at : at + self.batch_size]
-            self.made.append(editor.edit(batch, self.method, preset=self.preset, **self.over))
+            try:
+                editor.edit(batch, self.method, preset=self.preset, **self.over)
+            except GuardError as stop:
+                self.stopped = stop
+                break
+        self.made = editor.edits[first:]
+        if self.stopped and not self.made:
+            raise self.stopped
         editor.progress("facts", len(facts), len(facts))
         self.seconds["edit"] = time.perf_counter() - began
         for made in self.made:
@@ -203,7 +219,20 @@ class Run:
                 for fact, old, new in answers
             ],
             "edits": [made.id for made in self.made],
+            "guard": self._guarded(),
             "seconds": self.seconds,
+        }
+
+    def _guarded(self) -> dict[str, Any] | None:
+        """What the guard measured after each batch, and whether it ended the run."""
+        guard = self.editor.guard
+        if guard is None:
+            return None
+        return {
+            **asdict(guard),
+            "drift": [dict(made.drift) for made in self.made],
+            "stopped": self.stopped.message if self.stopped else None,
+            "edited": sum(len(made.facts) for made in self.made),
         }
 
     def write_report(self, path: Path, model: str) -> None:
@@ -233,6 +262,21 @@ class Run:
         )
 
 
+def show_guard(stopped: GuardError | None, made: Sequence[Edit]) -> None:
+    """What the guard measured last, and why it ended a run."""
+    console = output_console()
+    if made and made[-1].drift:
+        drift = made[-1].drift
+        console.print(
+            f"Held-out text: KL {drift['kl']:.4f} nats a token, perplexity "
+            f"{drift['perplexity_before']:.2f} before and {drift['perplexity']:.2f} now.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if stopped is not None:
+        console.print(f"Guard: {stopped}", style="red", highlight=False, soft_wrap=True)
+
+
 def _show(run: Run, result: dict[str, Any], written: Mapping[str, Path | None]) -> None:
     count = len(run.facts)
     title = f"{count} {'fact' if count == 1 else 'facts'} by {result['method']}"
@@ -247,6 +291,7 @@ def _show(run: Run, result: dict[str, Any], written: Mapping[str, Path | None]) 
             highlight=False,
         )
     console.print(tables.seconds_line(run.seconds), highlight=False, soft_wrap=True)
+    show_guard(run.stopped, run.made)
     for name, path in written.items():
         if path is not None:
             what = {"out": "Session", "checkpoint": "Model", "report": "Report"}[name]

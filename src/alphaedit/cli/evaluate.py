@@ -11,7 +11,7 @@ import typer
 from alphaedit.cli import facts as sources
 from alphaedit.cli import options, prepare, tables
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
+from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 
 if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
@@ -74,6 +74,7 @@ def evaluate(
     preset: options.Preset = None,
     settings: options.Settings = None,
     plugins: options.Plugins = None,
+    guard: options.Guard = None,
     corpus: options.CorpusName = None,
     tokens: options.Tokens = None,
     tolerance: options.Tolerance = None,
@@ -94,6 +95,7 @@ def evaluate(
     saved.
     """
     over = prepare.overrides(settings, plugins)
+    watch = prepare.guard_of(guard)
     prepare.check_file(report, force=force)
     if method != "none":
         from alphaedit.methods.registry import get_method
@@ -114,6 +116,7 @@ def evaluate(
             tolerance=tolerance,
             cache_dir=cache_dir,
             session=from_session,
+            guard=watch,
         )
         loaded = time.perf_counter() - began
         if chosen is None:
@@ -148,7 +151,7 @@ def evaluate(
     }
     if not json:
         _show(result, report)
-    return result
+    return Outcome(result, code=FAILED) if run.stopped else result
 
 
 def _made(run: RunResult) -> int:
@@ -224,6 +227,8 @@ def _show(result: dict[str, Any], report: Path | None) -> None:
         columns[result["method"]] = result
         title = f"{result['edits']} edits by {result['method']}, load {result['load']:.3f}"
     tables.metrics_table(columns, title)
+    if result["stopped"]:
+        console.print(f"Guard: {result['stopped']}", style="red", highlight=False, soft_wrap=True)
     console.print(tables.seconds_line(result["seconds"]), highlight=False, soft_wrap=True)
     if report is not None:
         console.print(f"Report written to {report}", highlight=False, soft_wrap=True)

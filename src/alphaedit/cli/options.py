@@ -86,6 +86,16 @@ Plugins = Annotated[
         show_default=False,
     ),
 ]
+Guard = Annotated[
+    str | None,
+    typer.Option(
+        "--guard",
+        metavar="ACTION[:KEY=VALUE,...]",
+        help="After each batch measure held-out text, and past a limit warn, stop (keep the batch) "
+        "or rollback (undo it): rollback:max_kl=0.05,max_perplexity=1.1,text=FILE.",
+        show_default=False,
+    ),
+]
 CorpusName = Annotated[
     str | None,
     typer.Option(

@@ -16,8 +16,19 @@ if TYPE_CHECKING:
 
     from alphaedit.core.progress import Progress
 
+FAILED = 1
+"""Exit code of a command that could not do all it was asked for."""
+
 LINE_EVERY = 15.0
 """Seconds between lines of progress where standard error is no terminal."""
+
+
+class Outcome(dict[str, Any]):
+    """A command's result that is to be printed, and an exit code other than 0."""
+
+    def __init__(self, result: dict[str, Any], *, code: int) -> None:
+        super().__init__(result)
+        self.code = code
 
 
 class Interruption(Exception):

@@ -10,6 +10,7 @@ from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from alphaedit.core.progress import Progress
+    from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
 
 SESSION, CHECKPOINT = "session.json", "config.json"
@@ -28,6 +29,7 @@ def open_editor(
     tolerance: float | None = None,
     cache_dir: Path | None = None,
     session: Path | None = None,
+    guard: Guard | None = None,
 ) -> Editor:
     """The editor for `model`, with the edits of `session` applied."""
     if session is not None:
@@ -46,10 +48,32 @@ def open_editor(
         tolerance=tolerance,
         cache_dir=cache_dir,
         progress=progress,
+        guard=guard,
     )
     if session is not None:
         editor.load(session)
     return editor
+
+
+def guard_of(spec: str | None) -> Guard | None:
+    """The guard that `--guard` asks for.
+
+    Raises:
+        ConfigError: an unknown action or option, an impossible value, or a text that is no file.
+    """
+    if spec is None:
+        return None
+    from alphaedit.editor.guard import Guard
+
+    guard = Guard.parse(spec)
+    text = guard.text
+    if text and text not in ("bundled", "self") and not text.startswith("hf:"):
+        if not Path(text).expanduser().is_file():
+            raise ConfigError(
+                f"--guard: there is no text file at {text}.",
+                remedy="Give a text or .jsonl file, hf:NAME, bundled or self.",
+            )
+    return guard
 
 
 def require_session(folder: Path) -> None:

@@ -46,6 +46,7 @@ class Edit:
         parent: id of the edit this one came after.
         null_space: report for each edited layer, by parameter name.
         seconds: time by phase.
+        drift: what a guard measured on held-out text after it, see `Drift`.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Edit:
     after: tuple[Answer, ...] = ()
     null_space: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    drift: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON values."""
@@ -76,6 +78,7 @@ class Edit:
             "after": [asdict(answer) for answer in self.after],
             "null_space": {name: dict(report) for name, report in self.null_space.items()},
             "seconds": dict(self.seconds),
+            "drift": dict(self.drift),
             "prompt": self.patch.prompt,
             "metadata": self.patch.metadata,
         }
@@ -131,6 +134,7 @@ class Edit:
                 after=tuple(Answer(**a) for a in data["after"]),
                 null_space=data["null_space"],
                 seconds=data["seconds"],
+                drift=data.get("drift", {}),
             )
         except (json.JSONDecodeError, KeyError, TypeError, SafetensorError, OSError) as error:
             raise EditFileError(

@@ -21,6 +21,10 @@ class AlphaEditError(Exception):
         return f"{self.message} {self.remedy}" if self.remedy else self.message
 
 
+class AlphaEditWarning(UserWarning):
+    """Base of every warning that this package gives."""
+
+
 class FactError(AlphaEditError):
     """A fact, or a record of a facts file, cannot be used.
 
@@ -89,6 +93,20 @@ class SubspaceError(StatsError):
 
 class EditFileError(AlphaEditError):
     """A saved edit or state is missing, broken or was tampered with."""
+
+
+class GuardError(AlphaEditError):
+    """A guard ended a sequence of edits.
+
+    Args:
+        message: What is past its limit.
+        remedy: What to do about it.
+        kept: Whether the batch that went past it is still in the model.
+    """
+
+    def __init__(self, message: str, *, remedy: str | None = None, kept: bool = False) -> None:
+        super().__init__(message, remedy=remedy)
+        self.kept = kept
 
 
 class DataError(AlphaEditError):

@@ -12,10 +12,11 @@ from typing import Any
 import psutil
 
 from alphaedit.core.edit import Answer, Edit, edit_id
-from alphaedit.core.errors import EditFileError, ResourceError
+from alphaedit.core.errors import EditFileError, GuardError, ResourceError
 from alphaedit.core.fact import Fact, check_facts
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor import io
+from alphaedit.editor.guard import Guard
 from alphaedit.locate.preset import choose
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import Hyperparameters, build, overridden
@@ -24,6 +25,7 @@ from alphaedit.methods.state import SequentialState
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle, Snapshot
 from alphaedit.model.scoring import score
+from alphaedit.stats.drift import Drift, HeldOut, held_out
 from alphaedit.stats.statistics import ModelStatistics
 
 ANSWER_TOKENS = 8
@@ -36,6 +38,7 @@ class Editor:
         handle: the model.
         statistics: second moments and spectra of the unedited model.
         edits: edits applied, oldest first.
+        guard: watches what edits do to the rest of the model, if given.
         state: what the sequential run has learned so far (contexts, past keys).
         base: fingerprint of the unedited model.
     """
@@ -47,6 +50,7 @@ class Editor:
         *,
         seed: int = 0,
         progress: Progress = silent,
+        guard: Guard | None = None,
     ) -> None:
         self.handle = handle
         self.statistics = statistics
@@ -57,6 +61,11 @@ class Editor:
         self.state = SequentialState()
         self._undo: list[tuple[Snapshot, SequentialState]] = []
         self._chosen: dict[tuple[str, str | None], dict[str, Any]] = {}
+        self.guard = guard
+        self._held_out: HeldOut | None = None
+        if guard is not None:
+            # Here and not before the first batch: `load` may bring edits.
+            self._held_out = held_out(handle, guard.text, seed=seed, tokens=guard.tokens)
 
     @classmethod
     def from_pretrained(
@@ -72,6 +81,7 @@ class Editor:
         tolerance: float | None = None,
         cache_dir: str | Path | None = None,
         progress: Progress = silent,
+        guard: Guard | None = None,
     ) -> Editor:
         """An editor for a model.
 
@@ -84,6 +94,7 @@ class Editor:
             tolerance: stop before it when doubling the text changes no second moment by more than
                 this share of its Frobenius norm.
             cache_dir: where second moments are kept.
+            guard: measures the rest of the model after each batch, and acts.
 
         Raises:
             ModelError: the model cannot be loaded or edited.
@@ -99,7 +110,7 @@ class Editor:
             seed=seed,
             progress=progress,
         )
-        return cls(handle, statistics, seed=seed, progress=progress)
+        return cls(handle, statistics, seed=seed, progress=progress, guard=guard)
 
     def hyperparameters(
         self,
@@ -151,6 +162,8 @@ class Editor:
         Raises:
             FactError, ConfigError, NonFiniteError, ResourceError: with the remedy; the model and
                 the sequential state are as before.
+            GuardError: the guard's limit is passed; the batch is kept ("stop") or undone
+                ("rollback").
         """
         checked = check_facts(_as_facts(facts))
         self._check_memory()
@@ -174,6 +187,7 @@ class Editor:
         try:
             self.handle.add_delta(solution.patch.weights)
             after = self.answers(checked)
+            drift = self.drift()
         except BaseException:
             self.handle.restore(snapshot)
             raise
@@ -190,11 +204,23 @@ class Editor:
             after=after,
             null_space=self._null_space(hp),
             seconds=solution.seconds,
+            drift=drift.to_json() if drift else {},
         )
         self._undo.append((snapshot, self.state))
         self.state = solution.state
         self.edits.append(edit)
+        if self.guard is not None and drift is not None:
+            try:
+                self.guard.act(drift, edit.id)
+            except GuardError as stop:
+                if not stop.kept:
+                    self.revert()
+                raise
         return edit
+
+    def drift(self) -> Drift | None:
+        """How far the model has moved on the guard's text; None without a guard."""
+        return self._held_out.drift(self.handle) if self._held_out else None
 
     def apply(self, edit: Edit) -> None:
         """Apply an edit that was made before, onto the state it was made on.
