@@ -1,6 +1,7 @@
 """Hyperparameters: what replaces what."""
 
-from alphaedit.methods.config import overridden, preset, presets
+from alphaedit.methods.config import overridden
+from alphaedit.methods.presets import preset, presets
 
 
 def test_one_of_a_pair_takes_the_place_of_the_other() -> None:

@@ -63,7 +63,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Hyperparameters by name.",
+        help="Hyperparameters: a name, or a file that `alphaedit tune` wrote.",
         show_default="the one that fits the model, else measured on it",
     ),
 ]

@@ -138,7 +138,7 @@ def _choose(
 ) -> tuple[list[int], dict[str, float | None]]:
     """Layers, and how the null space is cut: as given, or as the preset of the model says."""
     from alphaedit.locate.preset import matching
-    from alphaedit.methods.config import preset
+    from alphaedit.methods.presets import preset
 
     name = matching(handle)
     known = preset(name, "alphaedit") if name else {}

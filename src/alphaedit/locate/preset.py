@@ -10,7 +10,8 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
 from alphaedit.locate.suggest import read_out, window
 from alphaedit.methods.base import Method, Problem
-from alphaedit.methods.config import Hyperparameters, build, overridden, preset, presets
+from alphaedit.methods.config import Hyperparameters, build, overridden
+from alphaedit.methods.presets import entry, preset, presets
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.target_value import find_targets
@@ -33,21 +34,45 @@ PILOTS = 8
 CANDIDATES = 4
 
 
-def matching(handle: ModelHandle) -> str | None:
-    """Name of the preset whose `match` fits the model, if any."""
-    config = handle.model.config.get_text_config()
-    facts = {
-        "model_type": config.model_type,
+def shape(handle: ModelHandle) -> dict[str, Any]:
+    """What presets know models by: the fields of their `match`."""
+    return {
+        "model_type": handle.model.config.get_text_config().model_type,
         "layers": handle.n_layers,
         "width": handle.d_out(0),
         "inner": handle.d_in(0),
         "bundled": getattr(handle.model.config, "alphaedit_world", None) is not None,
     }
-    for name, entry in presets().items():
-        match: Mapping[str, Any] = entry.get("match", {})
+
+
+def matching(handle: ModelHandle) -> str | None:
+    """Name of the preset whose `match` fits the model, if any."""
+    facts = shape(handle)
+    for name, known in presets().items():
+        match: Mapping[str, Any] = known.get("match", {})
         if match and all(facts.get(key) == value for key, value in match.items()):
             return name
     return None
+
+
+def check_match(handle: ModelHandle, name: str) -> None:
+    """Refuse a preset of another model.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    facts = shape(handle)
+    wanted: Mapping[str, Any] = entry(name).get("match", {})
+    wrong = [
+        f"{key} {facts.get(key)} in place of {value}"
+        for key, value in wanted.items()
+        if facts.get(key) != value
+    ]
+    if wrong:
+        raise ConfigError(
+            f"Preset {name} is for another model; this one has {', '.join(wrong)}.",
+            remedy="Leave --preset out, or make one for this model with `alphaedit tune`.",
+        )
 
 
 class _Model:
@@ -207,6 +232,8 @@ def choose(
     name = preset_name or matching(handle)
     where = f"preset {name}" if name else f"hyperparameters of {method.name}"
     build({"layers": (0,), **over}, where)
+    if preset_name:
+        check_match(handle, preset_name)
     if name:
         values = _of_preset(name, method, over)
     else:

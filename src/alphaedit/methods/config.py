@@ -1,12 +1,10 @@
-"""Hyperparameters of the locate-then-edit methods, and the presets of published models."""
+"""Hyperparameters of the editing methods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alphaedit.core.errors import ConfigError, unknown_name
@@ -99,26 +97,3 @@ def overridden(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
     given = {name for name, value in over.items() if value is not None}
     gone = {a for pair in EITHER for a, b in (pair, pair[::-1]) if b in given and a not in given}
     return {**{name: value for name, value in values.items() if name not in gone}, **over}
-
-
-def presets() -> Mapping[str, Mapping[str, Any]]:
-    """All presets by name, as plain data."""
-    text = (files("alphaedit.methods") / "presets.yaml").read_text(encoding="utf-8")
-    data: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
-    return data
-
-
-def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
-    """The values that preset `name` gives to `method`; with `shared` also those for all methods.
-
-    Raises:
-        UnknownNameError: there is no preset of that name.
-    """
-    data = presets()
-    if name not in data:
-        raise unknown_name("preset", name, list(data))
-    entry = data[name]
-    return {
-        **(entry.get("all", {}) if shared else {}),
-        **entry.get("methods", {}).get(method, {}),
-    }

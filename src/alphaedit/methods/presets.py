@@ -1,0 +1,100 @@
+"""Presets: hyperparameters of all methods for one model, by name or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alphaedit.core.errors import ConfigError, unknown_name
+from alphaedit.core.files import write_text
+from alphaedit.methods.config import build
+
+ENDINGS = (".yaml", ".yml")
+FIELDS = ("source", "match", "all", "methods", "measured")
+_REMEDY = "Give a file that `alphaedit tune` wrote, or the name of a preset."
+
+
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """The package's presets by name, as plain data."""
+    text = (files("alphaedit.methods") / "presets.yaml").read_text(encoding="utf-8")
+    data: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
+    return data
+
+
+def entry(name: str) -> Mapping[str, Any]:
+    """One preset: a name of the package's own, or a file that ends in .yaml or .yml.
+
+    Raises:
+        UnknownNameError: there is no preset of that name.
+        ConfigError: the file is missing or is no preset.
+    """
+    if name.lower().endswith(ENDINGS):
+        return read_preset(Path(name).expanduser())
+    data = presets()
+    if name not in data:
+        raise unknown_name("preset", name, list(data))
+    return data[name]
+
+
+def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
+    """The values that preset `name` gives to `method`; with `shared` also those for all methods.
+
+    Raises:
+        UnknownNameError: there is no preset of that name.
+        ConfigError: its file is missing or is no preset.
+    """
+    found = entry(name)
+    return {
+        **(found.get("all", {}) if shared else {}),
+        **found.get("methods", {}).get(method, {}),
+    }
+
+
+def read_preset(path: Path) -> dict[str, Any]:
+    """The preset in a file.
+
+    Raises:
+        ConfigError: it is missing, is not YAML, or has a field that presets do not have; the
+            message names file and field.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no preset file {path}.", remedy=_REMEDY) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", remedy=_REMEDY) from None
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{path} is not YAML: {first}.", remedy=_REMEDY) from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no preset.", remedy=_REMEDY)
+    for field, value in data.items():
+        if field not in FIELDS:
+            raise unknown_name(f"field in {path}", str(field), FIELDS)
+        if field != "source" and not isinstance(value, dict):
+            raise ConfigError(f"{path}: field {field!r} is not a mapping.", remedy=_REMEDY)
+    methods = data.get("methods", {})
+    for method, values in methods.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: methods.{method} is not a mapping.", remedy=_REMEDY)
+    shared = data.get("all", {})
+    if not any("layers" in values for values in (shared, *methods.values())):
+        raise ConfigError(f"{path} names no layers to edit.", remedy=_REMEDY)
+    for method, values in [("all", {}), *methods.items()]:
+        build({"layers": (0,), **shared, **values}, f"{path}, {method}")
+    return data
+
+
+def write_preset(path: Path, data: Mapping[str, Any], comment: str) -> None:
+    """Write a preset that `read_preset` reads, `comment` on top.
+
+    Raises:
+        ResourceError: it cannot be written; what was there is kept.
+    """
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    body = yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, width=100)
+    write_text(head + body, path)

@@ -1,0 +1,1 @@
+"""Find hyperparameters for a model by pilot edits."""

@@ -1,0 +1,110 @@
+"""What of a method's hyperparameters is searched, and the steps from one setting to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from alphaedit.locate.preset import needs_space
+from alphaedit.methods.base import Method
+from alphaedit.methods.config import Hyperparameters
+
+Values = dict[str, Any]
+Move = Callable[[Values], Values | None]
+"""From values to changed values; None where there is no step that way."""
+
+ENERGIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+REACH = 2
+"""Layers before and after the first choice that are looked at."""
+
+
+def axes(
+    method: Method, start: Hyperparameters, n_layers: int, fixed: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[Move, ...]]]:
+    """Names of what is searched with the moves along each, most telling first.
+
+    What is in `fixed` is left alone.
+    """
+    searches = getattr(method, "searches", True)
+    low = max(0, start.layers[0] - REACH)
+    high = min(n_layers - 1, start.layers[-1] + REACH)
+    found: list[tuple[str, tuple[Move, ...]]] = []
+    if getattr(method, "one_by_one", False) or (len(start.layers) == 1 and not searches):
+        found.append(("layers", (_shift(-1, low, high), _shift(1, low, high))))
+    else:
+        shorter, longer = _shorter, _longer(low)
+        found.append(("layers", (_shift(-1, low, high), _shift(1, low, high), longer, shorter)))
+    if searches:
+        found.append(("clamp", _times("clamp", 1.5)))
+    found.append(("learning_rate", _times("learning_rate", 2.0)))
+    if needs_space(method, fixed):
+        if start.threshold is not None:
+            found.append(("threshold", _times("threshold", 3.0)))
+        else:
+            found.append(("energy", (_ladder(1), _ladder(-1))))
+    if getattr(method, "ridge", False):
+        name = "ridge" if start.ridge_share is None else "ridge_share"
+        found.append((name, _times(name, 3.0)))
+    if getattr(method, "moment", False):
+        found.append(("moment_weight", _times("moment_weight", 3.0)))
+    if start.bound is not None:
+        found.append(("bound", _times("bound", 2.0)))
+    found.append(("steps", (_steps(2.0), _steps(0.5))))
+    pairs = {"threshold": "energy", "energy": "threshold", "ridge": "ridge_share"}
+    for name, moves in found:
+        if name not in fixed and pairs.get(name) not in fixed:
+            yield name, moves
+
+
+def reachable(start: Hyperparameters, n_layers: int) -> tuple[int, ...]:
+    """All layers that the search may come to."""
+    low = max(0, start.layers[0] - REACH)
+    return tuple(range(low, min(n_layers - 1, start.layers[-1] + REACH) + 1))
+
+
+def _shift(by: int, low: int, high: int) -> Move:
+    def move(values: Values) -> Values | None:
+        layers = tuple(layer + by for layer in values["layers"])
+        return {**values, "layers": layers} if low <= layers[0] and layers[-1] <= high else None
+
+    return move
+
+
+def _longer(low: int) -> Move:
+    def move(values: Values) -> Values | None:
+        first = values["layers"][0] - 1
+        return {**values, "layers": (first, *values["layers"])} if first >= low else None
+
+    return move
+
+
+def _shorter(values: Values) -> Values | None:
+    layers = values["layers"][1:]
+    return {**values, "layers": layers} if layers else None
+
+
+def _times(name: str, factor: float) -> tuple[Move, Move]:
+    def scaled(by: float) -> Move:
+        # Rounded, so that up and down again is the same setting.
+        return lambda values: {**values, name: float(f"{values[name] * by:.4g}")}
+
+    return scaled(factor), scaled(1 / factor)
+
+
+def _ladder(by: int) -> Move:
+    def move(values: Values) -> Values | None:
+        now = values["energy"]
+        beyond = [e for e in ENERGIES if (e > now if by > 0 else e < now)]
+        if not beyond:
+            return None
+        return {**values, "energy": min(beyond) if by > 0 else max(beyond)}
+
+    return move
+
+
+def _steps(factor: float) -> Move:
+    def move(values: Values) -> Values | None:
+        steps = round(values["steps"] * factor)
+        return {**values, "steps": steps} if 5 <= steps <= 200 else None
+
+    return move

@@ -1,0 +1,183 @@
+"""Tune a method for a model: a first choice, pilot edits, a preset."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from alphaedit import __version__
+from alphaedit.core.errors import ConfigError
+from alphaedit.core.fact import Fact
+from alphaedit.core.progress import Progress, silent
+from alphaedit.locate.preset import choose, shape
+from alphaedit.methods.config import Hyperparameters, build
+from alphaedit.methods.registry import get_method
+from alphaedit.model.handle import ModelHandle
+from alphaedit.stats.statistics import ModelStatistics
+from alphaedit.tune.axes import axes, reachable
+from alphaedit.tune.pilot import Measured, Pilot
+from alphaedit.tune.search import Found, Log, search
+
+PILOTS = 24
+CHECKED = 48
+"""Most facts that were not searched with, on which the result is measured again."""
+LOAD = 0.1
+"""Planned edits, as a share of the keys' dimension, where nobody says."""
+SHARED = ("layers", "steps", "learning_rate", "clamp", "stop_loss")
+"""Fields that a preset gives to all methods."""
+NEUTRAL = ("plugins", "project", "graph")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found.
+
+    Attributes:
+        hyperparameters: the best setting.
+        found: the trials.
+        checked: start and best on facts that the search did not see, if there were any left.
+        planned: how many edits it is for.
+    """
+
+    method: str
+    hyperparameters: Hyperparameters
+    found: Found
+    checked: tuple[Measured, Measured] | None
+    planned: int
+    pilots: int
+
+    def preset(self, handle: ModelHandle) -> dict[str, Any]:
+        """The preset, as `read_preset` reads it."""
+        given = self.hyperparameters.model_dump(mode="json", exclude_none=True)
+        default = build({"layers": (0,)}, "defaults").model_dump(mode="json")
+        values = {k: v for k, v in given.items() if k == "layers" or v != default[k]}
+        values = {k: v for k, v in values.items() if k not in NEUTRAL or v}
+        own = {k: v for k, v in values.items() if k not in SHARED}
+        best = self.found.best.measured
+        return {
+            "source": f"tuned by alphaedit {__version__} for {self.method}: "
+            f"{len(self.found.trials)} trials of {self.pilots} edits, for {self.planned} planned",
+            "match": {k: v for k, v in shape(handle).items() if v is not False},
+            "all": {k: v for k, v in values.items() if k in SHARED},
+            "methods": {self.method: own},
+            "measured": {
+                "pilots": _rounded(best),
+                **({"others": _rounded(self.checked[1])} if self.checked else {}),
+            },
+        }
+
+
+def tune(
+    handle: ModelHandle,
+    statistics: ModelStatistics,
+    facts: Sequence[Fact],
+    method: str = "alphaedit",
+    *,
+    pilots: int = PILOTS,
+    planned: int | None = None,
+    seconds: float | None = None,
+    trials: int | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    log: Path | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Tuned:
+    """Search hyperparameters of `method` for this model by pilot edits.
+
+    Args:
+        statistics: of the unedited model; those of all layers in reach are prepared.
+        facts: `pilots` of them, drawn by the seed, are edited in each trial; others check.
+        planned: how many edits it is for: held-out drift is scaled to them. By default a tenth of
+            the keys' dimension.
+        seconds: time for trials; not for what comes before (statistics, the first choice).
+        trials: most trials.
+        fixed: hyperparameters that are given, and not searched.
+        preset: start from this preset; by default from the one that fits, or what the model shows.
+        log: file of trials; a search that was stopped goes on from it.
+
+    Raises:
+        ConfigError: fewer than two facts, or impossible settings.
+    """
+    if len(facts) < 2:
+        raise ConfigError("Tuning needs at least two facts.", remedy="Give some twenty or more.")
+    given, solver = dict(fixed or {}), get_method(method)
+    order = random.Random(seed).sample(range(len(facts)), len(facts))
+    chosen = [facts[i] for i in order[:pilots]]
+    rest = [facts[i] for i in order[pilots : pilots + CHECKED]]
+    start = choose(
+        handle,
+        statistics,
+        solver,
+        preset_name=preset,
+        facts=chosen,
+        over=given,
+        memory={},
+        seed=seed,
+        progress=progress,
+    )
+    handle.block(start.layers[-1])
+    statistics.prepare(start.layers if "layers" in given else reachable(start, handle.n_layers))
+    planned = planned or max(len(chosen), round(LOAD * handle.d_in(start.layers[-1])))
+    options: dict[str, Any] = {"planned": planned, "seed": seed, "progress": progress}
+    pilot = Pilot(handle, statistics, solver, chosen, **options)
+    first = start.model_dump(exclude_none=True)
+
+    def measure(values: dict[str, Any]) -> Measured:
+        return pilot.measure(build(values, "trial"))
+
+    found = search(
+        first,
+        axes(solver, start, handle.n_layers, given),
+        measure,
+        log=Log(log, _header(handle, statistics, solver.name, chosen, planned, given, seed)),
+        seconds=seconds,
+        most=trials,
+        progress=progress,
+    )
+    if found.best.measured is None:
+        raise ConfigError(
+            f"No setting of {solver.name} could be used: {found.start.error}",
+            remedy="Give other values to start from with --set.",
+        )
+    best = build(found.best.values, "best trial")
+    checked = None
+    if rest:
+        others = Pilot(handle, statistics, solver, rest, **options)
+        checked = (others.measure(start), others.measure(best))
+    return Tuned(solver.name, best, found, checked, planned, len(chosen))
+
+
+def _header(
+    handle: ModelHandle,
+    statistics: ModelStatistics,
+    method: str,
+    facts: Sequence[Fact],
+    planned: int,
+    fixed: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """What the score of a setting depends on."""
+    text = json.dumps([fact.to_dict() for fact in facts], sort_keys=True)
+    return {
+        "version": __version__,
+        "model": handle.fingerprint(),
+        "corpus": statistics.corpus.fingerprint,
+        "tokens": statistics.tokens,
+        "method": method,
+        "facts": sha256(text.encode()).hexdigest(),
+        "planned": planned,
+        "fixed": {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(fixed.items())},
+        "seed": seed,
+    }
+
+
+def _rounded(measured: Measured | None) -> dict[str, float]:
+    if measured is None:
+        return {}
+    return {k: round(v, 4) for k, v in asdict(measured).items() if v is not None}
