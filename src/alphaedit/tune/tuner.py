@@ -7,10 +7,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from alphaedit import __version__
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
@@ -60,7 +60,7 @@ class Tuned:
         own = {k: v for k, v in values.items() if k not in SHARED}
         best = self.found.best.measured
         return {
-            "source": f"tuned by alphaedit {__version__} for {self.method}: "
+            "source": f"tuned by alphaedit {version('alphaedit')} for {self.method}: "
             f"{len(self.found.trials)} trials of {self.pilots} edits, for {self.planned} planned",
             "match": {k: v for k, v in shape(handle).items() if v is not False},
             "all": {k: v for k, v in values.items() if k in SHARED},
@@ -165,7 +165,7 @@ def _header(
     """What the score of a setting depends on."""
     text = json.dumps([fact.to_dict() for fact in facts], sort_keys=True)
     return {
-        "version": __version__,
+        "version": version("alphaedit"),
         "model": handle.fingerprint(),
         "corpus": statistics.corpus.fingerprint,
         "tokens": statistics.tokens,
