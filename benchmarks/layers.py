@@ -35,7 +35,9 @@ def measured(editor: Editor, rows: list[EditRecord], layers: tuple[int, ...]) ->
     found = probability_metrics(editor.handle, rows)
     editor.revert()
     values = {m: rate.value for m in MEASURES if (rate := found[m]) is not None}
-    return {**values, "score": len(values) / sum(1 / v for v in values.values())}
+    shares = list(values.values())
+    score = len(shares) / sum(1 / v for v in shares) if min(shares) > 0 else 0.0
+    return {**values, "score": score}
 
 
 def main() -> None:

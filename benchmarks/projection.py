@@ -27,6 +27,8 @@ METHODS = ("memit", "memit-history", "emmet", "prune", "rect", "rome", "ft")
 LOADS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 MEASURES = ("efficacy", "generalization", "specificity", "kept")
 SAMPLE = 120
+PROJECTED: dict[str, dict[str, Any]] = {"ft": {"learning_rate": 0.002}}
+"""Settings with projection: inside the null space, gradient steps must be larger to get anywhere."""
 
 
 def run(
@@ -37,6 +39,7 @@ def run(
     kept = probes(world, {r.subject for r in rows}, 400)
     curve, done = [], 0
     over: dict[str, Any] = {"plugins": plugins, "energy": 0.9}
+    over |= PROJECTED.get(method, {}) if plugins else {}
     for load in loads:
         count = round(load * d_in)
         while done < count:

@@ -193,6 +193,28 @@ def test_plugins(plugin: str, small: Editor, tmp_path: Path) -> None:
     assert same(weights(small), with_plugin)
 
 
+def test_fine_tuning_in_the_null_space_goes_on_from_the_projected_change(small: Editor) -> None:
+    """And so finds what is lost when the change is projected at the end."""
+    facts, over = some_facts(6), {"steps": 15, "learning_rate": 0.01, "energy": 0.99}
+    plain = small.edit(facts, "ft", **over)
+    (name,) = plain.patch.weights
+    small.revert()
+    inside = small.edit(facts, "ft", plugins=("project",), **over)
+    (layer,) = inside.hyperparameters["layers"]
+    space = small.statistics.subspace(layer, energy=0.99)
+    change = inside.patch.weights[name].matrix()
+    assert torch.allclose(space.project_rows(change), change, atol=1e-5)
+    p = sum(a.p_target for a in inside.after) / len(facts)
+    small.revert()
+    clean = small.handle.snapshot([name])
+    projected = space.project_rows(plain.patch.weights[name].matrix())
+    small.handle.set_weight(layer, small.handle.weight(layer) + projected)
+    at_the_end = sum(a.p_target for a in small.answers(facts)) / len(facts)
+    small.handle.restore(clean)
+    assert p > at_the_end + 0.2
+    assert p > 0.5
+
+
 @pytest.mark.parametrize(
     ("method", "plugin", "message"),
     [

@@ -58,6 +58,7 @@ class FineTune:
                 problem.facts,
                 layer,
                 schedule,
+                restrain=[r for plugin in chosen if (r := plugin.restrain(problem, layer))],
                 seed=problem.seed,
                 progress=problem.progress,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,6 +24,8 @@ from alphaedit.methods.steps.target_value import Targets
 ENTRY_POINTS = "alphaedit.plugins"
 Memory = MutableMapping[str, Tensor]
 """What is kept from batch to batch, saved with the session."""
+Restrain = Callable[[Tensor], Tensor]
+"""From a change [d_out, d_in] to one that is allowed."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Plugin:
     def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
         """The linear system of a layer."""
         return parts
+
+    def restrain(self, problem: Problem, layer: int) -> Restrain | None:
+        """For methods that follow gradients: what brings the change back after each step."""
+        return None
 
     def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
         """The change of a layer, with the weights as they are before it."""

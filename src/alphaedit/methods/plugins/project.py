@@ -8,7 +8,7 @@ from alphaedit.core.errors import ConfigError
 from alphaedit.core.patch import LowRank
 from alphaedit.linalg.subspace import Subspace, null_space
 from alphaedit.methods.base import Problem
-from alphaedit.methods.plugin import Memory, Parts, Plugin
+from alphaedit.methods.plugin import Memory, Parts, Plugin, Restrain
 
 
 def preserved_null_space(problem: Problem, layer: int) -> Subspace:
@@ -28,7 +28,10 @@ def preserved_null_space(problem: Problem, layer: int) -> Subspace:
 
 @dataclass(frozen=True)
 class Project(Plugin):
-    """Solve inside the null space where there is a system; multiply the change by P elsewhere."""
+    """Solve inside the null space where there is a system; multiply the change by P elsewhere.
+
+    Methods that follow gradients go on from the projected change after each step.
+    """
 
     name = "project"
     title = "Null-space projection"
@@ -40,6 +43,10 @@ class Project(Plugin):
         if parts.subspace is not None:
             return parts
         return replace(parts, subspace=preserved_null_space(problem, layer))
+
+    def restrain(self, problem: Problem, layer: int) -> Restrain:
+        """See Plugin."""
+        return preserved_null_space(problem, layer).project_rows
 
     def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,10 +71,14 @@ def finetune(
     layer: int,
     schedule: Schedule,
     *,
+    restrain: Sequence[Callable[[Tensor], Tensor]] = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[Tensor, list[float]]:
     """The change of the edited matrix of `layer` that Adam finds on the facts' own prompts.
+
+    Args:
+        restrain: applied to the change after each step, in order.
 
     Returns:
         Delta [d_out, d_in] float32, and the last loss of each fact.
@@ -100,9 +104,11 @@ def finetune(
                 adam.zero_grad(set_to_none=True)
                 losses.mean().backward()
                 adam.step()
-                if schedule.bound is not None:
-                    with torch.no_grad():
+                with torch.no_grad():
+                    if schedule.bound is not None:
                         delta.clamp_(-schedule.bound, schedule.bound)
+                    for allowed in restrain:
+                        delta.copy_(allowed(delta))
             if sum(last) / len(last) < schedule.stop_loss:
                 break
     progress("fine-tuning", schedule.epochs, schedule.epochs)

@@ -1,0 +1,176 @@
+"""What an experiment is: a YAML file, checked, with values overridden by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from alphaedit.core.errors import ConfigError, unknown_name
+
+NONE = "none"
+"""The unedited model, as a method."""
+
+
+class MethodSpec(BaseModel):
+    """A method with its plug-ins and settings, under a label."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    plugins: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict, alias="set")
+    name: str | None = Field(None, alias="label")
+
+    @property
+    def label(self) -> str:
+        """Name of the column or line; different in one experiment."""
+        return self.name or " + ".join((self.method, *self.plugins))
+
+
+class Vary(BaseModel):
+    """One setting that an experiment varies: a hyperparameter, or `tokens` of second moments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    values: tuple[Any, ...] = Field(min_length=1)
+
+
+class Spec(BaseModel):
+    """An experiment; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="by which it is called")
+    title: str = Field(description="what it is, in a few words")
+    question: str = Field(description="what it asks")
+    paper: str = Field("", description="where the paper has it")
+    models: tuple[str, ...] = Field(("bundled",), min_length=1)
+    preset: str | None = None
+    records: tuple[str, ...] = Field(
+        ("world:counterfact",),
+        min_length=1,
+        description="data sets: world:SCHEMA, a file, or hf:NAME; with |SCHEMA to name it",
+    )
+    methods: tuple[MethodSpec, ...] = Field(min_length=1)
+    edits: int = Field(200, ge=1, description="facts edited one batch after the other")
+    batch_size: int = Field(100, ge=1)
+    every: int | None = Field(None, ge=1, description="measure after every so many batches")
+    sample: int | None = Field(
+        None, ge=1, description="measure at most so many of the records edited so far"
+    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    measures: tuple[str, ...] = Field(("probability",), min_length=1)
+    final: tuple[str, ...] = Field((), description="measured at the end only")
+    vary: Vary | None = None
+    corpus: str | None = None
+    tokens: int | None = Field(None, ge=1, description="token budget of second moments")
+    pictures: tuple[str, ...] = ()
+    published: str | None = Field(None, description="table of published figures to show beside")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+        if not isinstance(value, (list, tuple)):
+            return value
+        return tuple({"method": item} if isinstance(item, str) else item for item in value)
+
+    @field_validator("models", "records", "measures", "final", "pictures", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+
+def names() -> list[str]:
+    """Names of the experiments that come with the package."""
+    folder = files("alphaedit.bench.experiments") / "configs"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
+
+
+def load(source: str, over: Mapping[str, Any] | None = None) -> Spec:
+    """The experiment called `source`, or in the YAML file `source`, with fields overridden.
+
+    Raises:
+        UnknownNameError: no such experiment or field.
+        ConfigError: the file is missing or broken, or a value is impossible.
+    """
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"There is no file {path}.", remedy="Give a YAML file or a name.")
+        text = path.read_text(encoding="utf-8")
+    elif source in names():
+        text = (files("alphaedit.bench.experiments") / "configs" / f"{source}.yaml").read_text(
+            encoding="utf-8"
+        )
+    else:
+        raise unknown_name("experiment", source, names())
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{source} is not YAML: {first}.", remedy="Mend it.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source} holds no experiment.", remedy="See an existing one.")
+    return build({**data, **(over or {})}, source)
+
+
+def build(data: Mapping[str, Any], where: str) -> Spec:
+    """A checked Spec.
+
+    Raises:
+        UnknownNameError: an unknown field.
+        ConfigError: an impossible value, or two methods of one label; `where` names the source.
+    """
+    for key in data:
+        if key not in Spec.model_fields:
+            raise unknown_name(f"field in {where}", str(key), list(Spec.model_fields))
+    try:
+        spec = Spec(**data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}: {field}: {first['msg']}.", remedy="Correct it.") from None
+    _distinct([m.label for m in spec.methods], where)
+    return spec
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`FIELD=VALUE` pairs; values are YAML.
+
+    Raises:
+        ConfigError: a pair without "=", an unknown field, or a value that is not YAML.
+    """
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = (part.strip() for part in pair.partition("="))
+        name = name.replace("-", "_")
+        if not sign or not value:
+            raise ConfigError(f"--set {pair!r} is not FIELD=VALUE.", remedy="Write edits=100.")
+        if name not in Spec.model_fields:
+            raise unknown_name("field of an experiment", name, list(Spec.model_fields))
+        try:
+            given[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {name}: {value!r} is not YAML.", remedy="[1, 2]?") from None
+    return given
+
+
+def _distinct(labels: Sequence[str], where: str) -> None:
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(
+                f"{where}: two methods are called {label!r}.", remedy="Give one a label."
+            )
