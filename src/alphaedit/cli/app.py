@@ -12,7 +12,19 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from alphaedit.cli import ask, demo, edit, evaluate, methods, revert, stats, trace, tune, world
+from alphaedit.cli import (
+    ask,
+    demo,
+    edit,
+    evaluate,
+    experiment,
+    methods,
+    revert,
+    stats,
+    trace,
+    tune,
+    world,
+)
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Interruption, Outcome, error_console, to_json
 from alphaedit.core.errors import AlphaEditError, AlphaEditWarning
@@ -42,6 +54,8 @@ app.command("stats", epilog=stats.EXAMPLES)(stats.stats)
 app.command("trace", epilog=trace.EXAMPLES)(trace.trace)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("experiment", epilog=experiment.EXAMPLES)(experiment.experiment)
+app.command("report", epilog=experiment.REPORT_EXAMPLES)(experiment.report)
 app.command("revert", epilog=revert.EXAMPLES)(revert.revert)
 app.command("methods", epilog=methods.EXAMPLES)(methods.list_methods)
 app.add_typer(world.app, name="world")

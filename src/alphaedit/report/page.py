@@ -131,6 +131,7 @@ def render(report: Report) -> str:
         if any(report.metrics[c].get(name) for c in columns)
     ]
     return environment.from_string(template).render(
+        style=stylesheet(),
         report=report,
         changed=report.changed[:SHOWN],
         first=FIRST,
@@ -141,6 +142,11 @@ def render(report: Report) -> str:
         curves=_curves(report, columns),
         spectra=[(layer, _spectrum(layer)) for layer in report.spectra],
     )
+
+
+def stylesheet() -> Markup:
+    """The look of all pages."""
+    return Markup((files("alphaedit.report") / "style.css").read_text(encoding="utf-8"))
 
 
 def _cards(report: Report, columns: list[str]) -> list[tuple[str, Rate, Rate | None]]:

@@ -1,0 +1,217 @@
+"""`alphaedit experiment` and `alphaedit report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alphaedit.cli import options
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import FAILED, Outcome, Session, output_console
+from alphaedit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alphaedit.bench.experiments.spec import Spec
+    from alphaedit.bench.experiments.store import RunDirectory
+
+EXAMPLES = examples(
+    "alphaedit experiment --list",
+    "alphaedit experiment main-table -o results/main-table",
+    "alphaedit experiment threshold --model bundled-small --set edits=50 -o results/threshold",
+    "alphaedit experiment main-table --model ./llama-3-8b --records counterfact.json "
+    "--set edits=2000 --set batch_size=100 --device cuda -o results/llama",
+    "alphaedit report results/main-table results/threshold -o report.html",
+)
+REPORT_EXAMPLES = examples(
+    "alphaedit report results/main-table",
+    "alphaedit report results/* -o report.html",
+    "alphaedit report results/llama --published",
+)
+PAGE = "report.html"
+
+
+def experiment(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="An experiment of --list, or a YAML file of your own.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Results; a run that was stopped goes on from there.",
+            show_default="results/NAME",
+        ),
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the experiments.")] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Model in place of the experiment's. Repeatable."),
+    ] = None,
+    records: Annotated[
+        list[str] | None,
+        typer.Option("--records", help="Data set in place of the experiment's. Repeatable."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Another field of the experiment, such as edits=100, seeds=[0,1,2] or "
+            "methods=[alphaedit,memit]. Repeatable.",
+        ),
+    ] = None,
+    preset: options.Preset = None,
+    tolerance: options.Tolerance = None,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Run one of the paper's experiments, or one of your own.
+
+    Numbers go into DIR as JSON Lines, each with the model, method, protocol, batch size, edits and
+    load it belongs to; DIR/report.html shows them. Stopped at any moment, the same command goes on
+    and gives the same numbers; at most one batch is done again.
+    """
+    from alphaedit.bench.experiments import spec as specs
+
+    if listing or name is None:
+        return _list([specs.load(known) for known in specs.names()], json=json)
+    over = specs.parse_overrides(settings or ())
+    for field, value in (("models", model), ("records", records), ("preset", preset)):
+        if value and field in over:
+            raise ConfigError(f"{field} is given twice.", remedy="Give it once.")
+        if value:
+            over[field] = value
+    chosen = specs.load(name, over)
+    said = Session(json=json, quiet=quiet)
+    folder = out or Path("results") / chosen.name
+    with said.progress(f"What is done is in {folder}: the same command goes on.") as progress:
+        from alphaedit.bench.experiments.runner import run
+        from alphaedit.cli.output import quiet_libraries
+        from alphaedit.cli.reporting import command_line, versions
+        from alphaedit.report.experiment import report as write
+
+        quiet_libraries()
+        directory = run(
+            chosen,
+            folder,
+            about={"command": command_line(), "versions": versions()},
+            progress=progress,
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir,
+            tolerance=tolerance,
+        )
+        page = write([folder], folder / PAGE)
+    return _said(directory, page, json=json)
+
+
+def report(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Directories that `alphaedit experiment` wrote."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write the page here.",
+            show_default="report.html in DIR, or here for several",
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Show the paper's figures beside.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Turn results of experiments into one HTML page, with pictures saved beside the results.
+
+    Runs of one experiment whose settings differ are marked as not comparable.
+    """
+    from alphaedit.report.experiment import report as write
+
+    given = list(dict.fromkeys(directories))
+    page = out or (given[0] / PAGE if len(given) == 1 else Path(PAGE))
+    write(given, page, published=published)
+    if not json:
+        output_console().print(f"Report written to {page}", highlight=False, soft_wrap=True)
+    return {"report": str(page), "directories": [str(path) for path in given]}
+
+
+def _list(found: Sequence[Spec], *, json: bool) -> dict[str, Any]:
+    if not json:
+        from rich.table import Table
+
+        table = Table(title="Experiments", title_justify="left")
+        for column in ("name", "what it asks", "in the paper"):
+            table.add_column(column)
+        for spec in found:
+            table.add_row(spec.name, spec.question, spec.paper)
+        output_console().print(table)
+    shown = ("name", "title", "question", "paper", "edits", "batch_size")
+    return {"experiments": [spec.model_dump(include=set(shown)) for spec in found]}
+
+
+def _said(directory: RunDirectory, page: Path, *, json: bool) -> dict[str, Any]:
+    from alphaedit.report.results import metrics_of, ranks, read
+
+    (results,) = read([directory.path])
+    failed = [state for state in directory.cells() if state.get("error")]
+    found = {
+        "directory": str(directory.path),
+        "report": str(page),
+        "rows": len(directory.rows()),
+        "failed": {state["cell"]: state["error"] for state in failed},
+        "results": [
+            {
+                "model": group.model,
+                "records": group.records,
+                "method": column.label,
+                "edits": column.edits,
+                **{name: rate.to_json() for name, rate in column.numbers.items()},
+            }
+            for group in results.groups
+            for column in group.columns
+        ],
+    }
+    if not json:
+        from rich.table import Table
+
+        console = output_console()
+        for group in results.groups:
+            table = Table(title=group.title, title_justify="left")
+            table.add_column("")
+            metrics = metrics_of(group.columns)
+            best = {metric: ranks(group.edited, metric) for metric in metrics}
+            for metric in metrics:
+                table.add_column(metric.replace("_", " "), justify="right")
+            for column in group.columns:
+                cells = []
+                for metric in metrics:
+                    rate, rank = column.numbers.get(metric), best[metric].get(column.label)
+                    digits = 3 if metric == "kl" else 1
+                    style = {1: "[bold]", 2: "[underline]"}.get(rank or 0, "")
+                    cells.append(f"{style}{rate.value:.{digits}f}" if rate else "-")
+                table.add_row(column.label, *cells)
+            console.print(table)
+        for state in failed:
+            console.print(f"{state['cell']} failed: {state['error']}", style="red")
+        console.print(f"Report written to {page}", highlight=False, soft_wrap=True)
+    return Outcome(found, code=FAILED) if failed else found
