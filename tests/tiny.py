@@ -78,8 +78,48 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         "Falcon",
         {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS},
     ),
+    "falcon_new": (
+        "Falcon",
+        {
+            "hidden_size": WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_kv_heads": 2,
+            "new_decoder_architecture": True,
+        },
+    ),
+    "phi3": ("Phi3", _LLAMA),
+    "qwen3": ("Qwen3", _LLAMA | {"head_dim": 8}),
+    "gemma": ("Gemma", _LLAMA | {"head_dim": 8}),
+    "gemma3_text": ("Gemma3", _LLAMA | {"head_dim": 8, "sliding_window": 6}),
+    "olmo2": ("Olmo2", _LLAMA),
+    "stablelm": ("StableLm", _LLAMA),
+    "cohere": ("Cohere", _LLAMA | {"logit_scale": 0.25}),
+    "granite": (
+        "Granite",
+        _LLAMA | {"logits_scaling": 3.0, "residual_multiplier": 0.3, "embedding_multiplier": 2.0},
+    ),
+    # Mixtures of experts: no matrix that every token goes through.
     "mixtral": ("Mixtral", _LLAMA | {"num_local_experts": 4}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        _LLAMA | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    ),
+    # One expert that every token goes through, beside the others.
+    "qwen2_moe": (
+        "Qwen2Moe",
+        _LLAMA
+        | {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": INNER,
+        },
+    ),
 }
+EXPERTS = ("mixtral", "qwen3_moe")
+"""Kinds that cannot be edited."""
+
 CORE = ("gpt2", "gpt_neo", "llama", "qwen2", "gptj", "gpt_neox")
 """Kinds that every method must work on."""
 
@@ -139,7 +179,7 @@ def tiny_model(
     tokenizer = tiny_tokenizer(bos=not kind.startswith("gpt") if bos is None else bos)
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     settings = {"vocab_size": len(tokenizer), **ids, **fields, **config}
-    settings_type = getattr(transformers, f"{family}Config")
+    settings_type = getattr(transformers, f"{family}{'Text' if 'text' in kind else ''}Config")
     model_type = getattr(
         transformers, f"{family}{'LMHeadModel' if kind == 'gpt2' else 'ForCausalLM'}"
     )

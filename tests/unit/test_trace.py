@@ -60,7 +60,7 @@ def plain(handle: ModelHandle, kind: str, modules: list[nn.Module], width: int) 
 
 
 @pytest.mark.parametrize("kind", tracing.KINDS)
-@pytest.mark.parametrize("model", [*CORE, "falcon", "mistral"])
+@pytest.mark.parametrize("model", [*CORE, "falcon", "mistral", "gemma2", "cohere"])
 def test_equal_to_one_pass_for_each_state(model: str, kind: str) -> None:
     handle = handle_of(model)
     handle.model.double()

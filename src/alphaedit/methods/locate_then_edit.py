@@ -25,10 +25,11 @@ from alphaedit.methods.plugin import Memory, Parts, Plugin, chain, make, run_del
 from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
-from alphaedit.methods.steps.keys import check_finite, keys_and_values
+from alphaedit.methods.steps.keys import check_finite, keys_and_values, prompts_in_context
 from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.methods.timer import Timer
+from alphaedit.model.gain import pull_back
 
 Expand = Callable[[Problem], Sequence[Fact]]
 """Turns the facts of a problem into those that are solved for."""
@@ -159,6 +160,11 @@ class _Run:
         check_finite("target values", found.values, facts)
         return found
 
+    def _pulled_back(self, facts: Sequence[Fact], layer: int, wanted: Tensor) -> Tensor:
+        """From a change of hidden states to one of the edited module's output, [d_out, u]."""
+        rows, lasts = prompts_in_context(self.problem.handle, facts, ())
+        return pull_back(self.problem.handle, rows, lasts, layer, wanted)
+
     def _system(self, layer: int, keys: Tensor) -> System:
         hp, method, problem = self.problem.hyperparameters, self.method, self.problem
         space = preserved_null_space(problem, layer) if method.null_space else None
@@ -201,7 +207,8 @@ class _Run:
                 with self.timer.phase("keys"):
                     keys, values = keys_and_values(handle, facts, contexts, layer, last)
                 check_finite("keys", keys, facts)
-                residual = (found.values.to(values.device) - values) / (len(hp.layers) - index)
+                wanted = (found.values.to(values.device) - values) / (len(hp.layers) - index)
+                residual = self._pulled_back(facts, layer, wanted)
                 with self.timer.phase("solve"):
                     delta = self._system(layer, keys).solve(keys, residual, slack=slack)
                     delta = run_delta(self.plugins, problem, layer, delta, self.memory)
@@ -234,7 +241,7 @@ class _Run:
                 with self.timer.phase("solve"):
                     delta = rome_update(
                         key[:, 0],
-                        (found.values - found.clean)[:, 0],
+                        self._pulled_back([fact], layer, found.values - found.clean)[:, 0],
                         problem.statistics.second_moment(layer),
                         conditioning=hp.conditioning,
                     )

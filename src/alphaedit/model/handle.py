@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from alphaedit.core.errors import (
     NonFiniteError,
 )
 from alphaedit.core.patch import LowRank
+from alphaedit.model.after_head import LOOKED_FOR
 from alphaedit.model.fingerprint import fingerprint
 from alphaedit.model.load import as_dtype, check_finite, load_pretrained
 from alphaedit.model.structure import find_structure, is_linear, is_transposed, linear_shape
@@ -137,6 +139,13 @@ class ModelHandle:
         """Hidden states to logits."""
         return self.structure.head
 
+    @cached_property
+    def adds_directly(self) -> bool:
+        """Whether the edited modules' outputs reach the residual stream as they are; see `gain`."""
+        from alphaedit.model.gain import adds_directly
+
+        return adds_directly(self)
+
     @property
     def max_positions(self) -> int | None:
         """The longest text the model reads, in tokens, if it says so."""
@@ -238,14 +247,15 @@ class ModelHandle:
         Raises:
             ArchitectureError: the model does more to its logits than the head does.
         """
-        if not self.structure.plain_logits:
+        after = self.structure.after_head
+        if after is None:
             raise ArchitectureError(
-                f"{type(self.model).__name__} changes its logits after the head (by soft capping "
-                "or scaling), which is not supported here.",
-                remedy="Looked for logits equal to head(final norm(hidden states)).",
+                f"{type(self.model).__name__} changes its logits after the head in a way that was "
+                "not understood.",
+                remedy=f"Looked for logits equal to head(final norm(hidden states)), or to that "
+                f"after {LOOKED_FOR}.",
             )
-        out: Tensor = self.structure.head(self.structure.final_norm(hidden))
-        return out
+        return after(self.structure.head(self.structure.final_norm(hidden)))
 
     def _parameter(self, name: str) -> tuple[nn.Module, Tensor]:
         module = self._modules.get(name.rpartition(".")[0])

@@ -105,7 +105,7 @@ def _reading(
     def keep_logits(module: object, args: object, output: Any) -> None:
         seen.append(output.logits[row, position])
 
-    if handle.structure.plain_logits:
+    if handle.structure.after_head is not None:
         with stoppable(), on_output(handle.block(handle.n_layers - 1), keep_hidden):
             yield
         return

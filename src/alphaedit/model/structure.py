@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit.core.errors import AlphaEditError, ArchitectureError, ModelError
+from alphaedit.model.after_head import AfterHead, find_after_head
 from alphaedit.model.hooks import hidden_of, output_of
 
 REMEDY = "Give a decoder-only language model such as GPT-2, GPT-Neo, GPT-J, GPT-NeoX or Llama."
@@ -34,7 +35,7 @@ class Structure:
         final_norm: what stands between the last block and the head.
         head: hidden states to logits.
         embed: token ids to vectors.
-        plain_logits: whether the model returns the head's output as it is.
+        after_head: from the head's output to the model's logits; None if not understood.
     """
 
     layers: nn.ModuleList
@@ -43,7 +44,7 @@ class Structure:
     final_norm: nn.Module
     head: nn.Module
     embed: nn.Module
-    plain_logits: bool
+    after_head: AfterHead | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,9 @@ def find_structure(model: PreTrainedModel) -> Structure:
         final_norm=_find_final_norm(model, calls, layers[-1], head_call),
         head=head,
         embed=model.get_input_embeddings(),
-        plain_logits=head_call.output is not None and torch.equal(head_call.output, logits),
+        after_head=None
+        if head_call.output is None
+        else find_after_head(model.config.get_text_config(), head_call.output, logits),
     )
 
 
@@ -205,6 +208,13 @@ def _find_edited(calls: list[_Call], path: str, block: nn.Module) -> str:
         f"Looked, outside attention, for a linear module (nn.Linear or Conv1D) of {width} outputs "
         "that runs last; mixtures of experts and fused or wrapped layers have none or several."
     )
+    if not free and any(p.ndim == 3 for p in block.parameters()):
+        raise ArchitectureError(
+            f"The MLP of block {path} ({_kind(block)}) is a mixture of experts without a part that "
+            "every token goes through.",
+            remedy="Facts of one batch would be routed to different experts, so that no one matrix "
+            "holds them. Edit a dense model, or one with a shared expert (Qwen2-MoE).",
+        )
     if not free:
         raise ArchitectureError(
             f"No MLP output matrix was found in block {path} ({_kind(block)}).", remedy=looked

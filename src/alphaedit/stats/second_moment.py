@@ -90,7 +90,9 @@ def _keys(handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]) -> 
     last, found = max(layers), dict[int, Tensor]()
 
     def see(layer: int, tensor: Tensor) -> None:
-        found[layer] = tensor[real].to(handle.wide)
+        # Some families run their MLP on [rows * length, d].
+        shaped = tensor.reshape(*real.shape, tensor.shape[-1])
+        found[layer] = shaped[real].to(handle.wide)
         if layer == last:
             raise StopForward
 

@@ -65,8 +65,10 @@ def features(
         for layer in layers:
             grad = outputs[layer].grad
             assert grad is not None
-            found[layer][0].append(keys[layer][read.row, read.position].float())
-            found[layer][1].append(grad[read.row, read.position].float())
+            # Some families run their MLP on [rows * length, d].
+            for kept, tensor in zip(found[layer], (keys[layer], grad), strict=True):
+                shaped = tensor.reshape(*read.ids.shape, tensor.shape[-1])
+                kept.append(shaped[read.row, read.position].float())
     return {layer: (torch.cat(h), torch.cat(g)) for layer, (h, g) in found.items()}
 
 
