@@ -20,7 +20,6 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit.core.errors import (
-    ArchitectureError,
     ConfigError,
     FingerprintError,
     ModelError,
