@@ -41,7 +41,7 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         "--dtype",
-        help="Dtype of the weights: float32, bfloat16, float16.",
+        help="Dtype of the weights: float32, bfloat16, float16; 4bit or 8bit by bitsandbytes.",
         rich_help_panel=_COMMON,
         show_default="as stored; float32 on a CPU",
     ),

@@ -16,6 +16,7 @@ from alphaedit.core.errors import EditFileError, FingerprintError
 from alphaedit.core.files import atomic_folder, recover
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.quantised import keep_unquantised
 
 _SESSION, _STATE = "session.json", "state.safetensors"
 
@@ -196,6 +197,7 @@ def save_checkpoint(handle: ModelHandle, folder: Path) -> Path:
         ResourceError: writing failed; what was there before is kept.
     """
     with atomic_folder(folder) as part:
+        keep_unquantised(handle.model.config, handle.unquantised)
         handle.model.save_pretrained(part, safe_serialization=True)
         handle.tokenizer.save_pretrained(part)
     return folder

@@ -24,6 +24,7 @@ from alphaedit.core.patch import LowRank
 from alphaedit.model.after_head import LOOKED_FOR
 from alphaedit.model.fingerprint import fingerprint
 from alphaedit.model.load import as_dtype, check_finite, load_pretrained
+from alphaedit.model.quantised import BITS, check_quantisation, dequantised, is_quantised, opened
 from alphaedit.model.structure import find_structure, is_linear, is_transposed, linear_shape
 from alphaedit.model.tokens import Tokens
 
@@ -62,6 +63,7 @@ class ModelHandle:
                 f"{type(model).__name__} is an encoder-decoder model.",
                 remedy="Give a decoder-only language model.",
             )
+        check_quantisation(model.config)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         check_finite(model)
@@ -71,6 +73,8 @@ class ModelHandle:
         self._modules = dict(model.named_modules())
         # In half precision, many small changes would be lost to rounding one after the other.
         self._masters: dict[str, Tensor] = {}
+        # Quantised modules that stand aside while their matrix is edited.
+        self._closed: dict[str, nn.Module] = {}
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod
@@ -88,20 +92,29 @@ class ModelHandle:
             source: where it is, or a causal language model of transformers.
             tokenizer: needed with a loaded model.
             device: where to put it; by default it stays, or is loaded, on the CPU.
-            dtype: "float32", "bfloat16", ...; by default as stored, but float32 on a CPU.
+            dtype: "float32", "bfloat16", ...; by default as stored, but float32 on a CPU. "4bit"
+                and "8bit" quantise by bitsandbytes.
 
         Raises:
             ModelError: the model cannot be found, loaded or edited; the message has the remedy.
         """
         if isinstance(source, ModelHandle):
             return source
-        chosen = as_dtype(dtype)
+        bits = dtype if isinstance(dtype, str) and dtype in BITS else None
+        chosen = None if bits else as_dtype(dtype)
         if not isinstance(source, (str, Path)):
             if tokenizer is None:
                 raise ModelError("A loaded model needs its tokenizer.", remedy="Give both.")
+            if bits:
+                raise ConfigError("A loaded model cannot be quantised.", remedy="Give its name.")
             model = source
         else:
-            model, tokenizer = load_pretrained(str(source), tokenizer, dtype=chosen, device=device)
+            model, tokenizer = load_pretrained(
+                str(source), tokenizer, dtype=chosen, device=device, bits=bits
+            )
+        if getattr(model, "is_quantized", False):
+            # transformers has put it where it computes; it must not be moved or cast.
+            return cls(model, tokenizer)
         if device is not None:
             model = model.to(device)
         if chosen is not None:
@@ -260,6 +273,8 @@ class ModelHandle:
     def _parameter(self, name: str) -> tuple[nn.Module, Tensor]:
         module = self._modules.get(name.rpartition(".")[0])
         weight = getattr(module, "weight", None)
+        if module is not None and is_quantised(module) and name.endswith(".weight"):
+            return module, dequantised(module)
         if module is None or not isinstance(weight, Tensor) or not name.endswith(".weight"):
             raise FingerprintError(
                 f"The model has no matrix {name}.", remedy="The edit belongs to another model."
@@ -276,12 +291,37 @@ class ModelHandle:
 
     def _write(self, full: Mapping[str, Tensor]) -> None:
         for name, tensor in full.items():
-            stored = self._parameter(name)[1]
+            module, stored = self._parameter(name)
+            if is_quantised(module):
+                if torch.equal(stored, tensor.to(stored.dtype)) and tensor.dtype == stored.dtype:
+                    continue
+                stored = self._open(name, module)
             stored.copy_(tensor)
             if tensor.dtype == stored.dtype:
                 self._masters.pop(name, None)
             else:
                 self._masters[name] = tensor
+            if name in self._closed and torch.equal(stored, dequantised(self._closed[name])):
+                self._masters.pop(name, None)
+                self._put(name, self._closed.pop(name))
+
+    def _open(self, name: str, module: nn.Module) -> Tensor:
+        """Let a plain module stand in for the quantised one of `name`; its weight."""
+        self._closed[name] = module
+        plain = opened(module)
+        self._put(name, plain)
+        return plain.weight.detach()
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        path = name.removesuffix(".weight")
+        parent, _, child = path.rpartition(".")
+        setattr(self.model.get_submodule(parent), child, module)
+        self._modules[path] = module
+
+    @property
+    def unquantised(self) -> list[str]:
+        """Names of modules that an edit has taken out of quantisation."""
+        return [name.removesuffix(".weight") for name in self._closed]
 
     @torch.no_grad()
     def add_delta(self, weights: Mapping[str, LowRank]) -> None:

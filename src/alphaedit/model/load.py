@@ -16,6 +16,7 @@ from alphaedit.core.errors import (
     NonFiniteError,
     ResourceError,
 )
+from alphaedit.model.quantised import quantisation
 
 BUNDLED = "bundled"
 
@@ -26,6 +27,7 @@ def load_pretrained(
     *,
     dtype: torch.dtype | None,
     device: str | torch.device | None,
+    bits: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """The model at `source` and its tokenizer (or the one given).
 
@@ -35,7 +37,8 @@ def load_pretrained(
         source: A directory, a hub name, or the name of a bundled model.
         tokenizer: Taken as it is if not None.
         dtype: By default float32 on a CPU, and as stored on other devices.
-        device: Decides the default dtype; the model is not moved.
+        device: Decides the default dtype; the model is not moved, unless it is quantised.
+        bits: "4bit" or "8bit", to quantise by bitsandbytes.
 
     Raises:
         ModelError: there is no model, no tokenizer, or not one that can be edited.
@@ -51,6 +54,10 @@ def load_pretrained(
     if dtype is None:
         on_cpu = device is None or torch.device(device).type == "cpu"
         dtype = torch.float32 if on_cpu else getattr(config, "dtype", None) or torch.float32
+    options: dict[str, Any] = {}
+    if bits:
+        options["quantization_config"] = quantisation(bits, dtype)
+        options["device_map"] = {"": device or "cpu"}
     model, info = _read(
         f"{source} (as a causal language model)",
         AutoModelForCausalLM.from_pretrained,
@@ -58,6 +65,7 @@ def load_pretrained(
         local,
         dtype=dtype,
         output_loading_info=True,
+        **options,
     )
     missing = sorted(info.get("missing_keys", ()))
     if missing:
