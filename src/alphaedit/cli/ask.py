@@ -15,6 +15,7 @@ from alphaedit.cli.prepare import open_editor
 EXAMPLES = examples(
     "alphaedit ask bundled 'The mother tongue of Danielle Darrieux is'",
     "alphaedit ask bundled 'The mother tongue of Danielle Darrieux is' --edits my-edits",
+    "alphaedit ask ./my-instruct-model 'Who wrote Faust?' --chat",
     "alphaedit ask ./my-model 'Once upon a time' 'The sun' --max-new-tokens 40 --json",
 )
 
@@ -26,6 +27,7 @@ def ask(
         Path | None,
         typer.Option("--edits", metavar="SESSION", help="Apply the edits saved there first."),
     ] = None,
+    chat: options.Chat = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer.")] = 12,
     json: options.Json = False,
     seed: options.Seed = 0,
@@ -40,11 +42,17 @@ def ask(
         editor = open_editor(model, progress, seed=seed, device=device, dtype=dtype, session=edits)
         from alphaedit.model.generate import generate
 
-        answers = generate(editor.handle, prompts, max_new_tokens)
+        asked = prompts
+        if chat:
+            from alphaedit.model.chat import templated
+
+            asked = [templated(editor.handle.tokenizer, prompt) for prompt in prompts]
+        answers = generate(editor.handle, asked, max_new_tokens)
     if not json:
         console = output_console()
         for prompt, answer in zip(prompts, answers, strict=True):
-            console.print(prompt, style="dim", end="", markup=False, highlight=False)
+            end = "\n" if chat else ""
+            console.print(prompt, style="dim", end=end, markup=False, highlight=False)
             console.print(answer, style="bold", markup=False, highlight=False, soft_wrap=True)
     return {
         "model": model,

@@ -27,6 +27,7 @@ EXAMPLES = examples(
     "alphaedit edit bundled facts.jsonl --method alphaedit -o my-edits --report report.html",
     "alphaedit edit bundled more.csv --from my-edits -o my-edits --batch-size 100",
     "alphaedit edit bundled facts.jsonl --batch-size 50 --guard rollback:max_kl=0.05 -o my-edits",
+    "alphaedit edit ./my-instruct-model facts.jsonl --chat -o my-edits",
     "alphaedit edit ./my-model facts.yaml --set layers=3-5 --set clamp=1.5 --checkpoint edited",
 )
 KEPT = 100
@@ -71,6 +72,7 @@ def edit(
         int | None,
         typer.Option("--batch-size", min=1, help="Facts a batch.", show_default="all at once"),
     ] = None,
+    chat: options.Chat = False,
     preset: options.Preset = None,
     settings: options.Settings = None,
     plugins: options.Plugins = None,
@@ -117,6 +119,9 @@ def edit(
             session=from_session,
             guard=watch,
         )
+        if chat:
+            source = sources.in_chat(source, editor.handle)
+            over = {"contexts": 0, **over}
         run = Run(editor, source, method, preset, over, batch_size or len(source.facts))
         run.seconds["model"] = time.perf_counter() - began
         run.go(seed=seed, generation=not no_generation)

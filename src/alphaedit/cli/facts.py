@@ -62,6 +62,13 @@ def read(
     return Source(check_facts([fact], ["command line"]), {})
 
 
+def in_chat(source: Source, handle: ModelHandle) -> Source:
+    """The same facts asked in a conversation."""
+    from alphaedit.model.chat import in_chat as asked
+
+    return Source([asked(handle.tokenizer, fact) for fact in source.facts], {})
+
+
 def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
     """Records that measure the facts of `source`.
 

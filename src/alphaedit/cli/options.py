@@ -132,6 +132,12 @@ CacheDir = Annotated[
         show_default="$ALPHAEDIT_CACHE, or ~/.cache/alphaedit",
     ),
 ]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat", help="Prompts are a user's turn, by the chat template of an instruct model."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
 ReportFile = Annotated[
     Path | None,

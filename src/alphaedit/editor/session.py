@@ -22,6 +22,7 @@ from alphaedit.methods.base import Problem
 from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
+from alphaedit.model.chat import in_chat, templated
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle, Snapshot
 from alphaedit.model.scoring import score
@@ -146,6 +147,7 @@ class Editor:
         method: str = "alphaedit",
         *,
         preset: str | None = None,
+        chat: bool = False,
         **hyperparameters: Any,
     ) -> Edit:
         """Change the model so that `facts` hold. A failure changes nothing.
@@ -154,6 +156,8 @@ class Editor:
             facts: facts, or mappings with the fields of a Fact.
             method: name of an editing method.
             preset: name of a preset; by default the one that fits the model.
+            chat: ask in a conversation, by the tokenizer's chat template. Texts are then not put
+                in front of prompts (`contexts` is 0).
             hyperparameters: override single values, e.g. `layers=(3, 4)`.
 
         Returns:
@@ -166,6 +170,9 @@ class Editor:
                 ("rollback").
         """
         checked = check_facts(_as_facts(facts))
+        if chat:
+            checked = [in_chat(self.handle.tokenizer, fact) for fact in checked]
+            hyperparameters = {"contexts": 0, **hyperparameters}
         self._check_memory()
         solver = get_method(method)
         hp = self.hyperparameters(method, preset, checked, **hyperparameters)
@@ -254,8 +261,10 @@ class Editor:
         self.state = state
         return self.edits.pop()
 
-    def ask(self, prompt: str, max_new_tokens: int = 20) -> str:
-        """The model's greedy continuation of `prompt`."""
+    def ask(self, prompt: str, max_new_tokens: int = 20, *, chat: bool = False) -> str:
+        """The model's greedy continuation of `prompt`, or with `chat` its answer to it."""
+        if chat:
+            prompt = templated(self.handle.tokenizer, prompt)
         return generate(self.handle, [prompt], max_new_tokens)[0]
 
     def save(self, folder: str | Path) -> Path:
