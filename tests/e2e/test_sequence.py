@@ -128,7 +128,7 @@ def test_tracing_shows_the_early_site() -> None:
 
 def test_known_counterfact_records_are_edited_and_evaluated() -> None:
     """Real CounterFact records whose facts the bundled model knows."""
-    from alphaedit.bench.data import load_records
+    from alphaedit.bench.datasets.registry import load
     from alphaedit.bench.metrics import probability_metrics
     from alphaedit.model.scoring import score
 
@@ -138,7 +138,7 @@ def test_known_counterfact_records_are_edited_and_evaluated() -> None:
     if not path.is_file():
         pytest.skip("the real CounterFact sample is not beside the project (../shared/data)")
     editor = bundled()
-    every = load_records(path)
+    every = load(path).records
     known = score(editor.handle, [(r.rewrite, r.target_true) for r in every])
     chosen = [r for r, s in zip(every, known, strict=True) if s.exact][:20]
     assert len(chosen) == 20

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tests.tiny import tiny_model
 
-from alphaedit.bench.data import EditRecord, load_records
+from alphaedit.bench.data import EditRecord
+from alphaedit.bench.datasets.registry import load
 from alphaedit.bench.intervals import mean, percent
 from alphaedit.bench.metrics import (
     generation_metrics,
@@ -110,7 +111,7 @@ def test_bad_records_name_record_and_field(
     path = tmp_path / "records.json"
     path.write_text(json.dumps([RECORD, {**RECORD, **change}]), encoding="utf-8")
     with pytest.raises(DataError, match=message) as caught:
-        load_records(path)
+        load(path, "counterfact")
     assert "record 1" in str(caught.value)
 
 
@@ -121,6 +122,6 @@ def test_bad_files(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "records.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        load_records(path)
+        load(path)
     with pytest.raises(DataError, match="no file"):
-        load_records(tmp_path / "missing.json")
+        load(tmp_path / "missing.json")

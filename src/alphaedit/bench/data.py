@@ -1,12 +1,9 @@
-"""CounterFact-schema records (Meng et al. 2022)."""
+"""One record of a benchmark: what is edited, and what tests it."""
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from alphaedit.core.errors import DataError
@@ -16,15 +13,35 @@ _LISTS = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "ge
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """A question that an edit must, or must not, change the answer of.
+
+    Attributes:
+        kind: "portability" (should follow from the edit), "locality" (should stay), "multi_hop",
+            "single_hop" or "long".
+        name: its group in the data set, such as "Reasoning" or "Forgetfulness".
+        answers: what counts as right, aliases included.
+    """
+
+    kind: str
+    name: str
+    prompt: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EditRecord:
-    """One counterfactual with the prompts that test it.
+    """One edit with the prompts that test it.
 
     Attributes:
         prompt: rewrite prompt with "{}" for the subject.
         target_new: the counterfactual object.
-        target_true: the true object.
+        target_true: the true object; "" where the data set has none.
         neighborhood_prompts: about other subjects for which `target_true` holds.
         attribute_prompts: about other subjects for which `target_new` holds.
+        probes: questions beyond these, see `Probe`.
+        more: facts that are edited together with this one (MQuAKE).
+        schema: the data set's schema, see `bench.datasets`.
     """
 
     case_id: str
@@ -37,6 +54,9 @@ class EditRecord:
     neighborhood_prompts: tuple[str, ...] = ()
     attribute_prompts: tuple[str, ...] = ()
     generation_prompts: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    more: tuple[Fact, ...] = ()
+    schema: str = "counterfact"
 
     @property
     def fact(self) -> Fact:
@@ -45,11 +65,16 @@ class EditRecord:
             self.prompt,
             self.subject,
             self.target_new,
-            truth=self.target_true,
+            truth=self.target_true or None,
             paraphrases=self.paraphrase_prompts,
             neighborhood=self.neighborhood_prompts,
             id=self.case_id,
         )
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """All facts to be edited in."""
+        return (self.fact, *self.more)
 
     @property
     def rewrite(self) -> str:
@@ -91,7 +116,7 @@ class EditRecord:
                 f"and is {prompt!r}.",
                 remedy=_REMEDY,
             )
-        lists = {}
+        lists: dict[str, Any] = {}
         for name in _LISTS:
             value = row.get(name, [])
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
@@ -109,45 +134,3 @@ class EditRecord:
 
 
 _REMEDY = "Records must follow CounterFact's schema; see `alphaedit world records` for samples."
-
-
-def load_records(
-    path: str | Path, limit: int | None = None, *, seed: int | None = None
-) -> list[EditRecord]:
-    """Records of a .json (list) or .jsonl file in CounterFact's schema.
-
-    Args:
-        limit: how many; the first ones, or a sample by `seed`.
-
-    Raises:
-        DataError: the file is missing, broken or empty, or a record is; names record and field.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.", remedy="Give a JSON or JSON Lines file.")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.", remedy="Re-encode it.") from None
-    rows: list[tuple[str, Any]] = []
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(content.splitlines(), start=1):
-            if line.strip():
-                rows.append((f"{path}, line {number}", _parse(line, f"{path}, line {number}")))
-    else:
-        data = _parse(content, str(path))
-        if not isinstance(data, list):
-            raise DataError(f"{path} does not hold a list of records.", remedy=_REMEDY)
-        rows = [(f"{path}, record {i}", row) for i, row in enumerate(data)]
-    if not rows:
-        raise DataError(f"{path} holds no records.", remedy=_REMEDY)
-    if limit is not None and seed is not None and limit < len(rows):
-        rows = random.Random(seed).sample(rows, limit)
-    return [EditRecord.from_dict(row, where) for where, row in rows[:limit]]
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error}.", remedy="Mend the file.") from None

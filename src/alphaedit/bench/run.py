@@ -20,9 +20,18 @@ from alphaedit.bench.metrics import (
     kept_share,
     probability_metrics,
 )
+from alphaedit.bench.qa import (
+    COUNTERFACTUAL,
+    LONG,
+    Unedited,
+    long_metrics,
+    qa_metrics,
+    unedited_answers,
+)
 from alphaedit.core.errors import DataError, GuardError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
+from alphaedit.model.handle import ModelHandle
 
 Probes = Sequence[tuple[str, str]]
 
@@ -71,24 +80,46 @@ def _plain(metrics: Metrics) -> dict[str, Any]:
     return {name: None if rate is None else rate.to_json() for name, rate in metrics.items()}
 
 
+def metrics_for(
+    handle: ModelHandle,
+    records: Sequence[EditRecord],
+    unedited: Unedited | None = None,
+    *,
+    generation: bool = True,
+    progress: Progress = silent,
+) -> Metrics:
+    """The metrics that go with what the records carry: CounterFact's, or those of questions."""
+    if all(record.schema in COUNTERFACTUAL for record in records):
+        return probability_metrics(handle, records)
+    if all(record.schema == LONG for record in records):
+        return {
+            **qa_metrics(handle, records, unedited, generation=False, progress=progress),
+            **(long_metrics(handle, records, progress=progress) if generation else {}),
+        }
+    return qa_metrics(handle, records, unedited, generation=generation, progress=progress)
+
+
 def evaluate(
     editor: Editor,
     records: Sequence[EditRecord],
     *,
+    unedited: Unedited | None = None,
     kept: Probes = (),
     generation: bool = True,
     seed: int = 0,
     references: References = attribute_references,
     progress: Progress = silent,
 ) -> Metrics:
-    """All metrics of the model as it is now."""
+    """All metrics of the model as it is now; `unedited` is what it said before any edit."""
     progress("evaluation", 0, 3)
-    metrics = probability_metrics(editor.handle, records)
+    metrics = metrics_for(
+        editor.handle, records, unedited, generation=generation, progress=progress
+    )
     progress("evaluation", 1, 3)
     if kept:
         metrics["kept"] = kept_share(editor.handle, kept)
     progress("evaluation", 2, 3)
-    if generation:
+    if generation and any(record.generation_prompts for record in records):
         metrics |= generation_metrics(
             editor.handle, records, seed=seed, references=references, progress=progress
         )
@@ -135,6 +166,7 @@ def sequential(
     seconds: dict[str, float] = {}
     options: dict[str, Any] = {
         "kept": kept,
+        "unedited": unedited_answers(editor.handle, chosen, progress=progress),
         "seed": seed,
         "references": references,
         "progress": progress,
@@ -154,7 +186,8 @@ def sequential(
         for number, batch in enumerate(batches, start=1):
             progress("batches", number - 1, len(batches))
             try:
-                editor.edit([r.fact for r in batch], method, preset=preset, **hyperparameters)
+                facts = [fact for record in batch for fact in record.facts]
+                editor.edit(facts, method, preset=preset, **hyperparameters)
             except GuardError as stop:
                 stopped = stop
                 if not stop.kept:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alphaedit.cli import options, tables
-from alphaedit.cli.evaluate import world_records
-from alphaedit.cli.facts import kept_probes
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, shorten
 from alphaedit.cli.prepare import open_editor
@@ -70,13 +68,14 @@ class Demo:
 
     def show_edits(self) -> None:
         """Edit our own facts and some of the world's at once; ask before and after."""
+        from alphaedit.bench.sources import kept_of, world_records
         from alphaedit.model.generate import generate
 
         handle, began = self.editor.handle, time.perf_counter()
         own = {fact.subject for fact in OWN}
         others = [r for r in world_records(handle, EDITED, self.seed) if r.subject not in own]
         facts = [*OWN, *(r.fact for r in others)][:EDITED]
-        self.unrelated = kept_probes(
+        self.unrelated = kept_of(
             handle, {f.subject for f in facts}, seed=self.seed, count=UNRELATED
         )
         self.asked = [*REPHRASED, *(prompt for prompt, _ in self.unrelated)]
@@ -91,6 +90,8 @@ class Demo:
 
         On the way, a sample of the facts edited so far is measured, which is quicker than all.
         """
+        from alphaedit.bench.sources import kept_of, world_records
+
         began, handle = time.perf_counter(), self.editor.handle
         self.d_in = handle.d_in(self.edit.hyperparameters["layers"][0])
         self.count = max(BATCHES, round(load * self.d_in))
@@ -98,7 +99,7 @@ class Demo:
             replace(r, neighborhood_prompts=r.neighborhood_prompts[:NEIGHBORS])
             for r in world_records(handle, self.count, self.seed + 1)
         ]
-        probes = kept_probes(handle, {r.subject for r in records}, seed=self.seed + 1, count=PROBES)
+        probes = kept_of(handle, {r.subject for r in records}, seed=self.seed + 1, count=PROBES)
         self.unedited = self._measure(records, probes, MEASURED)
         self.runs: dict[str, Sequential] = {}
         size = -(-self.count // BATCHES)

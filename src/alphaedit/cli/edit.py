@@ -171,13 +171,12 @@ class Run:
     def go(self, *, seed: int, generation: bool) -> None:
         """Measure, edit batch by batch, measure again."""
         from alphaedit.bench.run import evaluate
+        from alphaedit.bench.sources import kept_of
 
         editor, facts = self.editor, self.facts
         self.before: tuple[Answer, ...] = editor.answers(facts)
         records = sources.records_of(self.source, self.before)
-        self.kept = sources.kept_probes(
-            editor.handle, {f.subject for f in facts}, seed=seed, count=KEPT
-        )
+        self.kept = kept_of(editor.handle, {f.subject for f in facts}, seed=seed, count=KEPT)
         options: dict[str, Any] = {"kept": self.kept, "generation": generation, "seed": seed}
         began = time.perf_counter()
         self.metrics_before = evaluate(editor, records, progress=editor.progress, **options)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import facts as sources
 from alphaedit.cli import options, prepare, tables
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
@@ -17,11 +16,12 @@ if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
     from alphaedit.bench.run import RunResult
     from alphaedit.editor.session import Editor
-    from alphaedit.model.handle import ModelHandle
 
 EXAMPLES = examples(
     "alphaedit eval bundled world --method alphaedit --batch-size 31 --edits 307 --json",
     "alphaedit eval bundled world --method none --edits 100",
+    "alphaedit eval bundled world:knowedit --edits 50",
+    "alphaedit eval ./my-model zsre_mend_eval.json --edits 200 --json",
     "alphaedit eval ./my-model counterfact.json --method memit --batch-size 50 --edits 200 "
     "--every 1 --report report.html",
 )
@@ -35,8 +35,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RECORDS",
-            help="Records in CounterFact's schema (.json, .jsonl), or 'world': records about the "
-            "bundled world, drawn by --seed.",
+            help="A data set in its published schema (.json, .jsonl, hf:NAME), or 'world': records "
+            "about the bundled world, drawn by --seed ('world:zsre' for another schema).",
         ),
     ],
     method: Annotated[
@@ -62,6 +62,14 @@ def evaluate(
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw records by --seed instead of the first ones.")
     ] = False,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            "--schema",
+            help="Schema of RECORDS (see docs/datasets.md).",
+            show_default="told from the first record",
+        ),
+    ] = None,
     every: Annotated[
         int | None,
         typer.Option("--every", min=1, help="Also evaluate after every so many batches."),
@@ -101,7 +109,7 @@ def evaluate(
         from alphaedit.methods.registry import get_method
 
         method = get_method(method).name
-    chosen = None if records == WORLD else _from_file(records, edits, sample, seed)
+    chosen = None if _of_world(records) else _from_file(records, schema, edits, sample, seed)
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
     with out.progress() as progress:
@@ -120,8 +128,11 @@ def evaluate(
         )
         loaded = time.perf_counter() - began
         if chosen is None:
-            chosen = world_records(editor.handle, edits or DEFAULT_EDITS, seed)
+            from alphaedit.bench.sources import records_of
+
+            chosen = records_of(editor.handle, records, edits or DEFAULT_EDITS, seed, schema)
         from alphaedit.bench.run import sequential
+        from alphaedit.bench.sources import kept_of
 
         run = sequential(
             editor,
@@ -131,7 +142,7 @@ def evaluate(
             edits=edits or len(chosen),
             seed=seed,
             evaluate_every=every,
-            kept=sources.kept_probes(editor.handle, {r.subject for r in chosen}, seed=seed),
+            kept=kept_of(editor.handle, {r.subject for r in chosen}, seed=seed),
             generation=not no_generation,
             preset=preset,
             progress=progress,
@@ -158,10 +169,17 @@ def _made(run: RunResult) -> int:
     return -(-run.edits // run.batch_size)
 
 
-def _from_file(path: str, edits: int | None, sample: bool, seed: int) -> list[EditRecord]:
-    from alphaedit.bench.data import load_records
+def _of_world(records: str) -> bool:
+    return records.partition(":")[0] == WORLD
 
-    found = load_records(path, edits or DEFAULT_EDITS, seed=seed if sample else None)
+
+def _from_file(
+    path: str, schema: str | None, edits: int | None, sample: bool, seed: int
+) -> list[EditRecord]:
+    from alphaedit.bench.datasets.registry import load
+
+    limit = edits or DEFAULT_EDITS
+    found = list(load(path, schema, limit=limit, seed=seed if sample else None).records)
     if edits is not None and len(found) < edits:
         from alphaedit.core.errors import DataError
 
@@ -170,24 +188,6 @@ def _from_file(path: str, edits: int | None, sample: bool, seed: int) -> list[Ed
             remedy=f"Give --edits {len(found)}, or a larger file.",
         )
     return found
-
-
-def world_records(handle: ModelHandle, count: int, seed: int) -> list[EditRecord]:
-    """Records about the part of the bundled world that the model knows, or about all of it."""
-    from alphaedit.bench.data import EditRecord
-    from alphaedit.core.errors import DataError
-    from alphaedit.world.facts import World
-    from alphaedit.world.records import records
-
-    world = World.load()
-    known = getattr(handle.model.config, "alphaedit_subjects", None)
-    rows = records(world.largest(known) if known else world, count, seed=seed)
-    if len(rows) < count:
-        raise DataError(
-            f"{count} edits are asked for, and the world holds {len(rows)} records.",
-            remedy=f"Give --edits {len(rows)} or fewer.",
-        )
-    return [EditRecord.from_dict(row, f"world, record {i}") for i, row in enumerate(rows)]
 
 
 def write_report(path: Path, editor: Editor, run: RunResult, model: str, records: str) -> None:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from alphaedit.core.edit import Answer
     from alphaedit.model.handle import ModelHandle
 
-KEPT = 300
-"""Facts of the bundled world that are asked before and after, and not edited."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -98,19 +95,3 @@ def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
             )
         )
     return records
-
-
-def kept_probes(
-    handle: ModelHandle, subjects: set[str], *, seed: int, count: int = KEPT
-) -> list[tuple[str, str]]:
-    """(prompt, answer) of facts that a bundled model knows and that are not about `subjects`.
-
-    Empty for other models: nobody told what they know.
-    """
-    known = getattr(handle.model.config, "alphaedit_subjects", None)
-    if known is None:
-        return []
-    from alphaedit.world.facts import World
-    from alphaedit.world.records import probes
-
-    return probes(World.load().largest(known), subjects, count, seed=seed)

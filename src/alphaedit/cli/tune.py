@@ -146,9 +146,9 @@ def _from_file(path: str) -> list[Fact]:
 
 
 def _from_world(handle: ModelHandle, seed: int) -> list[Fact]:
-    from alphaedit.cli.evaluate import world_records
+    from alphaedit.bench.sources import records_of
 
-    return [record.fact for record in world_records(handle, WORLD_FACTS, seed)]
+    return [record.fact for record in records_of(handle, WORLD, WORLD_FACTS, seed)]
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def facts(
 @app.command(
     epilog=examples(
         "alphaedit world records --count 200 --seed 1 -o records.json",
+        "alphaedit world records --schema knowedit --count 50 -o knowedit.json",
         "alphaedit eval bundled records.json --edits 200",
         "alphaedit edit bundled records.json -o my-edits",
     )
@@ -121,16 +122,26 @@ def records(
         str | None,
         typer.Option("--model", help="About what this bundled model knows only."),
     ] = None,
+    schema: Annotated[
+        str,
+        typer.Option(
+            "--schema",
+            help="counterfact, zsre, knowedit, mquake, ripple-edits, longform or easyedit.",
+        ),
+    ] = "counterfact",
     out_file: Output = None,
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
-    """Make counterfactual records about the world, in CounterFact's schema."""
-    from alphaedit.world.records import records as make
+    """Make counterfactual records about the world, in the schema of a benchmark."""
+    from alphaedit.core.errors import unknown_name
+    from alphaedit.world.schemas import SCHEMAS
 
-    made = make(_world(model), count, seed=seed)
+    if schema not in SCHEMAS:
+        raise unknown_name("schema", schema, list(SCHEMAS))
+    made = SCHEMAS[schema](_world(model), count, seed)
     _deliver(to_json(made, indent=1) + "\n", out_file, as_json=json, force=force)
     if out_file is not None:
         return {"out": str(out_file), "count": len(made), "seed": seed}

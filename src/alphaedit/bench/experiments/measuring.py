@@ -9,7 +9,9 @@ from typing import Any
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.experiments.measures import Context, Measure, Numbers, Outcome, _Plain
 from alphaedit.bench.intervals import percent
-from alphaedit.bench.metrics import generation_metrics, kept_share, probability_metrics
+from alphaedit.bench.metrics import generation_metrics, kept_share
+from alphaedit.bench.qa import Unedited, unedited_answers
+from alphaedit.bench.run import metrics_for
 from alphaedit.model.generate import generate
 from alphaedit.model.scoring import score
 from alphaedit.stats.drift import held_out
@@ -18,11 +20,21 @@ TEXTS = 6
 TEXT_TOKENS = 40
 
 
-def _probability(context: Context) -> Outcome:
-    numbers: Numbers = dict(probability_metrics(context.editor.handle, context.records))
-    if context.kept:
-        numbers["kept"] = kept_share(context.editor.handle, context.kept)
-    return Outcome(numbers)
+class _Edits:
+    """What was edited: CounterFact's probabilities, or the metrics of questions, by the records."""
+
+    def before(self, context: Context) -> Unedited:
+        return unedited_answers(context.editor.handle, context.coming, progress=context.progress)
+
+    def now(self, context: Context) -> Outcome:
+        handle = context.editor.handle
+        found = metrics_for(
+            handle, context.records, context.before["edits"], progress=context.progress
+        )
+        numbers: Numbers = dict(found)
+        if context.kept:
+            numbers["kept"] = kept_share(handle, context.kept)
+        return Outcome(numbers)
 
 
 def _generation(context: Context) -> Outcome:
@@ -93,7 +105,7 @@ def relation_of(record: EditRecord) -> str:
 
 
 MEASURES: dict[str, Measure] = {
-    "probability": _Plain(_probability),
+    "edits": _Edits(),
     "generation": _Plain(_generation),
     "texts": _Plain(_texts),
     "relations": _Plain(_relations),
@@ -102,7 +114,7 @@ MEASURES: dict[str, Measure] = {
     "space": _Plain(_space),
 }
 PROTOCOLS = {
-    "probability": "teacher-forced; *_generate: greedy, exact",
+    "edits": "teacher-forced; *_generate, multi_hop: greedy, exact",
     "generation": "sampled, top-k 5, 100 tokens",
     "relations": "teacher-forced",
     "retention": "teacher-forced",

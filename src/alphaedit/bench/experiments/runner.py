@@ -13,10 +13,10 @@ from alphaedit.bench.data import EditRecord
 from alphaedit.bench.experiments.cells import Cell, cells
 from alphaedit.bench.experiments.measures import Context, Probes, get_measure
 from alphaedit.bench.experiments.measuring import PROTOCOLS
-from alphaedit.bench.experiments.sources import kept_of, records_of
 from alphaedit.bench.experiments.spec import NONE, Spec
 from alphaedit.bench.experiments.store import Row, RunDirectory
 from alphaedit.bench.intervals import Rate
+from alphaedit.bench.sources import kept_of, records_of
 from alphaedit.core.errors import AlphaEditError, ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
@@ -184,7 +184,7 @@ class _Run:
             chosen = next((m for m in spec.methods if m.method != NONE), chosen)
         if chosen.method == NONE:
             return 0
-        facts = [record.fact for record in self.records[: self.batch]]
+        facts = [fact for record in self.records[: self.batch] for fact in record.facts]
         over = self.cell.settings if chosen is self.cell.method else chosen.settings
         hp = self.editor.hyperparameters(chosen.method, spec.preset, facts, **over)
         return hp.layers[-1]
@@ -193,13 +193,14 @@ class _Run:
         editor, spec, total = self.editor, self.spec, len(self.records)
         if (self.session / "session.json").is_file():
             editor.load(self.session)
-        done = sum(len(edit.facts) for edit in editor.edits)
+        made = sum(len(edit.facts) for edit in editor.edits)
+        done = self._records_in(made)
         self._checkpoint(done, layer)
         while done < total:
             self.progress("facts", done, total)
             batch = self.records[done : done + self.batch]
             editor.edit(
-                [record.fact for record in batch],
+                [fact for record in batch for fact in record.facts],
                 self.cell.method.method,
                 preset=spec.preset,
                 **self.cell.settings,
@@ -208,6 +209,14 @@ class _Run:
             editor.save(self.session)
             self._checkpoint(done, layer)
         self.progress("facts", total, total)
+
+    def _records_in(self, facts: int) -> int:
+        """How many records the first `facts` facts are."""
+        done = 0
+        while facts > 0:
+            facts -= len(self.records[done].facts)
+            done += 1
+        return done
 
     def _checkpoint(self, done: int, layer: int) -> None:
         last = done == len(self.records)

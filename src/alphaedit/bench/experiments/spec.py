@@ -65,7 +65,7 @@ class Spec(BaseModel):
         None, ge=1, description="measure at most so many of the records edited so far"
     )
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    measures: tuple[str, ...] = Field(("probability",), min_length=1)
+    measures: tuple[str, ...] = Field(("edits",), min_length=1)
     final: tuple[str, ...] = Field((), description="measured at the end only")
     vary: Vary | None = None
     corpus: str | None = None
