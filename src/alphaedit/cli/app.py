@@ -13,6 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from alphaedit.cli import (
+    ability,
     ask,
     demo,
     edit,
@@ -54,6 +55,7 @@ app.command("stats", epilog=stats.EXAMPLES)(stats.stats)
 app.command("trace", epilog=trace.EXAMPLES)(trace.trace)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("ability", epilog=ability.EXAMPLES)(ability.ability)
 app.command("experiment", epilog=experiment.EXAMPLES)(experiment.experiment)
 app.command("report", epilog=experiment.REPORT_EXAMPLES)(experiment.report)
 app.command("revert", epilog=revert.EXAMPLES)(revert.revert)

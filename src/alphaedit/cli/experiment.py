@@ -170,7 +170,7 @@ def _list(found: Sequence[Spec], *, json: bool) -> dict[str, Any]:
 
 
 def _said(directory: RunDirectory, page: Path, *, json: bool) -> dict[str, Any]:
-    from alphaedit.report.results import metrics_of, ranks, read
+    from alphaedit.report.results import FINE, metrics_of, ranks, read
 
     (results,) = read([directory.path])
     failed = [state for state in directory.cells() if state.get("error")]
@@ -206,7 +206,7 @@ def _said(directory: RunDirectory, page: Path, *, json: bool) -> dict[str, Any]:
                 cells = []
                 for metric in metrics:
                     rate, rank = column.numbers.get(metric), best[metric].get(column.label)
-                    digits = 3 if metric == "kl" else 1
+                    digits = 3 if metric in FINE else 1
                     style = {1: "[bold]", 2: "[underline]"}.get(rank or 0, "")
                     cells.append(f"{style}{rate.value:.{digits}f}" if rate else "-")
                 table.add_row(column.label, *cells)

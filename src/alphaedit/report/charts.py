@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib import rc_context
 from matplotlib.artist import Artist
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from alphaedit.bench.intervals import Rate
+from alphaedit.linalg.similarity import density
 from alphaedit.report.figures import COLOURS, DASHES, GRID, INK, MARKERS, _dress
 from alphaedit.report.results import Column, Group, Results
 
@@ -244,6 +247,65 @@ def dots(group: Group, results: Results) -> Figure | None:
     return figure
 
 
+def shift(group: Group, results: Results) -> Figure | None:
+    """Hidden states of facts that were not edited, before and after, with marginal densities."""
+    found = []
+    for column in group.edited:
+        extras = results.extras.get(column.cells[0], {})
+        if extras and "shift" in extras[max(extras)]:
+            found.append((column, extras[max(extras)]["shift"]))
+    if not found:
+        return None
+    width = min(4, len(found))
+    height = -(-len(found) // width)
+    figure = Figure(figsize=(2.9 * width, 3.1 * height + 0.4), layout="constrained")
+    frames = figure.subfigures(height, width, squeeze=False)
+    for index, (column, points) in enumerate(found):
+        _draw_shift(frames[index // width][index % width], column, points)
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=colour, label=label)
+        for label, colour, marker, _ in STATES
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+STATES = (("before", COLOURS[0], "o", 6), ("after", COLOURS[1], "+", 12))
+
+
+def _draw_shift(
+    frame: SubFigure, column: Column, points: Mapping[str, Sequence[Sequence[float]]]
+) -> None:
+    grid = frame.subplots(
+        2, 2, gridspec_kw={"width_ratios": (4, 1), "height_ratios": (1, 4)}, squeeze=False
+    )
+    top, corner, main, right = grid[0][0], grid[0][1], grid[1][0], grid[1][1]
+    corner.axis("off")
+    both = [p for name, *_ in STATES for p in points[name]]
+    for name, colour, marker, size in STATES:
+        xs, ys = [p[0] for p in points[name]], [p[1] for p in points[name]]
+        main.scatter(xs, ys, s=size, marker=marker, color=colour, alpha=0.45, linewidths=0.8)
+        for axes, values, axis in ((top, xs, 0), (right, ys, 1)):
+            ends = [p[axis] for p in both]
+            at = torch.linspace(min(ends), max(ends), 120, dtype=torch.float64)
+            height = density(torch.tensor(values, dtype=torch.float64), at).tolist()
+            line = (at.tolist(), height) if axis == 0 else (height, at.tolist())
+            axes.plot(*line, color=colour, linewidth=1.2)
+            axes.fill(*line, color=colour, alpha=0.15)
+    for axes in (top, right, main):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for side in axes.spines.values():
+            side.set_color(GRID)
+    numbers = column.numbers
+    said = ", ".join(
+        f"{label} {numbers[name].value:.2f}"
+        for label, name in (("D1", "d1"), ("D2", "d2"), ("H", "hausdorff"), ("CKA", "cka"))
+        if name in numbers
+    )
+    top.set_title(f"{column.label}\n{said}", fontsize=8, color=INK, loc="left")
+
+
 CHARTS: Mapping[str, Chart] = {
     "radar": radar,
     "curves": curves,
@@ -252,6 +314,7 @@ CHARTS: Mapping[str, Chart] = {
     "runtime": runtime,
     "pairs": pairs,
     "dots": dots,
+    "shift": shift,
 }
 
 

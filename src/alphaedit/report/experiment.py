@@ -17,7 +17,7 @@ from alphaedit.core.files import write_text
 from alphaedit.report import charts
 from alphaedit.report.figures import svg
 from alphaedit.report.page import stylesheet
-from alphaedit.report.results import Group, Results, metrics_of, ranks, read
+from alphaedit.report.results import FINE, Group, Results, metrics_of, ranks, read
 
 PICTURES = "pictures"
 
@@ -80,7 +80,7 @@ def _table(group: Group) -> dict[str, Any]:
 def _cell(rate: Rate | None, rank: int | None, metric: str) -> dict[str, Any] | None:
     if rate is None:
         return None
-    digits = 3 if metric in ("kl", "energy_left") else 1
+    digits = 3 if metric in FINE else 1
     return {
         "value": f"{rate.value:.{digits}f}",
         "interval": f"{rate.low:.{digits}f} to {rate.high:.{digits}f}" if rate.n else "",

@@ -14,7 +14,11 @@ from alphaedit.bench.experiments.store import RunDirectory
 from alphaedit.bench.intervals import Rate
 
 UNEDITED = "unedited"
-LOWER_IS_BETTER = frozenset({"kl", "perplexity", "energy_left"})
+LOWER_IS_BETTER = frozenset(
+    {"kl", "perplexity", "energy_left", "hausdorff", "relative", "shift", "mmd"}
+)
+FINE = frozenset({"kl", "energy_left", "d1", "d2", "cka", "relative", "mmd", "null_share"})
+"""Metrics of a scale on which one digit says nothing."""
 MAIN = (
     "efficacy",
     "generalization",
@@ -30,8 +34,16 @@ MAIN = (
     "efficacy_generate",
     "generalization_generate",
     "specificity_generate",
+    "d1",
+    "d2",
+    "hausdorff",
+    "cka",
+    "relative",
+    "mmd",
     "kl",
     "perplexity",
+    "null_share",
+    "energy_left",
 )
 COMPARED = ("batch_size", "total", "records", "seeds", "sample", "tokens", "corpus")
 
@@ -226,7 +238,9 @@ def metrics_of(columns: Iterable[Column]) -> list[str]:
 def ranks(columns: Sequence[Column], metric: str) -> dict[str, int]:
     """1 for the best and 2 for the second best columns by label; equal as shown is equal."""
     values = {c.label: round(c.numbers[metric].value, 1) for c in columns if metric in c.numbers}
-    if metric in ("kl", "energy_left"):
+    if metric == "null_share":
+        return {}
+    if metric in FINE:
         values = {c.label: c.numbers[metric].value for c in columns if metric in c.numbers}
     order = sorted(set(values.values()), reverse=metric not in LOWER_IS_BETTER)
     return {label: order.index(v) + 1 for label, v in values.items() if v in order[:2]}

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alphaedit.bench.ability import published_tasks, run_task, world_tasks
 from alphaedit.bench.data import EditRecord
+from alphaedit.bench.experiments.categories import category_of
 from alphaedit.bench.experiments.measures import Context, Measure, Numbers, Outcome, _Plain
 from alphaedit.bench.intervals import percent
 from alphaedit.bench.metrics import generation_metrics, kept_share
 from alphaedit.bench.qa import Unedited, unedited_answers
 from alphaedit.bench.run import metrics_for
+from alphaedit.bench.shift import compare, hidden_states
+from alphaedit.core.errors import DataError
+from alphaedit.core.fact import Fact
 from alphaedit.model.generate import generate
+from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
 from alphaedit.stats.drift import held_out
+from alphaedit.world.facts import World
+from alphaedit.world.phrasing import train_phrasings
 
 TEXTS = 6
+STATES = 500
+"""Facts whose hidden states are compared before and after."""
 TEXT_TOKENS = 40
 
 
@@ -56,14 +67,14 @@ def _texts(context: Context) -> Outcome:
     return Outcome({}, {"texts": texts})
 
 
-def _relations(context: Context) -> Outcome:
-    """Efficacy by relation: p(new) > p(true) on the rewrite prompt."""
+def _semantics(context: Context) -> Outcome:
+    """Efficacy by category of relation: p(new) > p(true) on the rewrite prompt."""
     handle, records = context.editor.handle, context.records
     new = score(handle, [(r.rewrite, r.target_new) for r in records])
     true = score(handle, [(r.rewrite, r.target_true) for r in records])
     hits: dict[str, list[bool]] = defaultdict(list)
     for record, n, t in zip(records, new, true, strict=True):
-        hits[record.relation_id or "none"].append(n.mean_logprob > t.mean_logprob)
+        hits[category_of(record.relation_id)].append(n.mean_logprob > t.mean_logprob)
     return Outcome({f"efficacy:{name}": percent(found) for name, found in sorted(hits.items())})
 
 
@@ -99,16 +110,73 @@ def _space(context: Context) -> Outcome:
     return Outcome({"null_share": mean["dim"] / mean["d_in"], "energy_left": mean["energy_left"]})
 
 
-def relation_of(record: EditRecord) -> str:
-    """The relation a record is about."""
-    return record.relation_id or "none"
+class _Shift:
+    """Hidden states of facts that are not edited, at the last edited layer (Figure 5)."""
+
+    def before(self, context: Context) -> Any:
+        facts = unedited_facts(context.editor.handle, context.coming, seed=context.seed)
+        states = hidden_states(context.editor.handle, facts, context.layer)
+        return facts, states
+
+    def now(self, context: Context) -> Outcome:
+        facts, before = context.before["shift"]
+        found = compare(before, hidden_states(context.editor.handle, facts, context.layer))
+        points = {
+            "before": [[round(v, 3) for v in p] for p in found.points_before.tolist()],
+            "after": [[round(v, 3) for v in p] for p in found.points_after.tolist()],
+        }
+        return Outcome(dict(found.numbers()), {"shift": points})
+
+
+def _ability(context: Context) -> Outcome:
+    """F1 of general tasks: the bundled models' own, or the published ones in `ability_data`."""
+    handle, data = context.editor.handle, context.options.get("ability_data")
+    tasks = (
+        published_tasks(data, seed=context.seed) if data else world_tasks(handle, seed=context.seed)
+    )
+    return Outcome({f"ability:{t.name}": run_task(handle, t).f1 for t in tasks})
+
+
+def unedited_facts(handle: ModelHandle, records: Sequence[EditRecord], *, seed: int) -> list[Fact]:
+    """Facts about other subjects: of the world for bundled models, else the neighborhood's prompts.
+
+    Raises:
+        DataError: there are fewer than five.
+    """
+    own = {record.subject for record in records}
+    known = getattr(handle.model.config, "alphaedit_subjects", None)
+    if known is not None:
+        world = World.load().largest(known)
+        others = [f for f in world.facts if f.subject not in own]
+        chosen = random.Random(seed).sample(others, min(STATES, len(others)))
+        relations = world.relations
+        return [
+            Fact(train_phrasings(relations[f.relation])[0], f.subject, f.object) for f in chosen
+        ]
+    facts = []
+    for record in records:
+        template, _, rest = record.prompt.partition("{}")
+        for prompt in record.neighborhood_prompts:
+            # A neighborhood prompt of the same template names another subject in its place.
+            if prompt.startswith(template) and prompt.endswith(rest):
+                subject = prompt[len(template) : len(prompt) - len(rest)].strip()
+                if subject and subject not in own:
+                    facts.append(Fact(record.prompt, subject, record.target_true or "?"))
+    if len(facts) < 5:
+        raise DataError(
+            "The records name fewer than five subjects that are not edited.",
+            remedy="Leave the measure 'shift' out, or give CounterFact's records.",
+        )
+    return random.Random(seed).sample(facts, min(STATES, len(facts)))
 
 
 MEASURES: dict[str, Measure] = {
     "edits": _Edits(),
     "generation": _Plain(_generation),
     "texts": _Plain(_texts),
-    "relations": _Plain(_relations),
+    "semantics": _Plain(_semantics),
+    "shift": _Shift(),
+    "ability": _Plain(_ability),
     "retention": _Plain(_retention),
     "drift": _Drift(),
     "space": _Plain(_space),
@@ -116,7 +184,9 @@ MEASURES: dict[str, Measure] = {
 PROTOCOLS = {
     "edits": "teacher-forced; *_generate, multi_hop: greedy, exact",
     "generation": "sampled, top-k 5, 100 tokens",
-    "relations": "teacher-forced",
+    "semantics": "teacher-forced",
+    "shift": "hidden states at the subject's last token, PCA for d1, d2, hausdorff",
+    "ability": "F1 x 100, few-shot, greedy",
     "retention": "teacher-forced",
     "drift": "held-out text",
 }

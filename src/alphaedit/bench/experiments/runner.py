@@ -237,6 +237,7 @@ class _Run:
             kept=self.kept,
             layer=layer,
             seed=self.cell.seed,
+            options={"ability_data": self.spec.ability_data},
             before=self.before,
             progress=self.progress,
         )

@@ -70,6 +70,7 @@ class Spec(BaseModel):
     vary: Vary | None = None
     corpus: str | None = None
     tokens: int | None = Field(None, ge=1, description="token budget of second moments")
+    ability_data: str | None = Field(None, description="directory of the published tasks")
     pictures: tuple[str, ...] = ()
     published: str | None = Field(None, description="table of published figures to show beside")
 
