@@ -218,7 +218,15 @@ def pairs(group: Group, results: Results) -> Figure | None:
     grid[0].set_yticks(range(len(names)), names, fontsize=9)
     grid[0].invert_yaxis()
     lines, labels = grid[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        lines,
+        labels,
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+        labelcolor=INK,
+    )
     return figure
 
 
@@ -266,10 +274,18 @@ def shift(group: Group, results: Results) -> Figure | None:
         Line2D([], [], linestyle="", marker=marker, color=colour, label=label)
         for label, colour, marker, _ in STATES
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+        labelcolor=INK,
+    )
     return figure
 
 
+SAID = (("D1", "d1", 2), ("D2", "d2", 2), ("H", "hausdorff", 1), ("CKA", "cka", 3))
 STATES = (("before", COLOURS[0], "o", 6), ("after", COLOURS[1], "+", 12))
 
 
@@ -299,8 +315,8 @@ def _draw_shift(
             side.set_color(GRID)
     numbers = column.numbers
     said = ", ".join(
-        f"{label} {numbers[name].value:.2f}"
-        for label, name in (("D1", "d1"), ("D2", "d2"), ("H", "hausdorff"), ("CKA", "cka"))
+        f"{label} {numbers[name].value:.{digits}f}"
+        for label, name, digits in SAID
         if name in numbers
     )
     top.set_title(f"{column.label}\n{said}", fontsize=8, color=INK, loc="left")
