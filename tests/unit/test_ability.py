@@ -121,7 +121,7 @@ def test_the_bundled_models_tasks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_other_models_need_data() -> None:
-    with pytest.raises(ConfigError, match="no bundled one"):
+    with pytest.raises(ConfigError, match="not a bundled one"):
         ability.world_tasks(ModelHandle.load(*tiny_model("gpt2")))
 
 

@@ -78,6 +78,19 @@ def evaluate(
         Path | None,
         typer.Option("--from", metavar="SESSION", help="Start with the edits saved there."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge",
+            metavar="URL|MODEL",
+            help="Also let a model judge free answers at the end: an OpenAI-compatible address "
+            "(key in $ALPHAEDIT_JUDGE_KEY), or a model to load.",
+            show_default="exact matching only",
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option("--judge-model", help="The model's name at that address.")
+    ] = None,
     no_generation: options.NoGeneration = False,
     preset: options.Preset = None,
     settings: options.Settings = None,
@@ -149,6 +162,14 @@ def evaluate(
             **over,
         )
         run.seconds["model"] = loaded
+        if judge is not None:
+            from alphaedit.bench.judge import judged_metrics, open_judge
+
+            measured = chosen[: run.edits or edits or len(chosen)]
+            with_judge = open_judge(judge, judge_model, device=device)
+            run.metrics.update(
+                judged_metrics(editor.handle, measured, with_judge, progress=progress)
+            )
         if report is not None:
             write_report(report, editor, run, model, records)
             out.wrote(report)
