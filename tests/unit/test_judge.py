@@ -113,7 +113,7 @@ def test_metrics(server: Server) -> None:
 
 
 def test_a_model_as_judge(tmp_path: Any) -> None:
-    handle = ModelHandle.load(*tiny_model("llama"))
+    handle = ModelHandle.load(*tiny_model("llama", max_position_embeddings=512))
     judge = LocalJudge(handle)
     assert judge.agrees("p", "a", "s") == judge.agrees("p", "a", "s")
     opened = open_judge(str(save_tiny("llama", tmp_path / "model")))

@@ -36,7 +36,9 @@ PROMPT = (
 class Judge(Protocol):
     """Decides whether what was said agrees with an expected answer."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called."""
 
     def agrees(self, prompt: str, answer: str, said: str) -> bool:
         """Yes or no."""
