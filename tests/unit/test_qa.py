@@ -7,6 +7,7 @@ import torch
 from tests.tiny import tiny_model
 
 from alphaedit import Editor
+from alphaedit.bench import qa
 from alphaedit.bench.data import EditRecord, Probe
 from alphaedit.bench.datasets.registry import load
 from alphaedit.bench.intervals import Rate
@@ -19,6 +20,7 @@ from alphaedit.bench.qa import (
     matches,
     qa_metrics,
     rouge_l,
+    story_metrics,
     token_recall,
     unedited_answers,
 )
@@ -189,6 +191,24 @@ def test_long_answers() -> None:
     )
     assert "edit_success" in found
     assert "rouge_l_rewrite" not in metrics_for(handle, records, generation=False)
+
+
+def test_long_texts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = ModelHandle.load(*tiny_model("gpt2"))
+    probes = tuple(
+        Probe("long", name, prompt, ("Oslo",))
+        for name, prompt in (("subject", "Of France:"), ("subject", "Well,"), ("related", "So,"))
+    )
+    record = EditRecord(
+        "0", "", "The capital of {} is", "France", "Oslo", "Paris", probes=probes, schema="leme"
+    )
+    said = [" its capital is Oslo.", " Paris, or Oslo, who knows", " nothing"]
+    monkeypatch.setattr(qa, "generate", lambda *args, **options: said)
+    found = story_metrics(handle, [record])
+    assert value(found, "topicality") == 50
+    assert value(found, "factual_consistency") == 50
+    assert value(found, "internal_consistency") == 50
+    assert story_metrics(handle, RECORDS) == {}
 
 
 def test_all_facts_of_a_case_are_edited() -> None:

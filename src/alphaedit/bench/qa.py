@@ -23,6 +23,7 @@ from alphaedit.model.scoring import score
 ANSWER_TOKENS = 16
 HOP_TOKENS = 64
 LONG_TOKENS = 256
+STORY_TOKENS = 80
 QUESTION = "Question:"
 EXAMPLES = "\n".join(
     (
@@ -132,6 +133,44 @@ def long_metrics(
         out[f"rouge_l_{name}"] = mean(rouge)
         out[f"recall_{name}"] = mean(recall)
     return out
+
+
+def story_metrics(
+    handle: ModelHandle, records: Sequence[EditRecord], *, progress: Progress = silent
+) -> Metrics:
+    """LEME's questions about long texts, without a judge (Rosati et al. 2024 have one).
+
+    Of greedy texts after the prompts of kind "long":
+
+    - topicality: share that name the subject (prompts about the subject only);
+    - factual_consistency: of the texts that name the new or the old object, share that name the new
+      one and not the old;
+    - internal_consistency: of those that name either, share that do not name both.
+    """
+    asked = [(r, p) for r in records for p in r.probes if p.kind == "long"]
+    if not asked:
+        return {}
+    said = generate(
+        handle,
+        [p.prompt for _, p in asked],
+        STORY_TOKENS,
+        progress=lambda done, total: progress("long texts", done, total),
+    )
+    topical, factual, coherent = [], [], []
+    for (record, probe), written in zip(asked, said, strict=True):
+        text = (probe.prompt + written).casefold()
+        if probe.name == "subject":
+            topical.append(record.subject.casefold() in text)
+        new = record.target_new.casefold() in text
+        old = bool(record.target_true) and record.target_true.casefold() in text
+        if new or old:
+            factual.append(new and not old)
+            coherent.append(not (new and old))
+    return {
+        "topicality": percent(topical),
+        "factual_consistency": percent(factual),
+        "internal_consistency": percent(coherent),
+    }
 
 
 def rouge_l(text: str, reference: str) -> float:

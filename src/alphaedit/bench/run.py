@@ -26,6 +26,7 @@ from alphaedit.bench.qa import (
     Unedited,
     long_metrics,
     qa_metrics,
+    story_metrics,
     unedited_answers,
 )
 from alphaedit.core.errors import DataError, GuardError
@@ -90,7 +91,10 @@ def metrics_for(
 ) -> Metrics:
     """The metrics that go with what the records carry: CounterFact's, or those of questions."""
     if all(record.schema in COUNTERFACTUAL for record in records):
-        return probability_metrics(handle, records)
+        found = probability_metrics(handle, records)
+        if generation:
+            found |= story_metrics(handle, records, progress=progress)
+        return found
     if all(record.schema == LONG for record in records):
         return {
             **qa_metrics(handle, records, unedited, generation=False, progress=progress),

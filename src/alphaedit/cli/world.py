@@ -126,7 +126,7 @@ def records(
         str,
         typer.Option(
             "--schema",
-            help="counterfact, zsre, knowedit, mquake, ripple-edits, longform or easyedit.",
+            help="counterfact, leme, zsre, knowedit, mquake, ripple-edits, longform or easyedit.",
         ),
     ] = "counterfact",
     out_file: Output = None,

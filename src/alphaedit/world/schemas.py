@@ -270,8 +270,21 @@ def ripple(world: World, count: int, seed: int) -> list[Row]:
     return rows
 
 
+def leme(world: World, count: int, seed: int) -> list[Row]:
+    """LEME's form: CounterFact's records with prompts that long texts go on from."""
+    rows = []
+    for fact, row in _chosen(world, count, seed):
+        train = phrasing.train_phrasings(world.relations[fact.relation])
+        prompts = [t.format(fact.subject) for t in train[1:3]]
+        related = [f.subject for f in world.of_object[(fact.relation, fact.object)][:2]]
+        others = [name for name in related if name != fact.subject]
+        rows.append({**row, "long_prompts": prompts, "related_entities": others})
+    return rows
+
+
 SCHEMAS: dict[str, Callable[[World, int, int], list[Row]]] = {
     "counterfact": counterfact,
+    "leme": leme,
     "zsre": zsre,
     "knowedit": knowedit,
     "mquake": mquake,
