@@ -2,8 +2,8 @@
 
     python -m benchmarks.layers [--edits 100]
 
-Edits the same records with every stretch of one to five neighboring layers of the bundled model, all
-else as its preset says, and compares with the stretch suggested from a trace. Writes
+Edits the same records with every stretch of one to five neighboring layers of the bundled model,
+all else as its preset says, and compares with the stretch suggested from a trace. Writes
 results/layers.json; goes on where it was.
 """
 

@@ -28,7 +28,7 @@ LOADS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 MEASURES = ("efficacy", "generalization", "specificity", "kept")
 SAMPLE = 120
 PROJECTED: dict[str, dict[str, Any]] = {"ft": {"learning_rate": 0.002}}
-"""Settings with projection: inside the null space, gradient steps must be larger to get anywhere."""
+"""Settings with projection: inside the null space, small gradient steps get nowhere."""
 
 
 def run(

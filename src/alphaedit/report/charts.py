@@ -16,7 +16,15 @@ from matplotlib.ticker import MaxNLocator
 
 from alphaedit.bench.intervals import Rate
 from alphaedit.linalg.similarity import density
-from alphaedit.report.figures import COLOURS, DASHES, GRID, INK, MARKERS, _dress
+from alphaedit.report.figures import (
+    COLOURS,
+    DASHES,
+    GRID,
+    INK,
+    MARKERS,
+    _dress,
+    spectrum_panel,
+)
 from alphaedit.report.results import Column, Group, Results
 
 Chart = Callable[[Group, Results], Figure | None]
@@ -255,6 +263,16 @@ def dots(group: Group, results: Results) -> Figure | None:
     return figure
 
 
+def spectrum(group: Group, results: Results) -> Figure | None:
+    """Eigenvalues of the second moment at the last edited layer, and the null space chosen."""
+    for column in group.edited:
+        extras = results.extras.get(column.cells[0], {})
+        if extras and "spectrum" in extras[max(extras)]:
+            found = extras[max(extras)]["spectrum"]
+            return spectrum_panel(found["layer"], found["values"], found["null"])
+    return None
+
+
 def shift(group: Group, results: Results) -> Figure | None:
     """Hidden states of facts that were not edited, before and after, with marginal densities."""
     found = []
@@ -331,6 +349,7 @@ CHARTS: Mapping[str, Chart] = {
     "pairs": pairs,
     "dots": dots,
     "shift": shift,
+    "spectrum": spectrum,
 }
 
 

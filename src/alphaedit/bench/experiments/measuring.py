@@ -26,6 +26,7 @@ from alphaedit.world.facts import World
 from alphaedit.world.phrasing import train_phrasings
 
 TEXTS = 6
+POINTS = 300
 STATES = 500
 """Facts whose hidden states are compared before and after."""
 TEXT_TOKENS = 40
@@ -107,7 +108,18 @@ def _space(context: Context) -> Outcome:
     if not reports:
         return Outcome({})
     mean = {k: sum(r[k] for r in reports) / len(reports) for k in ("dim", "d_in", "energy_left")}
-    return Outcome({"null_share": mean["dim"] / mean["d_in"], "energy_left": mean["energy_left"]})
+    # A few hundred of the eigenvalues draw the same line as all.
+    values = context.editor.statistics.spectrum(context.layer).values.double()
+    step = max(1, len(values) // POINTS)
+    spectrum = {
+        "layer": context.layer,
+        "values": [float(f"{v:.4g}") for v in values[::step].tolist()],
+        "null": round(reports[-1]["dim"] / step),
+    }
+    return Outcome(
+        {"null_share": mean["dim"] / mean["d_in"], "energy_left": mean["energy_left"]},
+        {"spectrum": spectrum},
+    )
 
 
 class _Shift:
