@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench docs clean
+.PHONY: help install demo test test-all lint format bench experiments docs clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -53,6 +53,12 @@ format: $(STAMP)  ## Format the code and sort imports
 bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results
 	@set -e; for file in benchmarks/[a-z]*.py; do \
 	  echo "$$file" ; $(BIN)/python -m benchmarks.$$(basename $$file .py) ; done
+
+experiments: $(STAMP)  ## Run all experiments on the bundled model (about an hour); results/report.html
+	@set -e; for name in $$($(BIN)/alphaedit experiment --list --json | $(BIN)/python -c \
+	  'import json, sys; [print(e["name"]) for e in json.load(sys.stdin)["experiments"]]'); do \
+	  echo "$$name" ; $(BIN)/alphaedit experiment $$name -o results/$$name ; done
+	@$(BIN)/alphaedit report results/*/ -o results/report.html
 
 docs: $(STAMP)  ## Check that links and pictures in the documentation exist
 	@$(BIN)/python docs/check_links.py
