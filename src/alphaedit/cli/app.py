@@ -19,6 +19,7 @@ from alphaedit.cli import (
     edit,
     evaluate,
     experiment,
+    export,
     methods,
     revert,
     stats,
@@ -58,6 +59,7 @@ app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("ability", epilog=ability.EXAMPLES)(ability.ability)
 app.command("experiment", epilog=experiment.EXAMPLES)(experiment.experiment)
 app.command("report", epilog=experiment.REPORT_EXAMPLES)(experiment.report)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("revert", epilog=revert.EXAMPLES)(revert.revert)
 app.command("methods", epilog=methods.EXAMPLES)(methods.list_methods)
 app.add_typer(world.app, name="world")

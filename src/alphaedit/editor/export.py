@@ -1,0 +1,183 @@
+"""Edits as a LoRA adapter that PEFT loads, or as plain factors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from alphaedit.core.edit import Edit
+from alphaedit.core.errors import EditFileError
+from alphaedit.core.files import atomic_folder
+from alphaedit.core.patch import LowRank
+from alphaedit.linalg.lowrank import concatenate, truncate
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.structure import is_transposed
+
+ADAPTER, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+TOLERANCE = 1e-7
+"""Relative error allowed by default: that of float32."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One matrix of an export.
+
+    Attributes:
+        rank: of the exported factors; given: sum of the ranks of the edits.
+        error: relative error in Frobenius norm.
+        size: Frobenius norm of the change.
+    """
+
+    name: str
+    rank: int
+    given: int
+    error: float
+    size: float
+
+
+def summed(
+    edits: Sequence[Edit], *, tolerance: float = TOLERANCE
+) -> tuple[dict[str, LowRank], list[Exported]]:
+    """The sum of edits as one change of each matrix, of least rank within `tolerance`.
+
+    Raises:
+        EditFileError: there is no edit, or one that does not change weights.
+        ConfigError: the tolerance is not between 0 and 1.
+    """
+    if not edits:
+        raise EditFileError("There are no edits to export.", remedy="Edit first.")
+    parts: dict[str, list[LowRank]] = {}
+    for edit in edits:
+        if edit.patch.modules or edit.patch.prompt:
+            raise EditFileError(
+                f"Edit {edit.id} by {edit.method} does not only change weights.",
+                remedy="Export edits of weight-editing methods; save the session for others.",
+            )
+        for name, change in edit.patch.weights.items():
+            parts.setdefault(name, []).append(change.to("cpu"))
+    found: dict[str, LowRank] = {}
+    report: list[Exported] = []
+    for name, changes in parts.items():
+        whole = concatenate(changes)
+        small, error = truncate(whole, tolerance)
+        found[name] = small
+        size = float((small.left.T @ small.left * (small.right @ small.right.T)).sum().clamp_min(0))
+        report.append(Exported(name, small.rank, whole.rank, error, size**0.5))
+    return found, report
+
+
+def save_lora(
+    handle: ModelHandle,
+    edits: Sequence[Edit],
+    folder: str | Path,
+    *,
+    base: str = "",
+    tolerance: float = TOLERANCE,
+) -> list[Exported]:
+    """Write edits as a LoRA adapter that ``peft.PeftModel.from_pretrained`` loads.
+
+    Args:
+        handle: the model that the edits are for (its modules are looked at, not its weights).
+        base: name or path of the unedited model, for the adapter's config.
+        tolerance: relative error allowed, to make ranks smaller.
+
+    Raises:
+        EditFileError: nothing to export, or edits that no adapter can hold.
+        ResourceError: writing failed; nothing is left behind.
+    """
+    changes, report = summed(edits, tolerance=tolerance)
+    tensors, ranks = {}, {}
+    transposed = set()
+    for name, change in changes.items():
+        path = name.removesuffix(".weight")
+        transposed.add(is_transposed(handle.model.get_submodule(path)))
+        # PEFT knows no adapter of rank 0.
+        if change.rank == 0:
+            rows, columns = change.shape
+            change = LowRank(change.left.new_zeros(rows, 1), change.right.new_zeros(1, columns))
+        tensors[f"base_model.model.{path}.lora_A.weight"] = change.right.float().contiguous()
+        tensors[f"base_model.model.{path}.lora_B.weight"] = change.left.float().contiguous()
+        ranks[path] = change.rank
+    first = next(iter(ranks.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "target_modules": sorted(ranks),
+        "r": first,
+        "lora_alpha": first,
+        "rank_pattern": {path: rank for path, rank in ranks.items() if rank != first},
+        "alpha_pattern": {path: rank for path, rank in ranks.items() if rank != first},
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": transposed == {True},
+        "init_lora_weights": True,
+    }
+    with atomic_folder(Path(folder)) as part:
+        save_file(tensors, part / TENSORS, {"format": "pt"})
+        _write(part / ADAPTER, config)
+        (part / CARD).write_text(card(edits, base, report), encoding="utf-8")
+    return report
+
+
+def save_delta(
+    edits: Sequence[Edit], folder: str | Path, *, base: str = "", tolerance: float = TOLERANCE
+) -> list[Exported]:
+    """Write the sum of edits as factors: NAME.left [d_out, r] and NAME.right [r, d_in].
+
+    Raises:
+        EditFileError: nothing to export, or edits that change more than weights.
+        ResourceError: writing failed; nothing is left behind.
+    """
+    changes, report = summed(edits, tolerance=tolerance)
+    tensors = {}
+    for name, change in changes.items():
+        tensors[f"{name}.left"] = change.left.contiguous()
+        tensors[f"{name}.right"] = change.right.contiguous()
+    about = {
+        "base": base,
+        "fingerprint": edits[0].base,
+        "edits": [edit.id for edit in edits],
+        "matrices": [asdict(row) for row in report],
+    }
+    with atomic_folder(Path(folder)) as part:
+        save_file(tensors, part / "delta.safetensors")
+        _write(part / "delta.json", about)
+        (part / CARD).write_text(card(edits, base, report), encoding="utf-8")
+    return report
+
+
+def card(edits: Sequence[Edit], base: str, report: Sequence[Exported]) -> str:
+    """A part of a model card: what facts were changed, how, and in which matrices."""
+    count = sum(len(edit.facts) for edit in edits)
+    lines = [
+        f"# {count} facts changed" + (f" in {base}" if base else ""),
+        "",
+        f"Made by alphaedit on a model with fingerprint {edits[0].base[:16]}, by "
+        f"{', '.join(dict.fromkeys(edit.method for edit in edits))}.",
+        "",
+        "| prompt | said before | says now |",
+        "|---|---|---|",
+    ]
+    for edit in edits:
+        for i, fact in enumerate(edit.facts):
+            before = edit.before[i].text if i < len(edit.before) else fact.truth or ""
+            said = before.strip().split("\n")[0][:60]
+            lines.append(f"| {_cell(fact.text)} | {_cell(said)} | {_cell(fact.target)} |")
+    lines += ["", "| matrix | rank | norm of the change | relative error |", "|---|---|---|---|"]
+    lines += [f"| {r.name} | {r.rank} | {r.size:.4g} | {r.error:.1e} |" for r in report]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(dict(data), indent=1) + "\n", encoding="utf-8")
