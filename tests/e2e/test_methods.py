@@ -237,7 +237,7 @@ def test_plugins_that_do_not_fit(method: str, plugin: str, message: str, bundled
         bundled.edit(some_facts(2), "memit", plugins=("spere",))
 
 
-@pytest.mark.parametrize("method", ["alphaedit", "ft", "ultraedit"])
+@pytest.mark.parametrize("method", ["alphaedit", "anyedit", "rome", "ft", "ultraedit"])
 def test_a_target_longer_than_the_model_reads(method: str, bundled: Editor) -> None:
     clean = weights(bundled)
     fact = Fact("The mother tongue of {} is", "Danielle Darrieux", " ".join(["Italian"] * 300))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
+from alphaedit.core.errors import ModelError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
 
@@ -125,9 +126,18 @@ def forward_rows(
         upto: Block after which nothing is needed.
         max_tokens: Size of one pass; by default what suits the device.
         keep: Give every pass a cache, whether or not it has tokens in front.
+
+    Raises:
+        ModelError: a row is longer than the model reads.
     """
     if not rows:
         return
+    longest, most = max(map(len, rows)), handle.max_positions
+    if most is not None and longest > most:
+        raise ModelError(
+            f"A text has {longest} tokens; the model reads at most {most}.",
+            remedy="Shorten the prompt, the target or the contexts.",
+        )
     budget = max_tokens or pass_tokens(handle)
     stems, stem_of = share(rows, [min(m, len(r) - 1) for r, m in zip(rows, limits, strict=True)])
     stem_cache = keys_and_values_of(handle, stems, upto=upto, max_tokens=budget) if stems else None
