@@ -58,15 +58,20 @@ def tfidf_cosine(text: str, reference: str) -> float:
     return float((vectors[0] @ vectors[1].T).toarray()[0, 0])
 
 
-def probability_metrics(handle: ModelHandle, records: Sequence[EditRecord]) -> Metrics:
+def probability_metrics(
+    handle: ModelHandle, records: Sequence[EditRecord], *, progress: Progress = silent
+) -> Metrics:
     """Efficacy, generalization, specificity, their magnitudes and score, and exact generation."""
     prompts: list[tuple[int, str, str]] = []
     for i, record in enumerate(records):
         prompts.append((i, "efficacy", record.rewrite))
         prompts += [(i, "generalization", p) for p in record.paraphrase_prompts]
         prompts += [(i, "specificity", p) for p in record.neighborhood_prompts]
-    new = score(handle, [(p, records[i].target_new) for i, _, p in prompts])
-    true = score(handle, [(p, records[i].target_true) for i, _, p in prompts])
+    # Both objects at once: where each is one token, they are read from the same pass.
+    both = [(p, records[i].target_new) for i, _, p in prompts]
+    both += [(p, records[i].target_true) for i, _, p in prompts]
+    scores = score(handle, both, progress=progress)
+    new, true = scores[: len(prompts)], scores[len(prompts) :]
     per_prompt: dict[str, list[bool]] = {}
     exact: dict[str, list[bool]] = {}
     difference: dict[str, list[float]] = {}

@@ -91,7 +91,7 @@ def metrics_for(
 ) -> Metrics:
     """The metrics that go with what the records carry: CounterFact's, or those of questions."""
     if all(record.schema in COUNTERFACTUAL for record in records):
-        found = probability_metrics(handle, records)
+        found = probability_metrics(handle, records, progress=progress)
         if generation:
             found |= story_metrics(handle, records, progress=progress)
         return found

@@ -122,7 +122,13 @@ def _shown(quiet: bool) -> Iterator[Progress]:
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (
@@ -130,6 +136,8 @@ def _bars(console: Console) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Bars(*columns, console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
@@ -147,12 +155,21 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 def _lines(console: Console) -> Callable[[str, int, int], None]:
     last = time.monotonic()
+    began: dict[str, tuple[float, int]] = {}
 
     def report(phase: str, done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= LINE_EVERY:
-            last = time.monotonic()
-            console.print(f"{phase}: {done} of {total}", markup=False, highlight=False)
+        now = time.monotonic()
+        if phase not in began or done < began[phase][1]:
+            began[phase] = (now, done)
+        if now - last >= LINE_EVERY:
+            last = now
+            start, first = began[phase]
+            left = ""
+            if done > first:
+                seconds = (now - start) / (done - first) * (total - done)
+                left = f", about {seconds:.0f} s left"
+            console.print(f"{phase}: {done} of {total}{left}", markup=False, highlight=False)
 
     return report
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alphaedit.core.errors import ModelError
+from alphaedit.core.progress import Progress, silent
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
 from alphaedit.model.stems import Chunk, forward_rows
@@ -39,7 +40,11 @@ class Score:
 
 @torch.no_grad()
 def score(
-    handle: ModelHandle, pairs: Sequence[tuple[str, str]], *, batch_tokens: int | None = None
+    handle: ModelHandle,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch_tokens: int | None = None,
+    progress: Progress = silent,
 ) -> list[Score]:
     """Score (prompt, continuation) pairs, in their order.
 
@@ -83,6 +88,7 @@ def score(
         indices = [i for row in chunk.rows for i in groups[rows[row]]]
         targets = [target for _, _, target in wanted]
         found.update(zip(indices, _scores(seen[0], targets), strict=True))
+        progress("prompts", len(found), len(pairs))
 
     limits = [min(start for start, _ in row) - 1 for row in asked]
     last = handle.n_layers - 1
