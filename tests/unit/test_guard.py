@@ -204,7 +204,7 @@ def test_the_command_saves_what_was_edited_and_fails(
     found = json.loads(capsys.readouterr().out)
     assert code == 1
     assert found["guard"]["edited"] == len(found["edits"]) == 1
-    assert "max_kl" not in found["guard"]["stopped"]
+    assert "is kept" in found["guard"]["stopped"]
     assert len(json.loads((out / "session.json").read_text())["edits"]) == 1
     assert run([*common, "--guard", "rollback:max_kl=1e-7,tokens=512"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "GuardError"

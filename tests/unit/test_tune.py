@@ -103,10 +103,10 @@ def test_the_log_of_another_search_is_refused(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="another search"):
         Log(path, {"method": "memit"})
+    assert path.read_bytes() == before
     path.write_text("not a log\n")
     with pytest.raises(ConfigError, match="another search"):
         Log(path, {"method": "memit"})
-    assert before
 
 
 def test_moves_stay_within_the_model() -> None:
