@@ -29,6 +29,7 @@ from alphaedit.report.results import Column, Group, Results
 
 Chart = Callable[[Group, Results], Figure | None]
 SHOWN = ("efficacy", "generalization", "specificity", "fluency", "consistency")
+QUESTIONS = ("edit_success", "generalization", "portability", "locality", "kept")
 CURVES = ("efficacy", "generalization", "specificity", "kept", "perplexity", "kl")
 
 
@@ -47,7 +48,8 @@ def _style(index: int) -> dict[str, Any]:
 def radar(group: Group, results: Results) -> Figure | None:
     """Each metric as a share of the best on its axis; one outline for each method."""
     columns = [c for c in group.edited if c.numbers]
-    axes_of = [m for m in SHOWN if any(m in c.numbers for c in columns)]
+    there = {m for c in columns for m in c.numbers}
+    axes_of = [m for m in (QUESTIONS if "edit_success" in there else SHOWN) if m in there]
     if len(axes_of) < 3 or not columns:
         return None
     top = {m: max(c.numbers[m].value for c in columns if m in c.numbers) or 1.0 for m in axes_of}
@@ -57,7 +59,8 @@ def radar(group: Group, results: Results) -> Figure | None:
     for index, column in enumerate(columns):
         shares = [column.numbers[m].value / top[m] if m in column.numbers else 0 for m in axes_of]
         axes.plot([*angles, 0.0], [*shares, shares[0]], label=column.label, **_style(index))
-    axes.set_xticks(angles, [f"{m}\n{top[m]:.1f}" for m in axes_of], fontsize=9, color=INK)
+    names = [f"{m.replace('_', ' ')}\n{top[m]:.1f}" for m in axes_of]
+    axes.set_xticks(angles, names, fontsize=9, color=INK)
     axes.set_ylim(0, 1.05)
     axes.set_yticks([0.25, 0.5, 0.75, 1.0], [])
     axes.grid(color=GRID, linewidth=0.6)
