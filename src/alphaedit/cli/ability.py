@@ -24,7 +24,7 @@ def ability(
     model: options.Model,
     edits: Annotated[
         Path | None,
-        typer.Option("--edits", metavar="SESSION", help="Apply the edits saved there first."),
+        typer.Option("--edits", metavar="LEDGER", help="Apply the edits in force there first."),
     ] = None,
     data: Annotated[
         Path | None,

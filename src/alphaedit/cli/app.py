@@ -15,16 +15,20 @@ import typer
 from alphaedit.cli import (
     ability,
     ask,
+    change,
+    check,
     demo,
     edit,
     evaluate,
     experiment,
     export,
+    history,
     methods,
     revert,
     stats,
     trace,
     tune,
+    upkeep,
     world,
 )
 from alphaedit.cli.options import examples
@@ -61,6 +65,22 @@ app.command("experiment", epilog=experiment.EXAMPLES)(experiment.experiment)
 app.command("report", epilog=experiment.REPORT_EXAMPLES)(experiment.report)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("revert", epilog=revert.EXAMPLES)(revert.revert)
+app.command("check", epilog=check.EXAMPLES)(check.check)
+app.command("init", epilog=change.INIT_EXAMPLES)(change.init)
+app.command("log", epilog=history.LOG_EXAMPLES)(history.log)
+app.command("show", epilog=history.SHOW_EXAMPLES)(history.show)
+app.command("status", epilog=history.STATUS_EXAMPLES)(history.status)
+app.command("diff", epilog=history.DIFF_EXAMPLES)(history.diff)
+app.command("apply", epilog=change.APPLY_EXAMPLES)(change.apply)
+app.command("checkout", epilog=change.CHECKOUT_EXAMPLES)(change.checkout)
+app.command("squash", epilog=change.SQUASH_EXAMPLES)(change.squash)
+app.command("merge", epilog=change.MERGE_EXAMPLES)(change.merge)
+app.command("verify", epilog=upkeep.VERIFY_EXAMPLES)(upkeep.verify)
+app.command("gc", epilog=upkeep.GC_EXAMPLES)(upkeep.gc)
+app.command("pack", epilog=upkeep.PACK_EXAMPLES)(upkeep.pack)
+app.command("unpack", epilog=upkeep.UNPACK_EXAMPLES)(upkeep.unpack)
+app.command("push", epilog=upkeep.PUSH_EXAMPLES)(upkeep.push)
+app.command("pull", epilog=upkeep.PULL_EXAMPLES)(upkeep.pull)
 app.command("methods", epilog=methods.EXAMPLES)(methods.list_methods)
 app.add_typer(world.app, name="world")
 

@@ -25,7 +25,7 @@ def ask(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Texts to go on from.")],
     edits: Annotated[
         Path | None,
-        typer.Option("--edits", metavar="SESSION", help="Apply the edits saved there first."),
+        typer.Option("--edits", metavar="LEDGER", help="Apply the edits in force there first."),
     ] = None,
     chat: options.Chat = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer.")] = 12,

@@ -115,8 +115,7 @@ class Demo:
                 metrics = self._measure(records[:done], probes, MEASURED if last else ON_THE_WAY)
                 curve.append({"edits": min(done, self.count), **_plain(metrics)})
             self.runs[method] = Sequential(metrics, curve, dict(made.hyperparameters))
-            while self.editor.edits:
-                self.editor.revert()
+            self.editor.set_edits([])
         self.progress("batches", 2 * BATCHES, 2 * BATCHES)
         self.seconds["two methods compared"] = time.perf_counter() - began
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alphaedit.cli import facts as sources
-from alphaedit.cli import options, prepare, tables
+from alphaedit.cli import ledgers, options, prepare, tables
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 from alphaedit.core.errors import GuardError
@@ -25,7 +25,7 @@ EXAMPLES = examples(
     "alphaedit edit bundled --prompt 'The mother tongue of {} is' --subject 'Danielle Darrieux' "
     "--target English -o my-edits",
     "alphaedit edit bundled facts.jsonl --method alphaedit -o my-edits --report report.html",
-    "alphaedit edit bundled more.csv --from my-edits -o my-edits --batch-size 100",
+    "alphaedit edit bundled more.csv -o my-edits --batch-size 100 --why 'ticket 123'",
     "alphaedit edit bundled facts.jsonl --batch-size 50 --guard rollback:max_kl=0.05 -o my-edits",
     "alphaedit edit ./my-instruct-model facts.jsonl --chat -o my-edits",
     "alphaedit edit ./my-model facts.yaml --set layers=3-5 --set clamp=1.5 --checkpoint edited",
@@ -58,7 +58,12 @@ def edit(
     method: options.Method = "alphaedit",
     out_dir: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Save the session of edits here."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="LEDGER",
+            help="Record each batch in the ledger there, which is begun if there is none.",
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -66,12 +71,19 @@ def edit(
     ] = None,
     from_session: Annotated[
         Path | None,
-        typer.Option("--from", metavar="SESSION", help="Go on from the edits saved there."),
+        typer.Option(
+            "--from",
+            metavar="LEDGER",
+            help="Go on from the edits in force in another ledger.",
+            show_default="the one of -o",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", min=1, help="Facts a batch.", show_default="all at once"),
     ] = None,
+    why: ledgers.Why = "",
+    sign: ledgers.Sign = None,
     chat: options.Chat = False,
     preset: options.Preset = None,
     settings: options.Settings = None,
@@ -93,19 +105,25 @@ def edit(
 ) -> dict[str, Any]:
     """Change a model so that facts hold.
 
-    Without -o or --checkpoint this is a dry run: it shows what an edit would do and keeps nothing.
-    MODEL itself is never written to.
+    With -o each batch is recorded in a ledger as soon as it is made, and can be undone (see
+    `alphaedit log` and `alphaedit revert`). Without -o or --checkpoint this is a dry run: it shows
+    what an edit would do and keeps nothing. MODEL itself is never written to.
     """
     source = sources.read(facts, prompt, subject, target, truth)
     over = prepare.overrides(settings, plugins)
     watch = prepare.guard_of(guard)
-    if from_session is None or out_dir is None or from_session.resolve() != out_dir.resolve():
-        prepare.check_folder(out_dir, prepare.SESSION, force=force)
+    from alphaedit.ledger.ledger import Ledger
+
+    goes_on = out_dir is not None and Ledger.at(out_dir)
+    start = from_session or (out_dir if goes_on else None)
+    if out_dir is not None and (start is None or start.resolve() != out_dir.resolve()):
+        prepare.check_new(out_dir)
     prepare.check_folder(checkpoint, prepare.CHECKPOINT, force=force)
     prepare.check_file(report, force=force)
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
-    with out.progress() as progress:
+    kept = f"Batches that were complete are in {out_dir}." if out_dir else None
+    with out.progress(kept) as progress:
         editor = prepare.open_editor(
             model,
             progress,
@@ -116,17 +134,20 @@ def edit(
             tokens=tokens,
             tolerance=tolerance,
             cache_dir=cache_dir,
-            session=from_session,
+            session=start,
             guard=watch,
         )
+        if out_dir is not None:
+            editor.track(out_dir, model=model, sign=sign)
         if chat:
             source = sources.in_chat(source, editor.handle)
             over = {"contexts": 0, **over}
-        run = Run(editor, source, method, preset, over, batch_size or len(source.facts))
+        run = Run(
+            editor, source, method, preset, {**over, "why": why}, batch_size or len(source.facts)
+        )
         run.seconds["model"] = time.perf_counter() - began
         run.go(seed=seed, generation=not no_generation)
         if out_dir is not None:
-            editor.save(out_dir)
             out.wrote(out_dir)
         if checkpoint is not None:
             editor.save_pretrained(checkpoint)
@@ -298,7 +319,7 @@ def _show(run: Run, result: dict[str, Any], written: Mapping[str, Path | None]) 
     show_guard(run.stopped, run.made)
     for name, path in written.items():
         if path is not None:
-            what = {"out": "Session", "checkpoint": "Model", "report": "Report"}[name]
+            what = {"out": "Ledger", "checkpoint": "Model", "report": "Report"}[name]
             console.print(f"{what} written to {path}", highlight=False, soft_wrap=True)
     if result["dry_run"]:
         console.print(

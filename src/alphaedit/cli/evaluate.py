@@ -76,7 +76,7 @@ def evaluate(
     ] = None,
     from_session: Annotated[
         Path | None,
-        typer.Option("--from", metavar="SESSION", help="Start with the edits saved there."),
+        typer.Option("--from", metavar="LEDGER", help="Start with the edits in force there."),
     ] = None,
     judge: Annotated[
         str | None,

@@ -8,25 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
-from alphaedit.cli import options, prepare
+from alphaedit.cli import ledgers, options, prepare
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
 from alphaedit.core.errors import unknown_name
 
 EXAMPLES = examples(
-    "alphaedit export my-edits --model bundled -o my-adapter",
-    "alphaedit export my-edits --model ./my-model -o my-adapter --tolerance 0.01",
+    "alphaedit export my-edits -o my-adapter",
+    "alphaedit export my-edits --at head~1 -o my-adapter --tolerance 0.01",
     "alphaedit export my-edits --model ./my-model --format checkpoint -o edited-model",
 )
 MARKS = {"lora": "adapter_config.json", "delta": "delta.json", "checkpoint": "config.json"}
 
 
 def export(
-    session: Annotated[
-        Path, typer.Argument(metavar="SESSION", help="Directory that `alphaedit edit -o` wrote.")
-    ],
-    model: Annotated[str, typer.Option("--model", help="The unedited model.")],
+    where: ledgers.Where,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Write here.")],
+    model: ledgers.ModelOption = None,
+    version: Annotated[
+        str, typer.Option("--at", help="An entry of the log: @3, head~1, or an edit's id.")
+    ] = "head",
     form: Annotated[
         str,
         typer.Option(
@@ -57,11 +58,15 @@ def export(
     """
     if form not in MARKS:
         raise unknown_name("--format", form, MARKS)
-    prepare.require_session(session)
+    from alphaedit.ledger.ledger import Ledger
+
+    ledger = Ledger(where)
+    model = ledgers.model_of(ledger, model)
+    at = ledger.version(version)
     prepare.check_folder(out, MARKS[form], force=force)
     said = Session(json=json, quiet=quiet)
     with said.progress() as progress:
-        editor = prepare.open_editor(model, progress, device=device, dtype=dtype, session=session)
+        editor = ledgers.editor_at(ledger, model, at, progress, device=device, dtype=dtype)
         from alphaedit.editor import export as write
 
         if form == "lora":
@@ -90,7 +95,7 @@ def export(
         console.print(table)
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return {
-        "session": str(session),
+        "ledger": str(where),
         "model": model,
         "format": form,
         "out": str(out),

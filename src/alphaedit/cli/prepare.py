@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
 
-SESSION, CHECKPOINT = "session.json", "config.json"
-"""Files by which a directory is known as ours to replace."""
+CHECKPOINT = "config.json"
+"""File by which a directory is known as ours to replace."""
 
 
 def open_editor(
@@ -31,9 +31,11 @@ def open_editor(
     session: Path | None = None,
     guard: Guard | None = None,
 ) -> Editor:
-    """The editor for `model`, with the edits of `session` applied."""
+    """The editor for `model`, with the edits in force in the ledger `session` applied."""
     if session is not None:
-        require_session(session)
+        from alphaedit.ledger.ledger import Ledger
+
+        Ledger(session)  # what is wrong with it is better known before a model is loaded
     from alphaedit.cli.output import quiet_libraries
     from alphaedit.editor.session import Editor
 
@@ -76,19 +78,24 @@ def guard_of(spec: str | None) -> Guard | None:
     return guard
 
 
-def require_session(folder: Path) -> None:
-    """Refuse a directory that is no saved session.
+def check_new(folder: Path | None) -> None:
+    """Refuse a directory that holds anything.
 
     Raises:
-        EditFileError: there is no session.
+        ConfigError: it does, or is a file.
     """
-    if not (folder / SESSION).is_file():
-        from alphaedit.core.errors import EditFileError
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file.", remedy="Give a directory.")
+    from alphaedit.ledger.ledger import Ledger
 
-        raise EditFileError(
-            f"{folder} is not a saved session: {SESSION} is missing.",
-            remedy="Give the directory that `alphaedit edit -o` wrote.",
+    if Ledger.at(folder):
+        raise ConfigError(
+            f"{folder} holds a ledger already.", remedy="Use it, or choose another directory."
         )
+    if any(folder.iterdir()):
+        raise ConfigError(f"{folder} exists and is not empty.", remedy="Choose another directory.")
 
 
 def check_folder(folder: Path | None, mark: str, *, force: bool) -> None:

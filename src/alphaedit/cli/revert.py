@@ -7,33 +7,38 @@ from typing import Annotated, Any
 
 import typer
 
-from alphaedit.cli import options
+from alphaedit.cli import ledgers, options
+from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
-from alphaedit.cli.prepare import CHECKPOINT, check_folder, open_editor, require_session
-from alphaedit.core.errors import ConfigError
+from alphaedit.cli.prepare import CHECKPOINT, check_folder
+from alphaedit.core.errors import ConfigError, EditFileError
 
 EXAMPLES = examples(
     "alphaedit revert my-edits",
     "alphaedit revert my-edits -n 3 --json",
+    "alphaedit revert my-edits 4f2a --why 'was wrong after all'",
     "alphaedit revert my-edits --model bundled --checkpoint reverted-model",
 )
 
 
 def revert(
-    session: Annotated[
-        Path, typer.Argument(metavar="SESSION", help="Directory that `alphaedit edit -o` wrote.")
-    ],
+    where: ledgers.Where,
+    edits: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EDIT...]", help="Ids of edits.", show_default="the last"),
+    ] = None,
     count: Annotated[
         int, typer.Option("-n", "--count", min=1, help="How many of the last edits.")
     ] = 1,
-    model: Annotated[
-        str | None, typer.Option("--model", help="The unedited model, for --checkpoint.")
-    ] = None,
+    model: ledgers.ModelOption = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option("--checkpoint", help="Also write the model with what remains, here."),
     ] = None,
+    no_measure: ledgers.NoMeasure = False,
+    why: ledgers.Why = "",
+    sign: ledgers.Sign = None,
     force: options.Force = False,
     json: options.Json = False,
     device: options.Device = None,
@@ -41,37 +46,70 @@ def revert(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
-    """Take the last edits out of a saved session.
+    """Take edits out of force: the last ones, or those named.
 
-    What remains, sequential state included, is as it was before those edits were made. The model
-    that they were made on was never changed.
+    What remains is, bit for bit, as if only the other edits had been applied. Edits made after one
+    that is taken out were solved with it in place; they are named, and their facts asked again.
     """
-    if (model is None) != (checkpoint is None):
-        raise ConfigError("--model and --checkpoint go together.", remedy="Give both, or neither.")
-    require_session(session)
     check_folder(checkpoint, CHECKPOINT, force=force)
-    from alphaedit.editor.io import check_count, load_session, revert_session
+    from alphaedit.ledger.ledger import Ledger
 
+    ledger = Ledger(where, signer=sign)
+    before = ledger.head
+    held = before.edits
+    if edits and count != 1:
+        raise ConfigError("Both edits and -n are given.", remedy="Give one of the two.")
+    if not edits and count > len(held):
+        raise EditFileError(
+            f"{count} edits cannot be reverted: {where} has {len(held)} in force.",
+            remedy=f"Revert between 1 and {len(held)}." if held else "There is nothing to do.",
+        )
+    gone = {ledger.history.edit(name) for name in edits} if edits else set(held[-count:])
+    after = before.without(gone)
+    first = min(held.index(edit) for edit in gone)
+    dependants = [edit for edit in held[first:] if edit not in gone]
     out = Session(json=json, quiet=quiet)
+    asked = []
     with out.progress() as progress:
-        check_count(session, load_session(session)[0], count)
-        if model is not None and checkpoint is not None:
-            editor = open_editor(model, progress, device=device, dtype=dtype, session=session)
-            for _ in range(count):
-                editor.revert()
-            editor.save_pretrained(checkpoint)
-            out.wrote(checkpoint)
-        removed = revert_session(session, count)
-    left = [edit.id for edit in load_session(session)[0]]
+        if checkpoint is not None or (dependants and not no_measure):
+            editor = ledgers.editor_at(ledger, model, after, progress, device=device, dtype=dtype)
+            if dependants and not no_measure:
+                from alphaedit.editor.measured import ask_facts
+                from alphaedit.ledger.facts import in_force
+
+                said = in_force(ledgers.facts_of(ledger, after)).values()
+                asked = ask_facts(editor, [one.fact for one in said if one.edit in dependants])
+            if checkpoint is not None:
+                editor.save_pretrained(checkpoint)
+                out.wrote(checkpoint)
+        reverted = [edit for edit in reversed(held) if edit in gone]
+        entry = ledger.commit(
+            "revert",
+            drop=reverted,
+            why=why,
+            more={
+                "dependants": dependants,
+                "wrong": [one.fact.text for one in asked if not one.holds],
+            },
+            expect=before.id,
+        )
     if not json:
         console = output_console()
-        for edit in removed:
-            facts = "1 fact" if len(edit.facts) == 1 else f"{len(edit.facts)} facts"
-            console.print(f"Reverted {edit.id}: {facts} by {edit.method}.", highlight=False)
-        console.print(f"Edits left in {session}: {len(left)}.", highlight=False, soft_wrap=True)
+        for edit in reverted:
+            about = ledger.history.about[edit]
+            facts = plural(about["facts"], "fact")
+            console.print(f"Reverted {edit}: {facts} by {about['method']}.", highlight=False)
+        console.print(f"Edits left in {where}: {after.size}.", highlight=False, soft_wrap=True)
+        if dependants:
+            console.print(f"Made after it: {', '.join(dependants)}.", highlight=False)
+        if asked:
+            ledgers.asked_table(asked, "Their facts now")
     return {
-        "reverted": [edit.id for edit in removed],
-        "left": left,
-        "session": str(session),
+        "reverted": reverted,
+        "left": after.edits,
+        "dependants": dependants,
+        "asked": ledgers.asked_json(asked),
+        "entry": entry.number,
+        "ledger": str(where),
         "checkpoint": str(checkpoint) if checkpoint else None,
     }

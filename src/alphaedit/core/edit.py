@@ -91,10 +91,14 @@ class Edit:
         """
         folder = Path(folder)
         with atomic_folder(folder) as part:
-            save_file(self.patch.tensors(), part / _TENSORS)
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-            (part / _JSON).write_text(text + "\n", encoding="utf-8")
+            self.write_files(part)
         return folder
+
+    def write_files(self, folder: Path) -> None:
+        """Write `edit.json` and `patch.safetensors` into a directory that is there."""
+        save_file(self.patch.tensors(), folder / _TENSORS)
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        (folder / _JSON).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Edit:

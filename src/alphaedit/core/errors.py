@@ -95,6 +95,14 @@ class EditFileError(AlphaEditError):
     """A saved edit or state is missing, broken or was tampered with."""
 
 
+class LedgerError(EditFileError):
+    """A ledger is missing, broken, was tampered with, or does not hold what was asked for."""
+
+
+class ConflictError(LedgerError):
+    """Edits of two ledgers say different things of the same prompts."""
+
+
 class GuardError(AlphaEditError):
     """A guard ended a sequence of edits.
 

@@ -183,7 +183,7 @@ def check_facts(facts: Iterable[Fact], where: Sequence[str] | None = None) -> li
             _ = fact.subject_span
         except FactError as error:
             raise error.at(place) from None
-        key, target = _canonical(fact.text), _canonical(fact.target)
+        key, target = canonical(fact.text), canonical(fact.target)
         if key not in seen:
             seen[key] = place, target
             continue
@@ -309,10 +309,11 @@ def _kind(value: object) -> str:
 def _missing_remedy(prompt: str, subject: str) -> str:
     if subject.casefold() in prompt.casefold():
         return "It is there in other case: write both the same way, or put '{}' in its place."
-    if _canonical(subject) in _canonical(prompt):
+    if canonical(subject) in canonical(prompt):
         return "It is there with other spaces or accents encoded otherwise: copy one to the other."
     return "Put '{}' in its place, or write it as the prompt does."
 
 
-def _canonical(text: str) -> str:
+def canonical(text: str) -> str:
+    """A text without differences that do not matter: white space and Unicode's ways of writing."""
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -14,7 +14,7 @@ from alphaedit.core.edit import Edit
 from alphaedit.core.errors import EditFileError
 from alphaedit.core.files import atomic_folder
 from alphaedit.core.patch import LowRank
-from alphaedit.linalg.lowrank import concatenate, truncate
+from alphaedit.linalg.lowrank import concatenate, frobenius, truncate
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.structure import is_transposed
 
@@ -66,8 +66,7 @@ def summed(
         whole = concatenate(changes)
         small, error = truncate(whole, tolerance)
         found[name] = small
-        size = float((small.left.T @ small.left * (small.right @ small.right.T)).sum().clamp_min(0))
-        report.append(Exported(name, small.rank, whole.rank, error, size**0.5))
+        report.append(Exported(name, small.rank, whole.rank, error, frobenius(small)))
     return found, report
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,22 @@ from typing import Any
 import psutil
 
 from alphaedit.core.edit import Answer, Edit, edit_id
-from alphaedit.core.errors import EditFileError, GuardError, ResourceError
+from alphaedit.core.errors import EditFileError, FingerprintError, GuardError, ResourceError
 from alphaedit.core.fact import Fact, check_facts
 from alphaedit.core.progress import Progress, silent
-from alphaedit.editor import io
+from alphaedit.editor.checkpoint import save_checkpoint
 from alphaedit.editor.guard import Guard
+from alphaedit.editor.layers import Layers
+from alphaedit.ledger.history import version_of
+from alphaedit.ledger.ledger import Ledger
 from alphaedit.locate.preset import choose
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.registry import get_method
-from alphaedit.methods.state import SequentialState
+from alphaedit.methods.state import Learned, SequentialState
 from alphaedit.model.chat import in_chat, templated
 from alphaedit.model.generate import generate
-from alphaedit.model.handle import ModelHandle, Snapshot
+from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
 from alphaedit.stats.drift import Drift, HeldOut, held_out
 from alphaedit.stats.statistics import ModelStatistics
@@ -42,6 +46,7 @@ class Editor:
         guard: watches what edits do to the rest of the model, if given.
         state: what the sequential run has learned so far (contexts, past keys).
         base: fingerprint of the unedited model.
+        ledger: where each change is recorded, if one is tracked.
     """
 
     def __init__(
@@ -60,7 +65,9 @@ class Editor:
         self.base = handle.fingerprint()
         self.edits: list[Edit] = []
         self.state = SequentialState()
-        self._undo: list[tuple[Snapshot, SequentialState]] = []
+        self.ledger: Ledger | None = None
+        self._learned: list[Learned] = []
+        self._layers = Layers(handle)
         self._chosen: dict[tuple[str, str | None], dict[str, Any]] = {}
         self.guard = guard
         self._held_out: HeldOut | None = None
@@ -148,6 +155,7 @@ class Editor:
         *,
         preset: str | None = None,
         chat: bool = False,
+        why: str = "",
         **hyperparameters: Any,
     ) -> Edit:
         """Change the model so that `facts` hold. A failure changes nothing.
@@ -158,6 +166,7 @@ class Editor:
             preset: name of a preset; by default the one that fits the model.
             chat: ask in a conversation, by the tokenizer's chat template. Texts are then not put
                 in front of prompts (`contexts` is 0).
+            why: message for the ledger's log, if one is tracked.
             hyperparameters: override single values, e.g. `layers=(3, 4)`.
 
         Returns:
@@ -190,40 +199,50 @@ class Editor:
             )
         )
         parent = self.edits[-1].id if self.edits else None
-        snapshot = self.handle.snapshot(solution.patch.weights)
-        try:
-            self.handle.add_delta(solution.patch.weights)
+        with self._layers.trial(solution.patch.weights) as keep:
             after = self.answers(checked)
             drift = self.drift()
-        except BaseException:
-            self.handle.restore(snapshot)
-            raise
-        edit = Edit(
-            id=edit_id(solution.patch, tuple(checked), parent),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            method=solver.name,
-            hyperparameters=hp.model_dump(mode="json", exclude_none=True),
-            facts=tuple(checked),
-            patch=solution.patch,
-            base=self.base,
-            parent=parent,
-            before=before,
-            after=after,
-            null_space=self._null_space(hp),
-            seconds=solution.seconds,
-            drift=drift.to_json() if drift else {},
-        )
-        self._undo.append((snapshot, self.state))
-        self.state = solution.state
+            edit = Edit(
+                id=edit_id(solution.patch, tuple(checked), parent),
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                method=solver.name,
+                hyperparameters=hp.model_dump(mode="json", exclude_none=True),
+                facts=tuple(checked),
+                patch=solution.patch,
+                base=self.base,
+                parent=parent,
+                before=before,
+                after=after,
+                null_space=self._null_space(hp),
+                seconds=solution.seconds,
+                drift=drift.to_json() if drift else {},
+            )
+            stop = self._guarded(edit.id, drift)
+            learned = solution.state.learned(self.state)
+            self._record("edit", why, add=[(edit, learned)])
+            keep()
         self.edits.append(edit)
-        if self.guard is not None and drift is not None:
-            try:
-                self.guard.act(drift, edit.id)
-            except GuardError as stop:
-                if not stop.kept:
-                    self.revert()
-                raise
+        self._learned.append(learned)
+        self.state = solution.state
+        if stop is not None:
+            raise stop
         return edit
+
+    def _guarded(self, edit: str, drift: Drift | None) -> GuardError | None:
+        """What the guard says of a batch that is to be kept.
+
+        Raises:
+            GuardError: it is not to be kept.
+        """
+        if self.guard is None or drift is None:
+            return None
+        try:
+            self.guard.act(drift, edit)
+        except GuardError as stop:
+            if not stop.kept:
+                raise
+            return stop
+        return None
 
     def drift(self) -> Drift | None:
         """How far the model has moved on the guard's text; None without a guard."""
@@ -235,7 +254,7 @@ class Editor:
         Raises:
             EditFileError: the edit was made on another model or after another edit.
         """
-        io.check_base(edit, self.base)
+        check_base(edit, self.base)
         parent = self.edits[-1].id if self.edits else None
         if edit.parent != parent:
             raise EditFileError(
@@ -243,23 +262,90 @@ class Editor:
                 f"last edit here is {parent or 'none'}.",
                 remedy="Apply its parents first, in order.",
             )
-        snapshot = self.handle.snapshot(edit.patch.weights)
-        self.handle.add_delta(edit.patch.weights)
-        self._undo.append((snapshot, self.state))
-        self.edits.append(edit)
+        self._go([*self.edits, edit], [*self._learned, Learned()], op="apply")
 
-    def revert(self) -> Edit:
-        """Undo the last edit, bit for bit, and return it.
+    def revert(self, edit: str | None = None, *, why: str = "") -> Edit:
+        """Take an edit out, and return it: the last one, or the one of that id.
+
+        What remains has the weights, bit for bit, of a model to which only the other edits were
+        applied. Edits made after it were solved with it in place: ask for their facts again.
 
         Raises:
-            EditFileError: there is no edit to undo.
+            EditFileError: there is no such edit.
         """
         if not self.edits:
             raise EditFileError("There is no edit to revert.", remedy="Edit first.")
-        snapshot, state = self._undo.pop()
-        self.handle.restore(snapshot)
-        self.state = state
-        return self.edits.pop()
+        return self.forget([edit or self.edits[-1].id], why=why)[0]
+
+    def forget(self, ids: Iterable[str], *, why: str = "") -> list[Edit]:
+        """Take edits out, all or none, and return them, the last one first.
+
+        Args:
+            ids: ids of edits, or the first 4 or more characters of them.
+            why: message for the ledger's log, if one is tracked.
+
+        Raises:
+            EditFileError: there is no such edit.
+        """
+        gone = {self._index(name) for name in ids}
+        kept = [i for i in range(len(self.edits)) if i not in gone]
+        removed = [self.edits[i] for i in sorted(gone, reverse=True)]
+        self._go(
+            [self.edits[i] for i in kept], [self._learned[i] for i in kept], op="revert", why=why
+        )
+        return removed
+
+    def _index(self, name: str) -> int:
+        found = [i for i, edit in enumerate(self.edits) if edit.id.startswith(name)]
+        if len(found) == 1 and len(name) >= 4:
+            return found[0]
+        raise EditFileError(
+            f"{len(found) or 'No'} edits have an id that begins with {name!r}.",
+            remedy=f"They are {', '.join(edit.id for edit in self.edits[-5:])}."
+            if self.edits
+            else "Edit first.",
+        )
+
+    def _go(
+        self, edits: Sequence[Edit], learned: Sequence[Learned], *, op: str, why: str = ""
+    ) -> None:
+        """Bring these edits into force and no others."""
+        same = 0
+        while same < min(len(edits), len(self.edits)) and edits[same].id == self.edits[same].id:
+            same += 1
+        old = [edit.patch.weights for edit in self.edits]
+        new = [edit.patch.weights for edit in edits]
+        with self._layers.replacing(old, new, same) as keep:
+            if self.ledger is not None:
+                drop = [edit.id for edit in self.edits[same:]]
+                add = list(zip(edits, learned, strict=True))[same:]
+                self._record(op, why, add=add, drop=drop)
+            keep()
+        self.edits, self._learned = list(edits), list(learned)
+        self.state = SequentialState.of(learned)
+
+    def _record(self, op: str, why: str, **change: Any) -> None:
+        if self.ledger is not None:
+            before = version_of(self.base, [edit.id for edit in self.edits]).id
+            self.ledger.commit(op, why=why, expect=before, **change)
+
+    @contextmanager
+    def preview(
+        self, facts: Fact | Iterable[Fact] | Iterable[Mapping[str, Any]], **options: Any
+    ) -> Iterator[Edit]:
+        """Edit for the length of a block; nothing is recorded.
+
+        Args:
+            facts: as for `edit`.
+            options: as for `edit`.
+        """
+        ledger, self.ledger = self.ledger, None
+        edits, learned, state = list(self.edits), list(self._learned), self.state
+        try:
+            yield self.edit(facts, **options)
+        finally:
+            self._go(edits, learned, op="revert")
+            self.state, self.ledger = state, ledger
 
     def ask(self, prompt: str, max_new_tokens: int = 20, *, chat: bool = False) -> str:
         """The model's greedy continuation of `prompt`, or with `chat` its answer to it."""
@@ -267,29 +353,79 @@ class Editor:
             prompt = templated(self.handle.tokenizer, prompt)
         return generate(self.handle, [prompt], max_new_tokens)[0]
 
-    def save(self, folder: str | Path) -> Path:
-        """Write all edits and the sequential state into `folder`, all or nothing."""
-        states = [*(state for _, state in self._undo[1:]), self.state][: len(self.edits)]
-        return io.save_session(Path(folder), self.base, self.edits, states)
+    def save(self, folder: str | Path, *, model: str = "", why: str = "") -> Path:
+        """Record the edits in the ledger in `folder`, which is begun if there is none.
 
-    def load(self, folder: str | Path) -> None:
-        """Apply the edits that `save` wrote and take over their sequential state.
+        Args:
+            folder: the ledger, or where it is to be.
+            model: where the unedited model is, for a ledger that is begun.
+            why: message for its log.
 
         Raises:
-            EditFileError: the folder is broken or belongs to another model; nothing is changed.
+            FingerprintError: the ledger is of another model.
+            ResourceError: it cannot be written; it is as before.
         """
-        edits, states = io.load_session(Path(folder), self.base)
+        ledger = open_ledger(folder, self.base, model=model)
+        ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
+        return ledger.path
+
+    def load(self, folder: str | Path, version: str = "head") -> None:
+        """Apply the edits in force in a ledger and take over their sequential state.
+
+        Args:
+            folder: the ledger.
+            version: an earlier one, as `alphaedit log` names it: "@3", "head~1", an edit's id.
+
+        Raises:
+            EditFileError: the ledger is broken or belongs to another model; nothing is changed.
+        """
         if self.edits:
             raise EditFileError(
                 "This editor has edits already.", remedy="Load into a fresh editor, or revert."
             )
-        for edit, state in zip(edits, states, strict=True):
-            self.apply(edit)
-            self.state = state
+        ledger = folder if isinstance(folder, Ledger) else Ledger(folder)
+        ledger.check_base(self.base)
+        self.set_edits(ledger.edits(ledger.version(version)))
+
+    def track(self, folder: str | Path, *, model: str = "", sign: str | Path | None = None) -> None:
+        """Record each change in the ledger in `folder` from now on, as soon as it is made.
+
+        What is in force there is applied if this editor has no edits yet; if it has, they are
+        brought into force there.
+
+        Args:
+            folder: a ledger, or where one is to begin.
+            model: where the unedited model is, for a ledger that is begun.
+            sign: private ssh key to sign entries with.
+
+        Raises:
+            FingerprintError: the ledger is of another model.
+            LedgerError: the ledger is broken.
+        """
+        ledger = open_ledger(folder, self.base, model=model, signer=sign)
+        if self.edits:
+            ledger.sync(list(zip(self.edits, self._learned, strict=True)))
+        else:
+            self.set_edits(ledger.edits())
+        self.ledger = ledger
+
+    def set_edits(self, kept: Sequence[tuple[Edit, Learned]]) -> None:
+        """Bring these edits into force and no others, in this order; nothing is recorded.
+
+        Raises:
+            EditFileError: one is of another model, or does not fit; nothing is changed.
+        """
+        for edit, _ in kept:
+            check_base(edit, self.base)
+        ledger, self.ledger = self.ledger, None
+        try:
+            self._go([edit for edit, _ in kept], [learned for _, learned in kept], op="checkout")
+        finally:
+            self.ledger = ledger
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the edited model as a normal checkpoint that transformers loads."""
-        return io.save_checkpoint(self.handle, Path(folder))
+        return save_checkpoint(self.handle, Path(folder))
 
     def answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         """What the model says to the prompt of each fact now."""
@@ -331,3 +467,32 @@ def _as_facts(facts: Any) -> list[Fact]:
         f if isinstance(f, Fact) else Fact.from_dict(f, f"fact {i}")
         for i, f in enumerate(facts, start=1)
     ]
+
+
+def check_base(edit: Edit, base: str) -> None:
+    """Refuse an edit of another model.
+
+    Raises:
+        FingerprintError: fingerprints differ.
+    """
+    if edit.base != base:
+        raise FingerprintError(
+            f"Edit {edit.id} was made on a model with fingerprint {edit.base[:12]}, this model has "
+            f"{base[:12]}.",
+            remedy="Load the unedited model that the edit was made on.",
+        )
+
+
+def open_ledger(
+    folder: str | Path, base: str, *, model: str = "", signer: str | Path | None = None
+) -> Ledger:
+    """The ledger in `folder`, begun if there is none.
+
+    Raises:
+        FingerprintError: it is of another model.
+    """
+    if not Ledger.at(folder):
+        return Ledger.create(folder, base, model=model, signer=signer)
+    ledger = Ledger(folder, signer=signer)
+    ledger.check_base(base)
+    return ledger

@@ -27,6 +27,12 @@ def concatenate(parts: Sequence[LowRank]) -> LowRank:
     )
 
 
+def frobenius(matrix: LowRank) -> float:
+    """Frobenius norm, from r x r products in float64; the matrix is never formed."""
+    left, right = matrix.left.double(), matrix.right.double()
+    return float((left.T @ left * (right @ right.T)).sum().clamp_min(0).sqrt())
+
+
 def truncate(matrix: LowRank, tolerance: float) -> tuple[LowRank, float]:
     """The matrix of least rank within `tolerance` of `matrix`, by SVD of the factors.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,3 +32,56 @@ class SequentialState:
             past[layer] = torch.cat([past[layer], new], dim=1) if layer in past else new
         added = next(iter(keys.values())).shape[1] if keys else 0
         return replace(self, past_keys=past, edits=self.edits + added)
+
+    def learned(self, before: SequentialState) -> Learned:
+        """What a batch added to the state `before` to make this one of it."""
+        keys = {}
+        for layer, held in self.past_keys.items():
+            old = before.past_keys[layer].shape[1] if layer in before.past_keys else 0
+            if held.shape[1] > old:
+                keys[layer] = held[:, old:].cpu().clone(memory_format=torch.contiguous_format)
+        own = {
+            name: tensor.cpu().contiguous()
+            for name, tensor in self.memory.items()
+            if name not in before.memory or not torch.equal(before.memory[name], tensor)
+        }
+        return Learned(self.contexts, keys, self.edits - before.edits, own, tuple(self.memory))
+
+    @classmethod
+    def of(cls, steps: Iterable[Learned]) -> SequentialState:
+        """The state after batches that learned these things, one after the other.
+
+        What a batch keeps from one that is no longer among them is left out of `memory`.
+        """
+        contexts: tuple[str, ...] | None = None
+        keys: dict[int, list[Tensor]] = {}
+        edits = 0
+        memory: dict[str, Tensor] = {}
+        for step in steps:
+            contexts = step.contexts if contexts is None else contexts
+            edits += step.edits
+            for layer, new in step.keys.items():
+                keys.setdefault(layer, []).append(new)
+            held = {**memory, **step.memory}
+            memory = {name: held[name] for name in step.kept if name in held}
+        past = {layer: torch.cat(parts, dim=1) for layer, parts in keys.items()}
+        return cls(contexts, past, edits, memory)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one batch added to a sequential run.
+
+    Attributes:
+        contexts: texts put before prompts.
+        keys: for each layer the keys solved with, [d_in, u] float32.
+        edits: number of facts edited.
+        memory: what methods and plug-ins keep, where this batch changed it.
+        kept: names of all that they keep.
+    """
+
+    contexts: tuple[str, ...] | None = None
+    keys: Mapping[int, Tensor] = field(default_factory=dict)
+    edits: int = 0
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from alphaedit.bench.sources import kept_of, records_of
 from alphaedit.core.errors import AlphaEditError, ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
+from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.registry import get_method
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.statistics import ModelStatistics
@@ -160,8 +161,7 @@ class _Run:
             error = str(failure)
         finally:
             edits = list(self.editor.edits)
-            while self.editor.edits:
-                self.editor.revert()
+            self.editor.set_edits([])
         last = edits[-1] if edits else None
         self.directory.set_state(
             self.cell,
@@ -191,7 +191,7 @@ class _Run:
 
     def _edit(self, layer: int) -> None:
         editor, spec, total = self.editor, self.spec, len(self.records)
-        if (self.session / "session.json").is_file():
+        if Ledger.at(self.session):
             editor.load(self.session)
         made = sum(len(edit.facts) for edit in editor.edits)
         done = self._records_in(made)

@@ -1,0 +1,284 @@
+"""`alphaedit log`, `show`, `status` and `diff`: what a ledger holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from alphaedit.cli import ledgers, options
+from alphaedit.cli.ledgers import plural
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import Session, output_console, shorten
+
+LOG_EXAMPLES = examples(
+    "alphaedit log my-edits", "alphaedit log my-edits -n 5", "alphaedit log my-edits --json"
+)
+SHOW_EXAMPLES = examples("alphaedit show my-edits last", "alphaedit show my-edits 4f2a --json")
+STATUS_EXAMPLES = examples("alphaedit status my-edits")
+DIFF_EXAMPLES = examples(
+    "alphaedit diff my-edits head~1 head",
+    "alphaedit diff my-edits base head --ask",
+    "alphaedit diff my-edits @3 @7 --ask --json",
+)
+Entry = Annotated[
+    str, typer.Argument(help="An entry of the log: @3, head~1, base, or an edit's id.")
+]
+
+
+def log(
+    where: ledgers.Where,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", min=1, help="Only so many of the last entries.")
+    ] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """List what was done, the last first: who, when, why."""
+    from alphaedit.ledger.ledger import Ledger
+
+    ledger = Ledger(where)
+    history = ledger.history
+    entries = history.entries[::-1][:count]
+    rows = [
+        {
+            **{k: v for k, v in entry.to_json().items() if k not in ("files", "about")},
+            "edits_in_force": history.versions[entry.number].size,
+            "facts": sum(history.about[e].get("facts", 0) for e in entry.add),
+        }
+        for entry in entries
+    ]
+    if not json:
+        console = output_console()
+        for row, entry in zip(rows, entries, strict=True):
+            console.print(
+                f"@{entry.number} {entry.op}", style="bold yellow", end="  ", highlight=False
+            )
+            console.print(f"{entry.when}  {entry.who}", style="dim", highlight=False)
+            if entry.why:
+                console.print(f"    {entry.why}", markup=False, highlight=False, soft_wrap=True)
+            for edit in entry.add:
+                about = history.about[edit]
+                facts = about["facts"]
+                more = f" and {facts - 1} more" if facts > 1 else ""
+                console.print(
+                    f"    + {edit}  {about['method']}: {shorten(str(about['first']), 60)}{more}",
+                    style="green",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            for edit in entry.drop:
+                console.print(
+                    f"    - {edit}  {shorten(str(history.about[edit]['first']), 60)}",
+                    style="red",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            console.print(
+                f"    {plural(row['edits_in_force'], 'edit')} in force",
+                style="dim",
+                highlight=False,
+            )
+    return {"ledger": str(where), "model": ledger.model, "base": ledger.base, "entries": rows}
+
+
+def show(
+    where: ledgers.Where,
+    edit: Annotated[str, typer.Argument(help="An edit's id (or its beginning), or 'last'.")] = (
+        "last"
+    ),
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Show one edit: facts, answers before and after, null-space report, norms, seconds."""
+    from alphaedit.cli import tables
+    from alphaedit.ledger.ledger import Ledger
+    from alphaedit.linalg.lowrank import frobenius
+
+    ledger = Ledger(where)
+    found, _ = ledger.read(ledger.history.edit(edit))
+    norms: dict[str, Any] = {
+        name: {"rank": change.rank, "shape": list(change.shape), "norm": frobenius(change)}
+        for name, change in found.patch.weights.items()
+    }
+    force = found.id in ledger.head.edits
+    if not json:
+        from rich.table import Table
+
+        console = output_console()
+        console.print(
+            f"{found.id}  {found.method}  {found.created}  "
+            f"{'in force' if force else 'not in force'}, after {found.parent or 'no other edit'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if found.before and found.after:
+            tables.facts_table(found.facts, found.before, found.after, "Facts")
+        else:
+            for fact in found.facts:
+                console.print(f"{fact.text} → {fact.target}", markup=False, highlight=False)
+        table = Table(title="Changes of matrices", title_justify="left")
+        table.add_column("matrix")
+        for name in ("shape", "rank", "norm", "null space", "keys' energy in it"):
+            table.add_column(name, justify="right")
+        for name, row in norms.items():
+            report = found.null_space.get(name, {})
+            table.add_row(
+                name,
+                f"{row['shape'][0]} x {row['shape'][1]}",
+                str(row["rank"]),
+                f"{row['norm']:.4g}",
+                f"{report['dim']} of {report['d_in']}" if report else "-",
+                f"{report['energy_left']:.2%}" if report else "-",
+            )
+        console.print(table)
+        console.print(tables.seconds_line(dict(found.seconds)), highlight=False, soft_wrap=True)
+    return {**found.to_dict(), "in_force": force, "matrices": norms}
+
+
+def status(
+    where: ledgers.Where, json: options.Json = False, debug: options.Debug = False
+) -> dict[str, Any]:
+    """Tell what is in force, and how large the ledger is."""
+    from alphaedit.ledger.ledger import EDITS, Ledger
+
+    ledger = Ledger(where)
+    history = ledger.history
+    force = history.head.edits
+    folders = [p for p in (where / EDITS).glob("*") if p.is_dir()]
+    known = set(history.files) - set(history.pruned)
+    facts = sum(history.about[edit]["facts"] for edit in force)
+    size = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
+    result = {
+        "ledger": str(where),
+        "model": ledger.model,
+        "base": ledger.base,
+        "head": history.entries[-1].number,
+        "version": history.head.id,
+        "edits": force,
+        "facts": facts,
+        "idle": sorted(known - set(force)),
+        "pruned": sorted(history.pruned),
+        "orphans": sorted(p.name for p in folders if p.name not in known),
+        "bytes": size,
+    }
+    if not json:
+        console = output_console()
+        last = history.entries[-1]
+        lines = [
+            f"Model {ledger.model or 'not named'}, fingerprint {ledger.base[:16]}",
+            f"At @{last.number}: {last.op} by {last.who}, {last.when}",
+            f"In force: {plural(len(force), 'edit')} of {plural(facts, 'fact')}",
+            f"Not in force: {plural(len(known - set(force)), 'edit')}; "
+            f"removed by gc: {len(history.pruned)}",
+            f"On disk: {size / 1e6:.2f} MB",
+        ]
+        if result["orphans"]:
+            lines.append("Left by killed writers: see `alphaedit gc`")
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return result
+
+
+def diff(
+    where: ledgers.Where,
+    a: Entry,
+    b: Entry = "head",
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Also load the model and ask both versions.")
+    ] = False,
+    model: ledgers.ModelOption = None,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Show facts in which two versions differ, and with --ask answers that do."""
+    from alphaedit.ledger.facts import difference
+    from alphaedit.ledger.ledger import Ledger
+
+    ledger = Ledger(where)
+    versions = [ledger.version(name) for name in (a, b)]
+    before, after = (ledgers.facts_of(ledger, version) for version in versions)
+    changes = difference(before, after)
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": change.prompt,
+            "a": change.before,
+            "b": change.after,
+            "edit": change.edit,
+        }
+        for change in changes
+    ]
+    answers: list[dict[str, Any]] = []
+    if ask:
+        out = Session(json=json, quiet=quiet)
+        with out.progress() as progress:
+            answers = _answers(ledger, versions, model, progress, (seed, device, dtype))
+    if not json:
+        _show_diff(rows, answers, (a, b), asked=ask)
+    return {"ledger": str(where), "a": a, "b": b, "facts": rows, "answers": answers}
+
+
+def _answers(
+    ledger: Any, versions: list[Any], model: str | None, progress: Any, how: tuple[Any, Any, Any]
+) -> list[dict[str, Any]]:
+    """What two versions say to all prompts of both, where it differs."""
+    from alphaedit.editor.session import ANSWER_TOKENS
+    from alphaedit.ledger.facts import in_force
+    from alphaedit.model.generate import generate
+
+    said = [ledgers.facts_of(ledger, version) for version in versions]
+    prompts = list({held.fact.text: 0 for one in said for held in in_force(one).values()})
+    seed, device, dtype = how
+    editor = ledgers.editor_at(
+        ledger, model, versions[0], progress, seed=seed, device=device, dtype=dtype
+    )
+    first = generate(editor.handle, prompts, ANSWER_TOKENS) if prompts else []
+    editor.set_edits(ledger.edits(versions[1]))
+    second = generate(editor.handle, prompts, ANSWER_TOKENS) if prompts else []
+    return [
+        {"prompt": prompt, "a": old, "b": new}
+        for prompt, old, new in zip(prompts, first, second, strict=True)
+        if old != new
+    ]
+
+
+def _show_diff(
+    rows: list[dict[str, Any]],
+    answers: list[dict[str, Any]],
+    names: tuple[str, str],
+    *,
+    asked: bool,
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from alphaedit.cli.tables import first_answer
+
+    console = output_console()
+    if not rows:
+        console.print("Both hold the same facts.")
+    else:
+        table = Table(title="Facts", title_justify="left")
+        for name in ("prompt", *names, "edit"):
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            cells = (row["prompt"], row["a"] or "-", row["b"] or "-", row["edit"])
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print(table)
+    if asked:
+        table = Table(title=f"Answers that differ: {len(answers)}", title_justify="left")
+        for name in ("prompt", *names):
+            table.add_column(name, overflow="fold")
+        for row in answers:
+            table.add_row(
+                Text(shorten(row["prompt"], 70)),
+                Text(first_answer(row["a"])),
+                Text(first_answer(row["b"])),
+            )
+        console.print(table)

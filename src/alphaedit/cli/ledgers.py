@@ -1,0 +1,116 @@
+"""What the commands about ledgers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alphaedit.cli.output import output_console, shorten
+from alphaedit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alphaedit.core.progress import Progress
+    from alphaedit.editor.measured import Asked
+    from alphaedit.editor.session import Editor
+    from alphaedit.ledger.history import Version
+    from alphaedit.ledger.ledger import Ledger
+
+Where = Annotated[
+    Path,
+    typer.Argument(
+        metavar="LEDGER", help="Directory of a ledger (see `alphaedit init`).", show_default=False
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="The unedited model.", show_default="as the ledger names it"),
+]
+Why = Annotated[
+    str, typer.Option("--why", metavar="TEXT", help="Message for the log.", show_default=False)
+]
+Sign = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign",
+        metavar="KEY",
+        help="Sign the entry with this private ssh key (by ssh-keygen).",
+        show_default=False,
+    ),
+]
+NoMeasure = Annotated[
+    bool, typer.Option("--no-measure", help="Do not load the model and ask for facts.")
+]
+
+
+def model_of(ledger: Ledger, model: str | None) -> str:
+    """The model that commands load.
+
+    Raises:
+        ConfigError: neither the command line nor the ledger names one.
+    """
+    chosen = model or ledger.model
+    if not chosen:
+        raise ConfigError(f"{ledger.path} does not name its model.", remedy="Give --model.")
+    return chosen
+
+
+def editor_at(
+    ledger: Ledger, model: str | None, version: Version, progress: Progress, **options: Any
+) -> Editor:
+    """The model with the edits of a version."""
+    from alphaedit.cli.prepare import open_editor
+
+    editor = open_editor(model_of(ledger, model), progress, **options)
+    ledger.check_base(editor.base)
+    editor.set_edits(ledger.edits(version))
+    return editor
+
+
+def asked_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    """Facts and answers as JSON values."""
+    return [
+        {
+            "prompt": one.fact.text,
+            "target": one.fact.target,
+            "answer": one.answer.text,
+            "p_target": one.answer.p_target,
+            "holds": one.holds,
+        }
+        for one in asked
+    ]
+
+
+def asked_table(asked: Sequence[Asked], title: str) -> None:
+    """Print facts and answers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from alphaedit.cli.tables import first_answer, probability
+
+    table = Table(title=title, title_justify="left")
+    for name in ("prompt", "wanted", "says"):
+        table.add_column(name, overflow="fold")
+    table.add_column("p(wanted)", justify="right", no_wrap=True)
+    for one in asked:
+        table.add_row(
+            Text(shorten(one.fact.text, 70)),
+            Text(one.fact.target),
+            Text(first_answer(one.answer.text), style="green" if one.holds else "yellow"),
+            probability(one.answer.p_target),
+        )
+    output_console().print(table)
+
+
+def plural(count: int, noun: str) -> str:
+    """A number with its noun: "1 fact", "2 facts"."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
+def facts_of(ledger: Ledger, version: Version) -> list[tuple[str, Any]]:
+    """Ids and facts of the edits of a version."""
+    return [(edit, ledger.store.facts(edit, ledger.files_of(edit))) for edit in version.edits]

@@ -1,0 +1,249 @@
+"""`alphaedit verify`, `gc`, `pack`, `unpack`, `push` and `pull`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alphaedit.cli import ledgers, options
+from alphaedit.cli.ledgers import plural
+from alphaedit.cli.options import examples
+from alphaedit.cli.output import FAILED, Outcome, Session, output_console
+
+VERIFY_EXAMPLES = examples(
+    "alphaedit verify my-edits",
+    "alphaedit verify my-edits --ask",
+    "alphaedit verify my-edits --allowed-signers team.txt --require-signatures",
+)
+GC_EXAMPLES = examples("alphaedit gc my-edits --dry-run", "alphaedit gc my-edits --prune")
+PACK_EXAMPLES = examples("alphaedit pack my-edits my-edits.tar.gz")
+UNPACK_EXAMPLES = examples("alphaedit unpack my-edits.tar.gz my-edits")
+PUSH_EXAMPLES = examples(
+    "alphaedit push my-edits me/my-edits --dry-run",
+    "alphaedit push my-adapter me/my-adapter --public",
+)
+PULL_EXAMPLES = examples("alphaedit pull me/my-edits my-edits")
+
+
+def verify(
+    where: ledgers.Where,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Also load the model and ask for all facts in force.")
+    ] = False,
+    allowed_signers: Annotated[
+        Path | None,
+        typer.Option(
+            "--allowed-signers",
+            metavar="FILE",
+            help="Who may sign, in ssh's format: NAME KEY-TYPE KEY, a line each.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    require_signatures: Annotated[
+        bool, typer.Option("--require-signatures", help="Every entry must be signed.")
+    ] = False,
+    model: ledgers.ModelOption = None,
+    json: options.Json = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Check that a ledger is what its writers left: hashes, ids, fingerprints, signatures.
+
+    Exit code 1 if anything is wrong, with --ask also if a fact does not hold.
+    """
+    from alphaedit.ledger.check import verify as check
+    from alphaedit.ledger.ledger import Ledger
+
+    ledger = Ledger(where)
+    out = Session(json=json, quiet=quiet)
+    asked = []
+    with out.progress() as progress:
+        verdict = check(
+            ledger,
+            allowed=allowed_signers,
+            require_signatures=require_signatures,
+            progress=progress,
+        )
+        if ask and not verdict.problems:
+            from alphaedit.editor.measured import ask_facts
+            from alphaedit.ledger.facts import in_force
+
+            editor = ledgers.editor_at(
+                ledger, model, ledger.head, progress, seed=seed, device=device, dtype=dtype
+            )
+            held = in_force(ledgers.facts_of(ledger, ledger.head))
+            asked = ask_facts(editor, [one.fact for one in held.values()])
+    wrong = [one for one in asked if not one.holds]
+    result = {
+        "ledger": str(where),
+        **asdict(verdict),
+        "asked": ledgers.asked_json(asked),
+        "wrong": len(wrong),
+        "ok": not verdict.problems and not wrong,
+    }
+    if not json:
+        console = output_console()
+        console.print(
+            f"{plural(verdict.entries, 'entry')} and {plural(verdict.edits, 'edit')} are whole.",
+            highlight=False,
+        )
+        for who, number in verdict.signed.items():
+            console.print(
+                f"{plural(number, 'entry')} signed by {who}.", markup=False, highlight=False
+            )
+        for problem in verdict.problems:
+            console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        if asked:
+            console.print(f"{len(asked) - len(wrong)} of {plural(len(asked), 'fact')} hold.")
+        if wrong:
+            ledgers.asked_table(wrong, "Facts that do not hold")
+    return result if result["ok"] else Outcome(result, code=FAILED)
+
+
+def gc(
+    where: ledgers.Where,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Also remove edits that are not in force, for ever."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    why: ledgers.Why = "",
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Remove what killed writers left, and with --prune edits that are not in force."""
+    from alphaedit.ledger.check import sweep
+    from alphaedit.ledger.ledger import Ledger
+
+    swept = sweep(Ledger(where), prune=prune, dry_run=dry_run, why=why)
+    if not json:
+        verb = "Would remove" if dry_run else "Removed"
+        output_console().print(
+            f"{verb} {plural(len(swept.pruned), 'edit')} not in force, "
+            f"{plural(len(swept.orphans) + swept.litter, 'leftover')}: {swept.freed / 1e6:.2f} MB.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return {"ledger": str(where), "dry_run": dry_run, **asdict(swept)}
+
+
+def pack(
+    where: ledgers.Where,
+    file: Annotated[Path, typer.Argument(help="A new .tar, .tar.gz or .tgz file.")],
+    force: options.Force = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Write a ledger into one file, to send it."""
+    from alphaedit.cli.prepare import check_file
+    from alphaedit.ledger.archive import pack as packed
+    from alphaedit.ledger.ledger import Ledger
+
+    check_file(file, force=force)
+    count = packed(Ledger(where), file)
+    if not json:
+        output_console().print(
+            f"{plural(count, 'file')} in {file}, {file.stat().st_size / 1e6:.2f} MB.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return {"ledger": str(where), "file": str(file), "files": count, "bytes": file.stat().st_size}
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A file of `alphaedit pack`.")],
+    where: ledgers.Where,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Take a ledger out of a file, into a new directory; it is verified first."""
+    from alphaedit.cli.prepare import check_new
+    from alphaedit.ledger.archive import unpack as unpacked
+
+    check_new(where)
+    return _came(unpacked(file, where), None, json=json)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A ledger, or an exported adapter or delta.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub: owner/name.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="If the repository is made: for all to see.")
+    ] = False,
+    why: ledgers.Why = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would go there; needs no network.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Copy a ledger or an export to the Hugging Face Hub."""
+    from alphaedit.ledger.check import verify as check
+    from alphaedit.ledger.hub import push as pushed
+    from alphaedit.ledger.ledger import Ledger
+
+    out = Session(json=json, quiet=quiet)
+    with out.progress() as progress:
+        if Ledger.at(folder):
+            problems = check(Ledger(folder), progress=progress).problems
+            if problems:
+                from alphaedit.core.errors import LedgerError
+
+                raise LedgerError(problems[0], remedy="Mend it first; nothing was pushed.")
+        done = pushed(folder, repo, private=not public, dry_run=dry_run, message=why)
+    if not json:
+        size = sum(done.files.values()) / 1e6
+        where = done.url or f"would go to {repo}"
+        output_console().print(
+            f"{done.kind}: {plural(len(done.files), 'file')}, {size:.2f} MB, {where}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return {**asdict(done), "dry_run": dry_run}
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub: owner/name.")],
+    where: ledgers.Where,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit.")
+    ] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> dict[str, Any]:
+    """Bring a ledger from the Hugging Face Hub, or one here up to it; it is verified first."""
+    from alphaedit.cli.prepare import check_new
+    from alphaedit.ledger.hub import pull as pulled
+    from alphaedit.ledger.ledger import Ledger
+
+    if not Ledger.at(where):
+        check_new(where)
+    count = pulled(repo, where, revision=revision)
+    return _came(Ledger(where), count, json=json)
+
+
+def _came(ledger: Any, count: int | None, *, json: bool) -> dict[str, Any]:
+    entries = len(ledger.history.entries)
+    if not json:
+        new = "" if count is None else f" ({count} new)"
+        output_console().print(
+            f"{ledger.path}: {plural(entries, 'entry')}{new}, "
+            f"{plural(ledger.head.size, 'edit')} in force.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return {
+        "ledger": str(ledger.path),
+        "entries": entries,
+        "new": entries if count is None else count,
+        "edits": ledger.head.edits,
+    }
