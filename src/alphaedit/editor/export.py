@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from alphaedit.core.edit import Edit
@@ -90,29 +91,26 @@ def save_lora(
         ResourceError: writing failed; nothing is left behind.
     """
     changes, report = summed(edits, tolerance=tolerance)
-    tensors, ranks = {}, {}
+    # One rank for all, filled up with zeros: vLLM and llama.cpp know no rank or scale of a module.
+    rank = max([1, *(change.rank for change in changes.values())])
+    tensors = {}
     transposed = set()
     for name, change in changes.items():
         path = name.removesuffix(".weight")
         transposed.add(is_transposed(handle.model.get_submodule(path)))
-        # PEFT knows no adapter of rank 0.
-        if change.rank == 0:
-            rows, columns = change.shape
-            change = LowRank(change.left.new_zeros(rows, 1), change.right.new_zeros(1, columns))
-        tensors[f"base_model.model.{path}.lora_A.weight"] = change.right.float().contiguous()
-        tensors[f"base_model.model.{path}.lora_B.weight"] = change.left.float().contiguous()
-        ranks[path] = change.rank
-    first = next(iter(ranks.values()))
+        rows, columns = change.shape
+        left, right = torch.zeros(rows, rank), torch.zeros(rank, columns)
+        left[:, : change.rank], right[: change.rank] = change.left, change.right
+        tensors[f"base_model.model.{path}.lora_A.weight"] = right
+        tensors[f"base_model.model.{path}.lora_B.weight"] = left
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "target_modules": sorted(ranks),
-        "r": first,
-        "lora_alpha": first,
-        "rank_pattern": {path: rank for path, rank in ranks.items() if rank != first},
-        "alpha_pattern": {path: rank for path, rank in ranks.items() if rank != first},
+        "target_modules": sorted(name.removesuffix(".weight") for name in changes),
+        "r": rank,
+        "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": transposed == {True},
