@@ -22,14 +22,10 @@ BASE = "0" * 64
 Kept = tuple[Edit, Learned]
 
 
-def make(
-    number: int, *, prompt: str = "", target: str = "new", parent: str | None = None
-) -> Kept:
+def make(number: int, *, prompt: str = "", target: str = "new", parent: str | None = None) -> Kept:
     """An edit of a 4 x 3 matrix; equal numbers give equal edits."""
     generator = torch.Generator().manual_seed(number)
-    change = LowRank(
-        torch.randn(4, 1, generator=generator), torch.randn(1, 3, generator=generator)
-    )
+    change = LowRank(torch.randn(4, 1, generator=generator), torch.randn(1, 3, generator=generator))
     facts = (Fact(prompt or f"Number {number} of {{}} is", "edits", target),)
     patch = Patch({"a.weight": change})
     edit = Edit(

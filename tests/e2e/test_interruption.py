@@ -16,7 +16,9 @@ from tests.tiny import SENTENCES, save_tiny
 from alphaedit import Editor, Fact
 from alphaedit.core.errors import AlphaEditError, ResourceError
 from alphaedit.core.files import atomic_folder
-from alphaedit.editor import io
+from alphaedit.ledger import store
+from alphaedit.ledger.check import sweep, verify
+from alphaedit.ledger.ledger import Ledger
 
 FACT = Fact("The capital of {} is", "France", "Madrid")
 OVER = {"layers": (1, 2), "steps": 2, "contexts": 1, "energy": 0.9, "ridge": 1.0}
@@ -106,12 +108,12 @@ def test_full_disk_keeps_the_session(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io, "save_file", full)
+    monkeypatch.setattr(store, "save_file", full)
     with pytest.raises(ResourceError, match="No space left"):
         editor.save(tmp_path / "session")
     monkeypatch.undo()
-    assert len(io.load_session(tmp_path / "session")[0]) == 1
-    assert not list(tmp_path.glob(".session*"))
+    assert len(Ledger(tmp_path / "session").edits()) == 1
+    assert not Ledger(tmp_path / "session").store.litter()
 
 
 def test_killed_while_it_writes(editor: Editor, tmp_path: Path) -> None:
@@ -122,22 +124,23 @@ def test_killed_while_it_writes(editor: Editor, tmp_path: Path) -> None:
         json.dumps({"prompt": "The capital of {} is", "subject": "Spain", "target": "Paris"})
     )
     model, session = str(tmp_path / "model"), tmp_path / "session"
-    argv = ["edit", model, str(facts), "--from", str(session), "-o", str(session), "-q"]
+    argv = ["edit", model, str(facts), "-o", str(session), "-q"]
     argv += ["--no-generation", "--corpus", str(tmp_path / "text.txt"), "--tokens", "400"]
     argv += ["--cache-dir", str(tmp_path / "cache")]
     found = []
     for point in range(1, 20):
         done = subprocess.run([sys.executable, "-c", KILLED, str(point), *argv], check=False)
-        edits, _ = io.load_session(session)
-        found.append(len(edits))
+        assert verify(Ledger(session)).problems == []
+        found.append(len(Ledger(session).edits()))
         if done.returncode != -signal.SIGKILL:
             assert done.returncode == 0
             break
-    # Killed at every write, it kept the old session; then it ended, and gave the new one.
+    # Killed at every write, it kept the old list of edits; then it ended, and gave the new one.
     assert found[-1] == 2
-    assert set(found[:-1]) == {1}
+    assert set(found[:-1]) <= {1, 2}
     assert len(found) > 3
-    assert not list(tmp_path.glob(".session*"))
+    sweep(Ledger(session))
+    assert not Ledger(session).store.litter()
 
 
 def test_a_kill_between_the_two_moves_is_put_right(tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests.tiny import SENTENCES, save_tiny
 
 from alphaedit.cli import facts as sources
 from alphaedit.cli import prepare
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ConfigError, FactError
+from alphaedit.ledger.ledger import Ledger
 
 COMMANDS = ["demo", "edit", "ask", "stats", "trace", "eval", "revert", "methods"]
+COMMANDS += ["tune", "ability", "experiment", "report", "export", "check", "init", "log", "show"]
+COMMANDS += ["status", "diff", "apply", "checkout", "squash", "merge", "verify", "gc", "pack"]
+COMMANDS += ["unpack", "push", "pull"]
 COMMANDS += [f"world {c}" for c in ("facts", "records", "corpus", "tasks", "train", "info")]
 FACT = {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux", "target": "English"}
 OTHER = {
@@ -118,7 +121,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["edit", "m", "FACTS", "--set", "clamp"], 1, "ConfigError", ["KEY=VALUE"]),
         (["edit", "m", "FACTS", "--plugin", "spere"], 1, "UnknownNameError", ["spere"]),
         (["edit", "m", "FACTS", "--plugin", "ridge:much"], 1, "ConfigError", ["much"]),
-        (["edit", "m", "FACTS", "--from", "nowhere"], 1, "EditFileError", ["nowhere"]),
+        (["edit", "m", "FACTS", "--from", "nowhere"], 1, "LedgerError", ["nowhere"]),
         (["eval", "m", "missing.json"], 1, "DataError", ["missing.json"]),
         (["eval", "m", "world", "--method", "alfaedit"], 1, "UnknownNameError", ["alfaedit"]),
         (["eval", "m", "world", "--batch-size", "0"], 2, "UsageError", ["--batch-size"]),
@@ -126,8 +129,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["ask", "m"], 2, "UsageError", ["PROMPT"]),
         (["stats", "m", "--plot", "picture.doc"], 1, "ConfigError", [".doc"]),
         (["stats", "m", "--energy", "0.9", "--threshold", "1"], 1, "ConfigError", ["--energy"]),
-        (["revert", "nowhere"], 1, "EditFileError", ["nowhere"]),
-        (["revert", "nowhere", "--model", "m"], 1, "ConfigError", ["--checkpoint"]),
+        (["revert", "nowhere"], 1, "LedgerError", ["nowhere"]),
+        (["log", "nowhere"], 1, "LedgerError", ["nowhere", "journal.jsonl"]),
         (["world", "facts", "--relation", "P0"], 1, "UnknownNameError", ["P0"]),
         (["world", "train", "bundeld", "-o", "x"], 1, "UnknownNameError", ["bundeld"]),
         (["nonsense"], 2, "UsageError", ["nonsense"]),
@@ -263,16 +266,16 @@ def test_settings_are_typed() -> None:
 
 
 def test_output_folders(tmp_path: Path) -> None:
-    prepare.check_folder(tmp_path / "new", prepare.SESSION, force=False)
+    prepare.check_folder(tmp_path / "new", prepare.CHECKPOINT, force=False)
     (tmp_path / "mine").mkdir()
-    prepare.check_folder(tmp_path / "mine", prepare.SESSION, force=False)
+    prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=False)
     (tmp_path / "mine" / "precious.txt").touch()
     with pytest.raises(ConfigError, match="--force"):
-        prepare.check_folder(tmp_path / "mine", prepare.SESSION, force=False)
+        prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=False)
     with pytest.raises(ConfigError, match="will not be replaced"):
-        prepare.check_folder(tmp_path / "mine", prepare.SESSION, force=True)
-    (tmp_path / "mine" / prepare.SESSION).touch()
-    prepare.check_folder(tmp_path / "mine", prepare.SESSION, force=True)
+        prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=True)
+    (tmp_path / "mine" / prepare.CHECKPOINT).touch()
+    prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=True)
 
 
 def test_edit_go_on_ask_and_revert(
@@ -288,16 +291,14 @@ def test_edit_go_on_ask_and_revert(
     assert all(name in result for name in RATES)
     assert {"model", "edit", "evaluation", "solve"} <= set(result["seconds"])
     assert "Danielle Darrieux" in Path(page).read_text(encoding="utf-8")
-    first = json.loads((tmp_path / "session/session.json").read_text())
-    keys = load_file(tmp_path / "session/state.safetensors")
-
-    assert run(tiny(place, "edit", *one, "-o", session)) == 1
-    assert "exists" in capsys.readouterr().err
+    ledger = Ledger(session)
+    first, learned = ledger.edits()[0][0].id, ledger.edits()[0][1]
 
     facts = str(place / "facts.jsonl")
-    more = ["--from", session, "-o", session, "--batch-size", "1", "--no-generation", "--json"]
+    more = ["-o", session, "--batch-size", "1", "--no-generation", "--why", "more", "--json"]
     assert run(tiny(place, "edit", facts, *more)) == 0
     assert len(the_object(capsys)["edits"]) == 2
+    assert [entry.why for entry in ledger.history.entries] == ["", "", "more", "more"]
 
     model = str(place / "model")
     assert run(["ask", model, "The capital of France is", "--edits", session, "--json"]) == 0
@@ -312,9 +313,10 @@ def test_edit_go_on_ask_and_revert(
     assert run([*argv, "--json"]) == 0
     assert the_object(capsys)["left"] == result["edits"]
     assert (checkpoint / "config.json").is_file()
-    assert json.loads((tmp_path / "session/session.json").read_text()) == first
-    again = load_file(tmp_path / "session/state.safetensors")
-    assert all(torch.equal(keys[name], again[name]) for name in keys.keys() | again.keys())
+    assert ledger.head.edits == [first]
+    again = ledger.edits()[0][1]
+    assert again.keys.keys() == learned.keys.keys()
+    assert all(torch.equal(again.keys[layer], learned.keys[layer]) for layer in again.keys)
 
 
 def test_plugins_are_kept_with_the_edit(
@@ -325,7 +327,7 @@ def test_plugins_are_kept_with_the_edit(
     argv += ["--method", "memit", "--plugin", "project", "--plugin", "sphere:strength=0.8"]
     assert run([*argv, "--json"]) == 0
     the_object(capsys)
-    edit = json.loads(next(session.glob("*/edit.json")).read_text(encoding="utf-8"))
+    edit = json.loads(next(session.glob("edits/*/edit.json")).read_text(encoding="utf-8"))
     assert edit["hyperparameters"]["plugins"] == ["project", "sphere:strength=0.8"]
 
 

@@ -14,6 +14,7 @@ from alphaedit.bench.run import sequential
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ConfigError, GuardError, StatsError, UnknownNameError
 from alphaedit.editor.guard import GuardWarning
+from alphaedit.ledger.ledger import Ledger
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.drift import Drift, HeldOut, held_out, kl, next_token
 
@@ -205,7 +206,7 @@ def test_the_command_saves_what_was_edited_and_fails(
     assert code == 1
     assert found["guard"]["edited"] == len(found["edits"]) == 1
     assert "is kept" in found["guard"]["stopped"]
-    assert len(json.loads((out / "session.json").read_text())["edits"]) == 1
+    assert len(Ledger(out).edits()) == 1
     assert run([*common, "--guard", "rollback:max_kl=1e-7,tokens=512"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "GuardError"
     assert run([*common, "--guard", "warn:max_kl=1e-7,tokens=512"]) == 0

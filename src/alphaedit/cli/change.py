@@ -299,7 +299,7 @@ def _done(ledger: Ledger, entry: Entry, asked: list[Asked], *, json: bool) -> di
             highlight=False,
         )
         if asked:
-            console.print(f"{len(asked) - len(wrong)} of {plural(len(asked), 'fact')} hold.")
+            console.print(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
         if wrong:
             ledgers.asked_table(wrong, "Facts that do not hold now")
     return {

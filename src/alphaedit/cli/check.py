@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import typer
 
 from alphaedit.cli import ledgers, options
-from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 from alphaedit.cli.prepare import check_file, open_editor
@@ -92,9 +91,7 @@ def check(
         console = output_console()
         if wrong:
             ledgers.asked_table(wrong, "Wrong")
-        console.print(
-            f"{len(asked) - len(wrong)} of {plural(len(asked), 'fact')} hold.", highlight=False
-        )
+        console.print(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.", highlight=False)
     result = {
         "model": model,
         "edits": [edit.id for edit in editor.edits],

@@ -122,8 +122,7 @@ def edit(
     prepare.check_file(report, force=force)
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
-    kept = f"Batches that were complete are in {out_dir}." if out_dir else None
-    with out.progress(kept) as progress:
+    with out.progress() as progress:
         editor = prepare.open_editor(
             model,
             progress,
@@ -146,9 +145,7 @@ def edit(
             editor, source, method, preset, {**over, "why": why}, batch_size or len(source.facts)
         )
         run.seconds["model"] = time.perf_counter() - began
-        run.go(seed=seed, generation=not no_generation)
-        if out_dir is not None:
-            out.wrote(out_dir)
+        run.go(seed=seed, generation=not no_generation, out=out)
         if checkpoint is not None:
             editor.save_pretrained(checkpoint)
             out.wrote(checkpoint)
@@ -189,7 +186,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.stopped: GuardError | None = None
 
-    def go(self, *, seed: int, generation: bool) -> None:
+    def go(self, *, seed: int, generation: bool, out: Session) -> None:
         """Measure, edit batch by batch, measure again."""
         from alphaedit.bench.run import evaluate
         from alphaedit.bench.sources import kept_of
@@ -213,6 +210,10 @@ class Run:
             except GuardError as stop:
                 self.stopped = stop
                 break
+            finally:
+                ledger = editor.ledger
+                if ledger is not None and len(editor.edits) == first + 1:
+                    out.wrote(ledger.path)
         self.made = editor.edits[first:]
         if self.stopped and not self.made:
             raise self.stopped

@@ -102,7 +102,7 @@ def verify(
         for problem in verdict.problems:
             console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
         if asked:
-            console.print(f"{len(asked) - len(wrong)} of {plural(len(asked), 'fact')} hold.")
+            console.print(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
         if wrong:
             ledgers.asked_table(wrong, "Facts that do not hold")
     return result if result["ok"] else Outcome(result, code=FAILED)

@@ -107,6 +107,7 @@ class History:
         self.about: dict[str, Mapping[str, Any]] = {}
         self.pruned: dict[str, int] = {}
         self._made: dict[str, int] = {}
+        self._force: set[str] = set()
         self.extend(entries)
 
     def extend(self, entries: Iterable[Entry]) -> None:
@@ -141,6 +142,11 @@ class History:
         for edit in entry.add:
             self._made.setdefault(edit, entry.number)
         self.versions.append(version)
+        if entry.start is not None:
+            self._force = set(version.edits)
+        else:
+            self._force.difference_update(entry.drop)
+            self._force.update(entry.add)
 
     @property
     def head(self) -> Version:
@@ -157,14 +163,15 @@ class History:
         """
         if start is not None and not 0 <= start < len(self.versions):
             raise LedgerError(f"There is no entry {start}.", remedy="See `alphaedit log`.")
+        drop, add = set(drop), list(add)
+        held = self._force if start is None else set(self.versions[start].edits)
         version = (self.head if start is None else self.versions[start]).without(drop)
-        add = list(add)
-        held = set(version.edits) if start is not None or len(add) > 1 else set()
+        new: set[str] = set()
         for edit in add:
-            if edit in held:
+            if edit in new or (edit in held and edit not in drop):
                 raise LedgerError(f"Edit {edit} is in force already.", remedy="Leave it out.")
             version = version.then(edit)
-            held.add(edit)
+            new.add(edit)
         return version
 
     def edit(self, name: str) -> str:

@@ -14,13 +14,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -294,13 +296,9 @@ def train(
     model.set_attn_implementation("eager")
     opts = optimizers(model, recipe)
     steps = recipe.tokens // recipe.batch_tokens
-    step, path = 0, folder / "checkpoint.pt"
+    step, path = 0, folder / "checkpoint.safetensors"
     if path.exists():
-        saved = torch.load(path, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for opt, state_dict in zip(opts, saved["optimizers"], strict=True):
-            opt.load_state_dict(state_dict)
-        step = saved["step"]
+        step = _resume(path, model, opts)
     batches = Batches(world, tokenizer, recipe)
     batches.corpus.rng.seed(recipe.seed * 1_000_003 + step)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
@@ -341,14 +339,7 @@ def train(
             if time.monotonic() - saved_at > checkpoint_every:
                 saved_at = time.monotonic()
                 part = path.with_suffix(".part")
-                torch.save(
-                    {
-                        "model": model.state_dict(),
-                        "step": step,
-                        "optimizers": [o.state_dict() for o in opts],
-                    },
-                    part,
-                )
+                _keep(part, model, opts, step)
                 os.replace(part, path)
     model.eval()
     rescale(model, recipe.hidden_norm / hidden_norm(model, recipe, batches))
@@ -359,3 +350,40 @@ def train(
     tokenizer.save_pretrained(folder)
     about = {"recipe": asdict(recipe), "world": world.fingerprint(), "loss": recent}
     (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _keep(path: Path, model: nn.Module, opts: Sequence[torch.optim.Optimizer], step: int) -> None:
+    """Write weights, optimizers and step."""
+    # Clones, as safetensors refuses tied weights.
+    tensors = {f"model/{name}": value.clone() for name, value in model.state_dict().items()}
+    groups, scalars = [], {}
+    for number, opt in enumerate(opts):
+        saved = opt.state_dict()
+        groups.append(saved["param_groups"])
+        for index, state in saved["state"].items():
+            for name, value in state.items():
+                key = f"optimizer/{number}/{index}/{name}"
+                if isinstance(value, torch.Tensor):
+                    tensors[key] = value.clone(memory_format=torch.contiguous_format)
+                else:
+                    scalars[key] = value
+    about = {"step": step, "groups": groups, "scalars": scalars}
+    save_file(tensors, path, {"about": json.dumps(about)})
+
+
+def _resume(path: Path, model: nn.Module, opts: Sequence[torch.optim.Optimizer]) -> int:
+    """Read what `_keep` wrote; the step."""
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+    own = {name: value for name, value in tensors.items() if name.startswith("model/")}
+    model.load_state_dict({name.removeprefix("model/"): value for name, value in own.items()})
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in opts]
+    for key, value in {**tensors, **about["scalars"]}.items():
+        if key.startswith("optimizer/"):
+            _, number, index, name = key.split("/")
+            states[int(number)].setdefault(int(index), {})[name] = value
+    for opt, state, groups in zip(opts, states, about["groups"], strict=True):
+        opt.load_state_dict({"state": state, "param_groups": groups})
+    step: int = about["step"]
+    return step
