@@ -1,6 +1,7 @@
 """Edits as adapters that PEFT loads, for every family."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from tests.tiny import EXPERTS, KINDS, tiny_model
 
 from alphaedit import Editor, Fact
 from alphaedit.cli.app import run
+from alphaedit.core.edit import Edit, edit_id
 from alphaedit.core.errors import EditFileError
-from alphaedit.core.patch import LowRank
+from alphaedit.core.patch import LowRank, Patch
 from alphaedit.editor.export import save_delta, save_lora, summed
+from alphaedit.methods.state import Learned
 
 peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'alphaedit[peft]'")
 FACTS = [
@@ -32,14 +35,38 @@ def edited(kind: str, cache: Path) -> Editor:
     return editor
 
 
+def more_edits(editor: Editor, count: int) -> list[tuple[Edit, Learned]]:
+    """Made-up edits of one fact each, of the matrices that were edited."""
+    generator = torch.Generator().manual_seed(0)
+    last = editor.edits[-1]
+    found = []
+    for _ in range(count):
+        weights = {}
+        for name, change in last.patch.weights.items():
+            rows, columns = change.shape
+            left = torch.randn(rows, 1, generator=generator)
+            right = torch.randn(1, columns, generator=generator)
+            size = 0.05 * change.matrix().norm() / (left.norm() * right.norm())
+            weights[name] = LowRank(left * size, right)
+        patch = Patch(weights)
+        new = edit_id(patch, last.facts, last.id)
+        found.append((replace(last, id=new, patch=patch), Learned()))
+    return found
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in EXPERTS])
 def test_an_adapter_gives_the_edited_models_outputs(kind: str, tmp_path: Path) -> None:
     editor = edited(kind, tmp_path / "cache")
+    editor.set_edits([*zip(editor.edits, editor._learned, strict=True), *more_edits(editor, 98)])
     with torch.no_grad():
         expected = editor.handle.model(input_ids=IDS).logits.softmax(-1)
     report = save_lora(editor.handle, editor.edits, tmp_path / "adapter", base=kind)
-    assert all(row.rank <= row.given == 3 for row in report)
+    assert all(row.rank <= row.given == 101 for row in report)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    ranks = {t.shape["lora_B" in name] for name, t in tensors.items()}
+    assert ranks == {config["r"]} == {config["lora_alpha"]}  # all that llama.cpp and vLLM know
     clean = tiny_model(kind)[0]
     with torch.no_grad():
         before = clean(input_ids=IDS).logits.softmax(-1)
@@ -129,3 +156,27 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "France" in (tmp_path / "whole" / "FACTS.md").read_text()
     assert run([*command, "--format", "gguf", "-o", str(tmp_path / "x")]) == 1
     assert "gguf" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_an_adapter_on_a_4_bit_base(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    from alphaedit.model.handle import ModelHandle
+
+    editor = edited("llama", tmp_path / "cache")
+    save_lora(editor.handle, editor.edits, tmp_path / "adapter", base="llama")
+    clean, tokenizer = tiny_model("llama")
+    clean.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    small = ModelHandle.load(str(tmp_path / "model"), dtype="4bit").model
+    with torch.no_grad():
+        before = small(input_ids=IDS).logits
+        loaded = peft.PeftModel.from_pretrained(small, str(tmp_path / "adapter"))
+        after = loaded(input_ids=IDS).logits
+        wanted = editor.handle.model(input_ids=IDS).logits - clean(input_ids=IDS).logits
+    assert (
+        torch.nn.functional.cosine_similarity(
+            (after - before).float().flatten(), wanted.flatten(), dim=0
+        )
+        > 0.9
+    )
