@@ -12,7 +12,7 @@ from torch import Tensor
 from alphaedit.core.errors import ConfigError, SubspaceError
 from alphaedit.core.patch import LowRank
 from alphaedit.linalg.lowrank import concatenate, truncate
-from alphaedit.linalg.solve import System, rome_update
+from alphaedit.linalg.solve import RomeSystem, System
 from alphaedit.linalg.subspace import Subspace, null_space, report, spectrum
 
 shapes = st.tuples(
@@ -171,10 +171,10 @@ def test_order_inside_a_batch_does_not_matter(shape: tuple[int, int, int, int, i
 def test_rome_holds_exactly(shape: tuple[int, int, int, int, int]) -> None:
     case = Case(shape)
     key, residual = case.k[:, 0], case.r[:, 0]
-    delta = rome_update(key, residual, case.full_moment).matrix()
+    delta = RomeSystem(case.full_moment).update(key, residual).matrix()
     assert close(delta @ key, residual)
     assert close(delta, plain.rome(key, residual, case.full_moment), 1e-7)
-    softened = rome_update(key, residual, case.full_moment, conditioning=0.1).matrix()
+    softened = RomeSystem(case.full_moment, conditioning=0.1).update(key, residual).matrix()
     assert close(softened @ key, residual)
     # ROME is MEMIT's limit for one fact and a vanishing weight.
     limit = System(ridge=0.0, second_moment=case.full_moment, moment_weight=1e-9)
@@ -222,7 +222,7 @@ def test_impossible_systems_say_so() -> None:
     with pytest.raises(SubspaceError, match="ridge"):
         System(ridge=0.0, second_moment=singular, moment_weight=1.0)
     with pytest.raises(SubspaceError, match="positive definite"):
-        rome_update(torch.ones(4).double(), torch.ones(2).double(), singular)
+        RomeSystem(singular)
     with pytest.raises(SubspaceError, match="NaN"):
         spectrum(torch.full((3, 3), float("nan")))
     with pytest.raises(SubspaceError, match="symmetric"):

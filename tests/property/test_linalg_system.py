@@ -12,7 +12,7 @@ from tests import plain
 from torch import Tensor
 
 from alphaedit.core.errors import ConfigError, SubspaceError
-from alphaedit.linalg.solve import FOLD_AT, System, rome_update
+from alphaedit.linalg.solve import FOLD_AT, RomeSystem, System
 from alphaedit.linalg.subspace import Subspace
 
 fast = settings(max_examples=40, deadline=None)
@@ -180,7 +180,7 @@ def test_rank_deficient_moment_is_refused(dtype: torch.dtype, short: int, seed: 
     with pytest.raises(SubspaceError, match=r"not positive definite.*ridge"):
         System(ridge=0.0, second_moment=moment, moment_weight=15_000.0)
     with pytest.raises(SubspaceError, match="second moment is not positive definite"):
-        rome_update(torch.ones(d, dtype=dtype), torch.ones(2, dtype=dtype), moment)
+        RomeSystem(moment)
     System(ridge=1.0, second_moment=moment, moment_weight=15_000.0)
 
 
@@ -196,7 +196,7 @@ def test_inputs_are_left_alone() -> None:
     moment, keys = moment_of(g, 6, 20), draw(g, 6, 2)
     before = moment.clone(), keys.clone()
     System(ridge=1.0, second_moment=moment, moment_weight=2.0, past_keys=keys).solve(keys, keys)
-    rome_update(keys[:, 0], keys[:, 1], moment, conditioning=0.1)
+    RomeSystem(moment, conditioning=0.1).update(keys[:, 0], keys[:, 1])
     assert torch.equal(moment, before[0])
     assert torch.equal(keys, before[1])
 
@@ -218,8 +218,8 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ConfigError, match="no solution"):
             System(ridge=ridge, second_moment=moment, moment_weight=1.0)
     with pytest.raises(ConfigError, match="d_in"):
-        rome_update(keys[:5, 0], keys[:, 0], moment)
+        RomeSystem(moment).update(keys[:5, 0], keys[:, 0])
     with pytest.raises(SubspaceError, match="key is zero"):
-        rome_update(torch.zeros(6, dtype=torch.float64), keys[:, 0], moment)
+        RomeSystem(moment).update(torch.zeros(6, dtype=torch.float64), keys[:, 0])
     with pytest.raises(SubspaceError, match="check the keys"):
         System(ridge=1.0).solve(keys * float("nan"), keys)

@@ -1,4 +1,4 @@
-"""A checkpoint is stored as its base is: dtype, shards, index, config, tokenizer, untouched bits."""
+"""A checkpoint is stored as its base is: dtype, shards, index, config, tokenizer, old bits."""
 
 import json
 from hashlib import sha256

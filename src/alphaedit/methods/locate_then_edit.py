@@ -17,7 +17,7 @@ from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import LowRank, Patch
 from alphaedit.linalg.lowrank import concatenate
-from alphaedit.linalg.solve import System, rome_update
+from alphaedit.linalg.solve import RomeSystem, System
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods.base import Problem, Solution
 from alphaedit.methods.config import Hyperparameters
@@ -230,6 +230,7 @@ class _Run:
         contexts = self.state.contexts or ()
         deltas: list[LowRank] = []
         losses: list[float] = []
+        system: RomeSystem | None = None
         with ExitStack() as applied:
             for index, fact in enumerate(facts):
                 problem.progress("facts", index, len(facts))
@@ -239,12 +240,11 @@ class _Run:
                 found = self._targets([fact], layer, output.T)
                 losses.append(found.losses[0][-1])
                 with self.timer.phase("solve"):
-                    delta = rome_update(
-                        key[:, 0],
-                        self._pulled_back([fact], layer, found.values - found.clean)[:, 0],
-                        problem.statistics.second_moment(layer),
-                        conditioning=hp.conditioning,
-                    )
+                    if system is None:
+                        moment = problem.statistics.second_moment(layer)
+                        system = RomeSystem(moment, conditioning=hp.conditioning)
+                    residual = self._pulled_back([fact], layer, found.values - found.clean)
+                    delta = system.update(key[:, 0], residual[:, 0])
                     delta = run_delta(self.plugins, problem, layer, delta, self.memory)
                 deltas.append(delta)
                 applied.enter_context(handle.temporarily({handle.edited_name(layer): delta}))

@@ -340,9 +340,12 @@ class ModelHandle:
                     f"{tuple(stored.shape)}.",
                     remedy="The edit belongs to another model.",
                 )
-            change = delta.to(device=stored.device).matrix()
             full = self._full(name, stored).to(_at_least_float32(stored))
-            new[name] = _checked(name, stored, full + _turned(change, module).to(full.dtype))
+            delta = delta.to(device=stored.device, dtype=full.dtype)
+            left, right = delta.left, delta.right
+            if is_transposed(module):
+                left, right = right.T, left.T
+            new[name] = _checked(name, stored, torch.addmm(full, left, right))
         self._write(new)
 
     def snapshot(self, names: Iterable[str]) -> Snapshot:
@@ -352,7 +355,13 @@ class ModelHandle:
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
         """Put back what `snapshot` copied, bit for bit."""
-        self._write({name: saved.clone() for name, saved in snapshot.items()})
+        # Where the model's dtype is another, what is written is kept as well.
+        self._write(
+            {
+                name: saved if saved.dtype == self._parameter(name)[1].dtype else saved.clone()
+                for name, saved in snapshot.items()
+            }
+        )
 
     @contextmanager
     def temporarily(self, weights: Mapping[str, LowRank]) -> Iterator[None]:
@@ -384,7 +393,9 @@ def _turned(matrix: Tensor, module: nn.Module) -> Tensor:
 
 
 def _checked(name: str, stored: Tensor, full: Tensor) -> Tensor:
-    if not bool(torch.isfinite(full.to(stored.dtype)).all()):
+    rounded = full.to(stored.dtype)
+    # One pass over memory tells most often; the sum of finite numbers may be infinite.
+    if not bool(rounded.sum().isfinite()) and not bool(rounded.isfinite().all()):
         raise NonFiniteError(
             f"The edited {name} would hold NaN or infinity.",
             remedy="Nothing was changed. Raise the ridge, or edit in float32.",
