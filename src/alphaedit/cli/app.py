@@ -228,4 +228,7 @@ def _fail(error: Exception, *, as_json: bool, debug: bool) -> int:
 
 def main() -> None:
     """Entry point of the command `alphaedit`."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "alphaedit.core.ranks" in sys.modules:
+        sys.modules["alphaedit.core.ranks"].leave()
+    sys.exit(code)

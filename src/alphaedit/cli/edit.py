@@ -17,6 +17,8 @@ from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 from alphaedit.core.errors import GuardError
 
 if TYPE_CHECKING:
+    from alphaedit.bench.data import EditRecord
+    from alphaedit.bench.metrics import Metrics
     from alphaedit.core.edit import Answer, Edit
     from alphaedit.core.fact import Fact
     from alphaedit.editor.session import Editor
@@ -27,6 +29,7 @@ EXAMPLES = examples(
     "alphaedit edit bundled facts.jsonl --method alphaedit -o my-edits --report report.html",
     "alphaedit edit bundled more.csv -o my-edits --batch-size 100 --why 'ticket 123'",
     "alphaedit edit bundled facts.jsonl --batch-size 50 --guard rollback:max_kl=0.05 -o my-edits",
+    "torchrun --nproc-per-node 2 -m alphaedit edit ./my-model facts.jsonl -o my-edits",
     "alphaedit edit ./my-instruct-model facts.jsonl --chat -o my-edits",
     "alphaedit edit ./my-model facts.yaml --set layers=3-5 --set clamp=1.5 --checkpoint edited",
 )
@@ -102,7 +105,7 @@ def edit(
     dtype: options.Dtype = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
-) -> dict[str, Any]:
+) -> dict[str, Any] | int:
     """Change a model so that facts hold.
 
     With -o each batch is recorded in a ledger as soon as it is made, and can be undone (see
@@ -120,6 +123,12 @@ def edit(
         prepare.check_new(out_dir)
     prepare.check_folder(checkpoint, prepare.CHECKPOINT, force=force)
     prepare.check_file(report, force=force)
+    ranks = prepare.join_ranks(
+        device,
+        {"facts": [fact.to_dict() for fact in source.facts], "options": [method, over, seed]},
+    )
+    if ranks is not None and not ranks.first:  # one prints and writes
+        json, quiet, out_dir, checkpoint, report = False, True, None, None, None
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
     with out.progress() as progress:
@@ -135,6 +144,7 @@ def edit(
             cache_dir=cache_dir,
             session=start,
             guard=watch,
+            ranks=ranks,
         )
         if out_dir is not None:
             editor.track(out_dir, model=model, sign=sign)
@@ -159,8 +169,10 @@ def edit(
         "dry_run": out_dir is None and checkpoint is None,
         **{name: str(path) if path else None for name, path in written.items()},
     }
-    if not json:
+    if not json and editor.ranks.first:
         _show(run, result, written)
+    if not editor.ranks.first:
+        return FAILED if run.stopped else 0
     if run.stopped is not None:
         return Outcome(result, code=FAILED)
     return result
@@ -188,7 +200,6 @@ class Run:
 
     def go(self, *, seed: int, generation: bool, out: Session) -> None:
         """Measure, edit batch by batch, measure again."""
-        from alphaedit.bench.run import evaluate
         from alphaedit.bench.sources import kept_of
 
         editor, facts = self.editor, self.facts
@@ -197,7 +208,7 @@ class Run:
         self.kept = kept_of(editor.handle, {f.subject for f in facts}, seed=seed, count=KEPT)
         options: dict[str, Any] = {"kept": self.kept, "generation": generation, "seed": seed}
         began = time.perf_counter()
-        self.metrics_before = evaluate(editor, records, progress=editor.progress, **options)
+        self.metrics_before = self._evaluate(records, options)
         self.seconds["evaluation"] = time.perf_counter() - began
         began = time.perf_counter()
         first = len(editor.edits)
@@ -224,8 +235,16 @@ class Run:
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
         self.after: tuple[Answer, ...] = editor.answers(facts)
         began = time.perf_counter()
-        self.metrics = evaluate(editor, records, progress=editor.progress, **options)
+        self.metrics = self._evaluate(records, options)
         self.seconds["evaluation"] += time.perf_counter() - began
+
+    def _evaluate(self, records: Sequence[EditRecord], options: Mapping[str, Any]) -> Metrics:
+        """Metrics now; only the first rank needs them."""
+        from alphaedit.bench.run import evaluate
+
+        if not self.editor.ranks.first:
+            return {}
+        return evaluate(self.editor, records, progress=self.editor.progress, **options)
 
     def result(self, model: str) -> dict[str, Any]:
         """All of it as JSON values, metrics at the top under the papers' names."""

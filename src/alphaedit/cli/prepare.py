@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from alphaedit.core.progress import Progress
+    from alphaedit.core.ranks import Ranks
     from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
 
@@ -30,6 +32,7 @@ def open_editor(
     cache_dir: Path | None = None,
     session: Path | None = None,
     guard: Guard | None = None,
+    ranks: Ranks | None = None,
 ) -> Editor:
     """The editor for `model`, with the edits in force in the ledger `session` applied."""
     if session is not None:
@@ -51,10 +54,27 @@ def open_editor(
         cache_dir=cache_dir,
         progress=progress,
         guard=guard,
+        **({"ranks": ranks} if ranks is not None else {}),
     )
     if session is not None:
         editor.load(session)
     return editor
+
+
+def join_ranks(device: str | None, given: Mapping[str, Any]) -> Ranks | None:
+    """The processes that torchrun started, once all agree on what was given; None without it.
+
+    Raises:
+        ConfigError: ranks were given different things.
+        ResourceError: the others cannot be reached.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    from alphaedit.core.ranks import from_environment
+
+    ranks = from_environment(device)
+    ranks.agree(given)
+    return ranks
 
 
 def guard_of(spec: str | None) -> Guard | None:

@@ -6,26 +6,25 @@ import datetime
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from alphaedit.core.edit import Answer, Edit, edit_id
-from alphaedit.core.errors import EditFileError, FingerprintError, GuardError, ResourceError
+from alphaedit.core.errors import GuardError, ResourceError
 from alphaedit.core.fact import Fact, check_facts
+from alphaedit.core.patch import LowRank, Patch
 from alphaedit.core.progress import Progress, silent
+from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.editor.checkpoint import save_checkpoint
 from alphaedit.editor.guard import Guard
-from alphaedit.editor.layers import Layers
-from alphaedit.ledger.history import version_of
-from alphaedit.ledger.ledger import Ledger
+from alphaedit.editor.versioned import Versioned
 from alphaedit.locate.preset import choose
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.registry import get_method
-from alphaedit.methods.state import Learned, SequentialState
 from alphaedit.model.chat import in_chat, templated
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
@@ -36,7 +35,7 @@ from alphaedit.stats.statistics import ModelStatistics
 ANSWER_TOKENS = 8
 
 
-class Editor:
+class Editor(Versioned):
     """A model with the edits made to it.
 
     Attributes:
@@ -47,6 +46,7 @@ class Editor:
         state: what the sequential run has learned so far (contexts, past keys).
         base: fingerprint of the unedited model.
         ledger: where each change is recorded, if one is tracked.
+        ranks: processes that share the work.
     """
 
     def __init__(
@@ -57,17 +57,13 @@ class Editor:
         seed: int = 0,
         progress: Progress = silent,
         guard: Guard | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.handle = handle
+        super().__init__(handle)
+        self.ranks = ranks
         self.statistics = statistics
         self.seed = seed
         self.progress = progress
-        self.base = handle.fingerprint()
-        self.edits: list[Edit] = []
-        self.state = SequentialState()
-        self.ledger: Ledger | None = None
-        self._learned: list[Learned] = []
-        self._layers = Layers(handle)
         self._chosen: dict[tuple[str, str | None], dict[str, Any]] = {}
         self.guard = guard
         self._held_out: HeldOut | None = None
@@ -90,6 +86,7 @@ class Editor:
         cache_dir: str | Path | None = None,
         progress: Progress = silent,
         guard: Guard | None = None,
+        ranks: Ranks = ALONE,
     ) -> Editor:
         """An editor for a model.
 
@@ -103,6 +100,7 @@ class Editor:
                 this share of its Frobenius norm.
             cache_dir: where second moments are kept.
             guard: measures the rest of the model after each batch, and acts.
+            ranks: processes that share the work, see `alphaedit.core.ranks.from_environment`.
 
         Raises:
             ModelError: the model cannot be loaded or edited.
@@ -117,8 +115,9 @@ class Editor:
             cache_dir=cache_dir,
             seed=seed,
             progress=progress,
+            ranks=ranks,
         )
-        return cls(handle, statistics, seed=seed, progress=progress, guard=guard)
+        return cls(handle, statistics, seed=seed, progress=progress, guard=guard, ranks=ranks)
 
     def hyperparameters(
         self,
@@ -184,7 +183,7 @@ class Editor:
             hyperparameters = {"contexts": 0, **hyperparameters}
         self._check_memory()
         solver = get_method(method)
-        hp = self.hyperparameters(method, preset, checked, **hyperparameters)
+        hp = self.ranks.from_first(self.hyperparameters(method, preset, checked, **hyperparameters))
         self.statistics.prepare(hp.layers)
         before = self.answers(checked)
         solution = solver.solve(
@@ -196,12 +195,14 @@ class Editor:
                 state=self.state,
                 seed=self.seed,
                 progress=self.progress,
+                ranks=self.ranks,
             )
         )
+        solution = replace(solution, patch=_of_first(solution.patch, self.ranks))
         parent = self.edits[-1].id if self.edits else None
         with self._layers.trial(solution.patch.weights) as keep:
             after = self.answers(checked)
-            drift = self.drift()
+            drift = self.ranks.from_first(self.drift() if self.ranks.first else None)
             edit = Edit(
                 id=edit_id(solution.patch, tuple(checked), parent),
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -248,87 +249,6 @@ class Editor:
         """How far the model has moved on the guard's text; None without a guard."""
         return self._held_out.drift(self.handle) if self._held_out else None
 
-    def apply(self, edit: Edit) -> None:
-        """Apply an edit that was made before, onto the state it was made on.
-
-        Raises:
-            EditFileError: the edit was made on another model or after another edit.
-        """
-        check_base(edit, self.base)
-        parent = self.edits[-1].id if self.edits else None
-        if edit.parent != parent:
-            raise EditFileError(
-                f"Edit {edit.id} was made after {edit.parent or 'the unedited model'}, but the "
-                f"last edit here is {parent or 'none'}.",
-                remedy="Apply its parents first, in order.",
-            )
-        self._go([*self.edits, edit], [*self._learned, Learned()], op="apply")
-
-    def revert(self, edit: str | None = None, *, why: str = "") -> Edit:
-        """Take an edit out, and return it: the last one, or the one of that id.
-
-        What remains has the weights, bit for bit, of a model to which only the other edits were
-        applied. Edits made after it were solved with it in place: ask for their facts again.
-
-        Raises:
-            EditFileError: there is no such edit.
-        """
-        if not self.edits:
-            raise EditFileError("There is no edit to revert.", remedy="Edit first.")
-        return self.forget([edit or self.edits[-1].id], why=why)[0]
-
-    def forget(self, ids: Iterable[str], *, why: str = "") -> list[Edit]:
-        """Take edits out, all or none, and return them, the last one first.
-
-        Args:
-            ids: ids of edits, or the first 4 or more characters of them.
-            why: message for the ledger's log, if one is tracked.
-
-        Raises:
-            EditFileError: there is no such edit.
-        """
-        gone = {self._index(name) for name in ids}
-        kept = [i for i in range(len(self.edits)) if i not in gone]
-        removed = [self.edits[i] for i in sorted(gone, reverse=True)]
-        self._go(
-            [self.edits[i] for i in kept], [self._learned[i] for i in kept], op="revert", why=why
-        )
-        return removed
-
-    def _index(self, name: str) -> int:
-        found = [i for i, edit in enumerate(self.edits) if edit.id.startswith(name)]
-        if len(found) == 1 and len(name) >= 4:
-            return found[0]
-        raise EditFileError(
-            f"{len(found) or 'No'} edits have an id that begins with {name!r}.",
-            remedy=f"They are {', '.join(edit.id for edit in self.edits[-5:])}."
-            if self.edits
-            else "Edit first.",
-        )
-
-    def _go(
-        self, edits: Sequence[Edit], learned: Sequence[Learned], *, op: str, why: str = ""
-    ) -> None:
-        """Bring these edits into force and no others."""
-        same = 0
-        while same < min(len(edits), len(self.edits)) and edits[same].id == self.edits[same].id:
-            same += 1
-        old = [edit.patch.weights for edit in self.edits]
-        new = [edit.patch.weights for edit in edits]
-        with self._layers.replacing(old, new, same) as keep:
-            if self.ledger is not None:
-                drop = [edit.id for edit in self.edits[same:]]
-                add = list(zip(edits, learned, strict=True))[same:]
-                self._record(op, why, add=add, drop=drop)
-            keep()
-        self.edits, self._learned = list(edits), list(learned)
-        self.state = SequentialState.of(learned)
-
-    def _record(self, op: str, why: str, **change: Any) -> None:
-        if self.ledger is not None:
-            before = version_of(self.base, [edit.id for edit in self.edits]).id
-            self.ledger.commit(op, why=why, expect=before, **change)
-
     @contextmanager
     def preview(
         self, facts: Fact | Iterable[Fact] | Iterable[Mapping[str, Any]], **options: Any
@@ -353,91 +273,24 @@ class Editor:
             prompt = templated(self.handle.tokenizer, prompt)
         return generate(self.handle, [prompt], max_new_tokens)[0]
 
-    def save(self, folder: str | Path, *, model: str = "", why: str = "") -> Path:
-        """Record the edits in the ledger in `folder`, which is begun if there is none.
-
-        Args:
-            folder: the ledger, or where it is to be.
-            model: where the unedited model is, for a ledger that is begun.
-            why: message for its log.
-
-        Raises:
-            FingerprintError: the ledger is of another model.
-            ResourceError: it cannot be written; it is as before.
-        """
-        ledger = open_ledger(folder, self.base, model=model)
-        ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
-        return ledger.path
-
-    def load(self, folder: str | Path, version: str = "head") -> None:
-        """Apply the edits in force in a ledger and take over their sequential state.
-
-        Args:
-            folder: the ledger.
-            version: an earlier one, as `alphaedit log` names it: "@3", "head~1", an edit's id.
-
-        Raises:
-            EditFileError: the ledger is broken or belongs to another model; nothing is changed.
-        """
-        if self.edits:
-            raise EditFileError(
-                "This editor has edits already.", remedy="Load into a fresh editor, or revert."
-            )
-        ledger = folder if isinstance(folder, Ledger) else Ledger(folder)
-        ledger.check_base(self.base)
-        self.set_edits(ledger.edits(ledger.version(version)))
-
-    def track(self, folder: str | Path, *, model: str = "", sign: str | Path | None = None) -> None:
-        """Record each change in the ledger in `folder` from now on, as soon as it is made.
-
-        What is in force there is applied if this editor has no edits yet; if it has, they are
-        brought into force there.
-
-        Args:
-            folder: a ledger, or where one is to begin.
-            model: where the unedited model is, for a ledger that is begun.
-            sign: private ssh key to sign entries with.
-
-        Raises:
-            FingerprintError: the ledger is of another model.
-            LedgerError: the ledger is broken.
-        """
-        ledger = open_ledger(folder, self.base, model=model, signer=sign)
-        if self.edits:
-            ledger.sync(list(zip(self.edits, self._learned, strict=True)))
-        else:
-            self.set_edits(ledger.edits())
-        self.ledger = ledger
-
-    def set_edits(self, kept: Sequence[tuple[Edit, Learned]]) -> None:
-        """Bring these edits into force and no others, in this order; nothing is recorded.
-
-        Raises:
-            EditFileError: one is of another model, or does not fit; nothing is changed.
-        """
-        for edit, _ in kept:
-            check_base(edit, self.base)
-        ledger, self.ledger = self.ledger, None
-        try:
-            self._go([edit for edit, _ in kept], [learned for _, learned in kept], op="checkout")
-        finally:
-            self.ledger = ledger
-
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the edited model as a normal checkpoint that transformers loads."""
         return save_checkpoint(self.handle, Path(folder))
 
     def answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         """What the model says to the prompt of each fact now."""
+        return tuple(self.ranks.map(facts, self._answers))
+
+    def _answers(self, facts: Sequence[Fact]) -> list[Answer]:
         texts = generate(self.handle, [f.text for f in facts], ANSWER_TOKENS)
         pairs = [(f.text, f.target) for f in facts]
         known = [(i, (f.text, f.truth)) for i, f in enumerate(facts) if f.truth]
         scores = score(self.handle, pairs + [pair for _, pair in known])
         truth = {i: s.p for (i, _), s in zip(known, scores[len(facts) :], strict=True)}
-        return tuple(
+        return [
             Answer(text=text, p_target=s.p, p_truth=truth.get(i))
             for i, (text, s) in enumerate(zip(texts, scores[: len(facts)], strict=True))
-        )
+        ]
 
     def _null_space(self, hp: Hyperparameters) -> dict[str, dict[str, Any]]:
         if hp.threshold is None and hp.energy is None:
@@ -469,30 +322,10 @@ def _as_facts(facts: Any) -> list[Fact]:
     ]
 
 
-def check_base(edit: Edit, base: str) -> None:
-    """Refuse an edit of another model.
-
-    Raises:
-        FingerprintError: fingerprints differ.
-    """
-    if edit.base != base:
-        raise FingerprintError(
-            f"Edit {edit.id} was made on a model with fingerprint {edit.base[:12]}, this model has "
-            f"{base[:12]}.",
-            remedy="Load the unedited model that the edit was made on.",
-        )
-
-
-def open_ledger(
-    folder: str | Path, base: str, *, model: str = "", signer: str | Path | None = None
-) -> Ledger:
-    """The ledger in `folder`, begun if there is none.
-
-    Raises:
-        FingerprintError: it is of another model.
-    """
-    if not Ledger.at(folder):
-        return Ledger.create(folder, base, model=model, signer=signer)
-    ledger = Ledger(folder, signer=signer)
-    ledger.check_base(base)
-    return ledger
+def _of_first(patch: Patch, ranks: Ranks) -> Patch:
+    """The first rank's patch on all: what each computed by itself may differ in its last bits."""
+    if ranks.size == 1:
+        return patch
+    get = ranks.tensor_from_first
+    weights = {name: LowRank(get(d.left), get(d.right)) for name, d in patch.weights.items()}
+    return replace(patch, weights=weights)

@@ -11,6 +11,7 @@ from torch import Tensor
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import Patch
 from alphaedit.core.progress import Progress, silent
+from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.linalg.subspace import Spectrum
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.state import SequentialState
@@ -38,6 +39,7 @@ class Problem:
     state: SequentialState
     seed: int = 0
     progress: Progress = silent
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)

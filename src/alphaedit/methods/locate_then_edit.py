@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alphaedit.core.errors import ConfigError
@@ -121,7 +122,7 @@ class _Run:
                 texts = generate_contexts(
                     problem.handle, hp.contexts, hp.context_tokens, problem.seed
                 )
-            self.state = replace(self.state, contexts=texts)
+            self.state = replace(self.state, contexts=problem.ranks.from_first(texts))
 
     def solution(self) -> Solution:
         """The patch, and the state after it."""
@@ -144,21 +145,56 @@ class _Run:
         with self.timer.phase("targets"), ExitStack() as searching:
             for plugin in self.plugins:
                 searching.enter_context(plugin.searching(problem, self.memory))
-            make_delta = self.method.maker
-            found = find_targets(
-                problem.handle,
-                facts,
-                layer,
-                self.state.contexts or (),
-                problem.hyperparameters,
-                reference=reference,
-                maker=make_delta(problem, facts[0], layer) if make_delta else None,
-                progress=problem.progress,
-            )
+            found = self._searched(facts, layer, reference)
             for plugin in self.plugins:
                 found = plugin.targets(problem, found, self.memory)
         check_finite("target values", found.values, facts)
         return found
+
+    def _searched(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
+        """The search, each rank on its share of the facts."""
+        problem, ranks = self.problem, self.problem.ranks
+        mine = ranks.share(len(facts))
+        make_delta = self.method.maker
+        found: Targets | None = None
+        if mine:
+            found = find_targets(
+                problem.handle,
+                facts[mine.start : mine.stop],
+                layer,
+                self.state.contexts or (),
+                problem.hyperparameters,
+                reference=None if reference is None else reference[mine.start : mine.stop],
+                maker=make_delta(problem, facts[0], layer) if make_delta else None,
+                progress=problem.progress,
+            )
+        if ranks.size == 1 and found is not None:
+            return found
+        losses = ranks.objects(found.losses if found else [])
+        size, like = problem.handle.d_out(layer), self._like(layer)
+        return Targets(
+            values=ranks.columns(found.values if found else None, size, len(facts), like),
+            clean=ranks.columns(found.clean if found else None, size, len(facts), like),
+            losses=[one for part in losses for one in part],
+        )
+
+    def _like(self, layer: int) -> Tensor:
+        weight: Any = self.problem.handle.edited_module(layer).weight
+        return torch.empty(0, dtype=self.problem.handle.wide, device=weight.device)
+
+    def _keys(self, facts: Sequence[Fact], layer: int, last: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, each rank's share of the facts put together."""
+        handle, ranks = self.problem.handle, self.problem.ranks
+        mine = ranks.share(len(facts))
+        own: tuple[Tensor | None, Tensor | None] = (None, None)
+        if mine:
+            contexts = self.state.contexts or ()
+            own = keys_and_values(handle, facts[mine.start : mine.stop], contexts, layer, last)
+        like = self._like(layer)
+        return (
+            ranks.columns(own[0], handle.d_in(layer), len(facts), like),
+            ranks.columns(own[1], handle.d_out(last), len(facts), like),
+        )
 
     def _pulled_back(self, facts: Sequence[Fact], layer: int, wanted: Tensor) -> Tensor:
         """From a change of hidden states to one of the edited module's output, [d_out, u]."""
@@ -196,7 +232,7 @@ class _Run:
     ) -> tuple[dict[int, LowRank], dict[int, Tensor], list[float]]:
         """Deltas and keys [d_in, u] by layer, and the last losses."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
-        contexts, last = self.state.contexts or (), hp.layers[-1]
+        last = hp.layers[-1]
         found = self._targets(facts, last, None)
         slack = hp.conditioning if self.method.equality else 1.0
         deltas: dict[int, LowRank] = {}
@@ -205,7 +241,7 @@ class _Run:
             for index, layer in enumerate(hp.layers):
                 problem.progress("layers", index, len(hp.layers))
                 with self.timer.phase("keys"):
-                    keys, values = keys_and_values(handle, facts, contexts, layer, last)
+                    keys, values = self._keys(facts, layer, last)
                 check_finite("keys", keys, facts)
                 wanted = (found.values.to(values.device) - values) / (len(hp.layers) - index)
                 residual = self._pulled_back(facts, layer, wanted)
@@ -217,7 +253,7 @@ class _Run:
             if self.method.history_after:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
-                        used[layer], _ = keys_and_values(handle, facts, contexts, layer, layer)
+                        used[layer], _ = self._keys(facts, layer, layer)
         problem.progress("layers", len(hp.layers), len(hp.layers))
         return deltas, used, [row[-1] for row in found.losses]
 
@@ -227,7 +263,6 @@ class _Run:
         """As `_batch`, one fact after another at one layer."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         (layer,) = hp.layers
-        contexts = self.state.contexts or ()
         deltas: list[LowRank] = []
         losses: list[float] = []
         system: RomeSystem | None = None
@@ -235,7 +270,7 @@ class _Run:
             for index, fact in enumerate(facts):
                 problem.progress("facts", index, len(facts))
                 with self.timer.phase("keys"):
-                    key, _ = keys_and_values(handle, [fact], contexts, layer, layer)
+                    key, _ = self._keys([fact], layer, layer)
                     output = handle.weight(layer) @ key
                 found = self._targets([fact], layer, output.T)
                 losses.append(found.losses[0][-1])

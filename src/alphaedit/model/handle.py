@@ -356,12 +356,9 @@ class ModelHandle:
     def restore(self, snapshot: Snapshot) -> None:
         """Put back what `snapshot` copied, bit for bit."""
         # Where the model's dtype is another, what is written is kept as well.
-        self._write(
-            {
-                name: saved if saved.dtype == self._parameter(name)[1].dtype else saved.clone()
-                for name, saved in snapshot.items()
-            }
-        )
+        dtype = {name: self._parameter(name)[1].dtype for name in snapshot}
+        own = {n: t if t.dtype == dtype[n] else t.clone() for n, t in snapshot.items()}
+        self._write(own)
 
     @contextmanager
     def temporarily(self, weights: Mapping[str, LowRank]) -> Iterator[None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alphaedit.core.errors import StatsError
 from alphaedit.core.progress import Progress, silent
+from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_input, stoppable
 from alphaedit.stats.corpus import Corpus
@@ -61,11 +62,10 @@ class _Sums:
         self.tokens = 0
         self.sequences = 0
 
-    def add(self, keys: dict[int, Tensor], sequences: int) -> None:
+    def add(self, keys: dict[int, Tensor]) -> None:
         for layer, k in keys.items():
             self.sums[layer] += (k.T @ k).double().cpu()
         self.tokens += next(iter(keys.values())).shape[0]
-        self.sequences += sequences
 
     def save(self, path: Path, key: str) -> None:
         part = path.with_suffix(".part")
@@ -129,10 +129,12 @@ def collect(
     tolerance: float | None = None,
     resume: Path | None = None,
     progress: Progress = silent,
+    ranks: Ranks = ALONE,
 ) -> dict[int, SecondMoment]:
     """Second moments at `layers` over about `tokens` tokens of `corpus`.
 
-    One pass that stops at the last of the layers, over packed sequences.
+    One pass that stops at the last of the layers, over packed sequences; ranks take turns with
+    them.
 
     Args:
         tolerance: stop early when doubling the text changes every C by less than this share of its
@@ -143,39 +145,54 @@ def collect(
         StatsError: the corpus has no tokens.
     """
     length = min(sequence, handle.max_positions or sequence)
+    together = max(1, batch_tokens // length) * ranks.size
     sums = _Sums(handle, layers)
     key = f"{corpus.fingerprint}:{handle.fingerprint(max(layers))}:{sorted(layers)}:{length}"
+    if ranks.size > 1:
+        key += f":{ranks.rank} of {ranks.size}"
+        resume = resume.with_suffix(f".{ranks.rank}") if resume is not None else None
     if resume is not None and resume.is_file():
         sums.load(resume, key)
+    # Ranks that were stopped at different places begin again together.
+    if len(set(ranks.objects(sums.sequences))) > 1:
+        sums = _Sums(handle, layers)
     skip, saved_at = sums.sequences, time.monotonic()
     check_at, earlier = 4 * batch_tokens, dict[int, Tensor]()
     batch: list[list[int]] = []
+    seen = 0
 
-    def flush() -> None:
-        for keys, count in _halving(handle, batch, layers):
-            sums.add(keys, count)
+    def flush(index: int) -> None:
+        for keys, _ in _halving(handle, batch, layers) if batch else ():
+            sums.add(keys)
+        sums.sequences = index + 1
         batch.clear()
-        progress("second moments", min(sums.tokens, tokens), tokens)
+        progress("second moments", min(seen, tokens), tokens)
 
+    index = -1
     for index, row in enumerate(packed(handle, corpus, length)):
+        if seen >= tokens:
+            break
+        seen += len(row)
         if index < skip:
             continue
-        if sums.tokens + sum(map(len, batch)) >= tokens:
-            break
-        batch.append(row)
-        if sum(map(len, batch)) + length > batch_tokens:
-            flush()
+        if index % ranks.size == ranks.rank:
+            batch.append(row)
+        if (index + 1) % together == 0:
+            flush(index)
             if resume is not None and time.monotonic() - saved_at > SAVE_EVERY:
                 sums.save(resume, key)
                 saved_at = time.monotonic()
-            if tolerance is not None and sums.tokens >= check_at:
-                now = {k: v / sums.tokens for k, v in sums.sums.items()}
-                gaps = [float((now[k] - v).norm() / now[k].norm()) for k, v in earlier.items()]
+            if tolerance is not None and seen >= check_at:
+                whole = {k: ranks.sum(v.clone()) / seen for k, v in sums.sums.items()}
+                gaps = [float((whole[k] - v).norm() / whole[k].norm()) for k, v in earlier.items()]
                 if gaps and max(gaps) < tolerance:
                     break
-                check_at, earlier = 2 * sums.tokens, now
+                check_at, earlier = 2 * seen, whole
     if batch:
-        flush()
+        flush(index)
+    for total in sums.sums.values():
+        ranks.sum(total)
+    sums.tokens = sum(ranks.objects(sums.tokens))
     if not sums.tokens:
         raise StatsError(f"Corpus {corpus.name!r} has no text.", remedy="Give another corpus.")
     progress("second moments", tokens, tokens)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphaedit.core.errors import FingerprintError
 from alphaedit.core.progress import Progress, silent
+from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.linalg.subspace import (
     Spectrum,
     Subspace,
@@ -36,6 +37,7 @@ class ModelStatistics:
             statistics (`prepare`) before the first edit.
         corpus: see `open_corpus`.
         tokens: token budget; by default 40 a direction of the keys, at most a million.
+        ranks: processes that share the work; the first one writes the cache.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class ModelStatistics:
         seed: int = 0,
         tolerance: float | None = None,
         progress: Progress = silent,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.handle = handle
+        self.ranks = ranks
         self.spec = corpus
         self.seed = seed
         widest = max(handle.d_in(layer) for layer in range(handle.n_layers))
@@ -79,6 +83,8 @@ class ModelStatistics:
 
     def prepare(self, layers: Sequence[int]) -> None:
         """Make sure of the second moments of `layers`, computing what is missing in one pass."""
+        if all(layer in self._moments for layer in layers):
+            return
         missing = []
         for layer in layers:
             if layer in self._moments:
@@ -89,8 +95,11 @@ class ModelStatistics:
             else:
                 self._moments[layer] = found["matrix"]
                 self._counted[layer] = int(found.get("tokens", self.tokens))
+        lacking = self.ranks.objects([layer for layer in layers if layer in missing])
+        missing = sorted({layer for one in lacking for layer in one})
         if not missing:
             return
+        self.ranks.agree({"corpora": self.corpus.fingerprint, "models": self.model})
         if self.handle.fingerprint() != self.model:
             raise FingerprintError(
                 f"Second moments of layers {missing} are needed, and the model has been edited.",
@@ -106,12 +115,14 @@ class ModelStatistics:
             tolerance=self.tolerance,
             resume=partial,
             progress=self.progress,
+            ranks=self.ranks,
         )
         for layer, moment in moments.items():
             counted = torch.tensor(moment.tokens)
-            self.cache.save(
-                self._key(layer, "moment"), {"matrix": moment.matrix, "tokens": counted}
-            )
+            if self.ranks.first:
+                self.cache.save(
+                    self._key(layer, "moment"), {"matrix": moment.matrix, "tokens": counted}
+                )
             self._moments[layer] = moment.matrix
             self._counted[layer] = moment.tokens
 
@@ -128,17 +139,26 @@ class ModelStatistics:
     def spectrum(self, layer: int) -> Spectrum:
         """Eigendecomposition of C at `layer`, float32."""
         if layer not in self._spectra:
+            self._spectra[layer] = self._shared_spectrum(layer)
+        return self._spectra[layer]
+
+    def _shared_spectrum(self, layer: int) -> Spectrum:
+        """The first rank's, from its cache or computed there."""
+        moment = self.second_moment(layer)
+        if not self.ranks.first:
+            made = Spectrum(moment.new_zeros(len(moment)), torch.zeros_like(moment))
+        else:
             key = self._key(layer, "spectrum")
             found = self.cache.load(key)
             if found is None:
                 self.progress("null space", 0, 1)
-                made = spectrum(self.second_moment(layer))
+                made = spectrum(moment)
                 self.cache.save(key, {"values": made.values, "vectors": made.vectors})
                 self.progress("null space", 1, 1)
             else:
                 made = Spectrum(found["values"], found["vectors"])
-            self._spectra[layer] = made
-        return self._spectra[layer]
+        get = self.ranks.tensor_from_first
+        return Spectrum(get(made.values), get(made.vectors))
 
     def subspace(
         self, layer: int, *, threshold: float | None = None, energy: float | None = None

@@ -1,0 +1,216 @@
+"""The edits of a model: which are in force, undoing any of them, and their ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alphaedit.core.edit import Edit
+from alphaedit.core.errors import EditFileError, FingerprintError
+from alphaedit.editor.layers import Layers
+from alphaedit.ledger.history import version_of
+from alphaedit.ledger.ledger import Ledger
+from alphaedit.methods.state import Learned, SequentialState
+from alphaedit.model.handle import ModelHandle
+
+
+class Versioned:
+    """A model with a list of edits in force, which may be recorded in a ledger.
+
+    Attributes:
+        handle: the model.
+        base: fingerprint of the unedited model.
+        edits: edits in force, oldest first.
+        state: what the sequential run has learned from them (contexts, past keys).
+        ledger: where each change is recorded, if one is tracked.
+    """
+
+    def __init__(self, handle: ModelHandle) -> None:
+        self.handle = handle
+        self.base = handle.fingerprint()
+        self.edits: list[Edit] = []
+        self.state = SequentialState()
+        self.ledger: Ledger | None = None
+        self._learned: list[Learned] = []
+        self._layers = Layers(handle)
+
+    def apply(self, edit: Edit) -> None:
+        """Apply an edit that was made before, onto the state it was made on.
+
+        Raises:
+            EditFileError: the edit was made on another model or after another edit.
+        """
+        check_base(edit, self.base)
+        parent = self.edits[-1].id if self.edits else None
+        if edit.parent != parent:
+            raise EditFileError(
+                f"Edit {edit.id} was made after {edit.parent or 'the unedited model'}, but the "
+                f"last edit here is {parent or 'none'}.",
+                remedy="Apply its parents first, in order.",
+            )
+        self._go([*self.edits, edit], [*self._learned, Learned()], op="apply")
+
+    def revert(self, edit: str | None = None, *, why: str = "") -> Edit:
+        """Take an edit out, and return it: the last one, or the one of that id.
+
+        What remains has the weights, bit for bit, of a model to which only the other edits were
+        applied. Edits made after it were solved with it in place: ask for their facts again.
+
+        Raises:
+            EditFileError: there is no such edit.
+        """
+        if not self.edits:
+            raise EditFileError("There is no edit to revert.", remedy="Edit first.")
+        return self.forget([edit or self.edits[-1].id], why=why)[0]
+
+    def forget(self, ids: Iterable[str], *, why: str = "") -> list[Edit]:
+        """Take edits out, all or none, and return them, the last one first.
+
+        Args:
+            ids: ids of edits, or the first 4 or more characters of them.
+            why: message for the ledger's log, if one is tracked.
+
+        Raises:
+            EditFileError: there is no such edit.
+        """
+        gone = {self._index(name) for name in ids}
+        kept = [i for i in range(len(self.edits)) if i not in gone]
+        removed = [self.edits[i] for i in sorted(gone, reverse=True)]
+        self._go(
+            [self.edits[i] for i in kept], [self._learned[i] for i in kept], op="revert", why=why
+        )
+        return removed
+
+    def _index(self, name: str) -> int:
+        found = [i for i, edit in enumerate(self.edits) if edit.id.startswith(name)]
+        if len(found) == 1 and len(name) >= 4:
+            return found[0]
+        raise EditFileError(
+            f"{len(found) or 'No'} edits have an id that begins with {name!r}.",
+            remedy=f"They are {', '.join(edit.id for edit in self.edits[-5:])}."
+            if self.edits
+            else "Edit first.",
+        )
+
+    def _go(
+        self, edits: Sequence[Edit], learned: Sequence[Learned], *, op: str, why: str = ""
+    ) -> None:
+        """Bring these edits into force and no others."""
+        same = 0
+        while same < min(len(edits), len(self.edits)) and edits[same].id == self.edits[same].id:
+            same += 1
+        old = [edit.patch.weights for edit in self.edits]
+        new = [edit.patch.weights for edit in edits]
+        with self._layers.replacing(old, new, same) as keep:
+            if self.ledger is not None:
+                drop = [edit.id for edit in self.edits[same:]]
+                add = list(zip(edits, learned, strict=True))[same:]
+                self._record(op, why, add=add, drop=drop)
+            keep()
+        self.edits, self._learned = list(edits), list(learned)
+        self.state = SequentialState.of(learned)
+
+    def _record(self, op: str, why: str, **change: Any) -> None:
+        if self.ledger is not None:
+            before = version_of(self.base, [edit.id for edit in self.edits]).id
+            self.ledger.commit(op, why=why, expect=before, **change)
+
+    def save(self, folder: str | Path, *, model: str = "", why: str = "") -> Path:
+        """Record the edits in the ledger in `folder`, which is begun if there is none.
+
+        Args:
+            folder: the ledger, or where it is to be.
+            model: where the unedited model is, for a ledger that is begun.
+            why: message for its log.
+
+        Raises:
+            FingerprintError: the ledger is of another model.
+            ResourceError: it cannot be written; it is as before.
+        """
+        ledger = open_ledger(folder, self.base, model=model)
+        ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
+        return ledger.path
+
+    def load(self, folder: str | Path, version: str = "head") -> None:
+        """Apply the edits in force in a ledger and take over their sequential state.
+
+        Args:
+            folder: the ledger.
+            version: an earlier one, as `alphaedit log` names it: "@3", "head~1", an edit's id.
+
+        Raises:
+            EditFileError: the ledger is broken or belongs to another model; nothing is changed.
+        """
+        if self.edits:
+            raise EditFileError(
+                "This editor has edits already.", remedy="Load into a fresh editor, or revert."
+            )
+        ledger = folder if isinstance(folder, Ledger) else Ledger(folder)
+        ledger.check_base(self.base)
+        self.set_edits(ledger.edits(ledger.version(version)))
+
+    def track(self, folder: str | Path, *, model: str = "", sign: str | Path | None = None) -> None:
+        """Record each change in the ledger in `folder` from now on, as soon as it is made.
+
+        What is in force there is applied if this editor has no edits yet; if it has, they are
+        brought into force there.
+
+        Args:
+            folder: a ledger, or where one is to begin.
+            model: where the unedited model is, for a ledger that is begun.
+            sign: private ssh key to sign entries with.
+
+        Raises:
+            FingerprintError: the ledger is of another model.
+            LedgerError: the ledger is broken.
+        """
+        ledger = open_ledger(folder, self.base, model=model, signer=sign)
+        if self.edits:
+            ledger.sync(list(zip(self.edits, self._learned, strict=True)))
+        else:
+            self.set_edits(ledger.edits())
+        self.ledger = ledger
+
+    def set_edits(self, kept: Sequence[tuple[Edit, Learned]]) -> None:
+        """Bring these edits into force and no others, in this order; nothing is recorded.
+
+        Raises:
+            EditFileError: one is of another model, or does not fit; nothing is changed.
+        """
+        for edit, _ in kept:
+            check_base(edit, self.base)
+        ledger, self.ledger = self.ledger, None
+        try:
+            self._go([edit for edit, _ in kept], [learned for _, learned in kept], op="checkout")
+        finally:
+            self.ledger = ledger
+
+
+def check_base(edit: Edit, base: str) -> None:
+    """Refuse an edit of another model.
+
+    Raises:
+        FingerprintError: fingerprints differ.
+    """
+    if edit.base != base:
+        raise FingerprintError(
+            f"Edit {edit.id} was made on a model with fingerprint {edit.base[:12]}, this model has "
+            f"{base[:12]}.",
+            remedy="Load the unedited model that the edit was made on.",
+        )
+
+
+def open_ledger(
+    folder: str | Path, base: str, *, model: str = "", signer: str | Path | None = None
+) -> Ledger:
+    """The ledger in `folder`, begun if there is none.
+
+    Raises:
+        FingerprintError: it is of another model.
+    """
+    if not Ledger.at(folder):
+        return Ledger.create(folder, base, model=model, signer=signer)
+    ledger = Ledger(folder, signer=signer)
+    ledger.check_base(base)
+    return ledger
