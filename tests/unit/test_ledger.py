@@ -219,6 +219,12 @@ def test_read_only(ledger: Ledger) -> None:
         ledger.commit("edit", add=[make(9)])
 
 
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ResourceError, match="Cannot write into"):
+        Ledger.create(tmp_path / "file" / "ledger", BASE)
+
+
 def change_bytes(path: Path, old: bytes, new: bytes) -> None:
     data = path.read_bytes()
     assert old in data

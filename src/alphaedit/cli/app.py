@@ -24,6 +24,7 @@ from alphaedit.cli import (
     export,
     history,
     methods,
+    plan,
     revert,
     stats,
     trace,
@@ -65,6 +66,7 @@ app.command("experiment", epilog=experiment.EXAMPLES)(experiment.experiment)
 app.command("report", epilog=experiment.REPORT_EXAMPLES)(experiment.report)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("revert", epilog=revert.EXAMPLES)(revert.revert)
+app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("init", epilog=change.INIT_EXAMPLES)(change.init)
 app.command("log", epilog=history.LOG_EXAMPLES)(history.log)

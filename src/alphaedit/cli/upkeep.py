@@ -116,6 +116,7 @@ def gc(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
     why: ledgers.Why = "",
+    sign: ledgers.Sign = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def gc(
     from alphaedit.ledger.check import sweep
     from alphaedit.ledger.ledger import Ledger
 
-    swept = sweep(Ledger(where), prune=prune, dry_run=dry_run, why=why)
+    swept = sweep(Ledger(where, signer=sign), prune=prune, dry_run=dry_run, why=why)
     if not json:
         verb = "Would remove" if dry_run else "Removed"
         output_console().print(

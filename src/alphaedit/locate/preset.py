@@ -11,7 +11,8 @@ from alphaedit.core.progress import Progress
 from alphaedit.locate.suggest import read_out, window
 from alphaedit.methods.base import Method, Problem
 from alphaedit.methods.config import Hyperparameters, build, overridden
-from alphaedit.methods.presets import entry, preset, presets
+from alphaedit.methods.presets import entry, preset
+from alphaedit.methods.presets import matching as of_facts
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.target_value import find_targets
@@ -47,12 +48,7 @@ def shape(handle: ModelHandle) -> dict[str, Any]:
 
 def matching(handle: ModelHandle) -> str | None:
     """Name of the preset whose `match` fits the model, if any."""
-    facts = shape(handle)
-    for name, known in presets().items():
-        match: Mapping[str, Any] = known.get("match", {})
-        if match and all(facts.get(key) == value for key, value in match.items()):
-            return name
-    return None
+    return of_facts(shape(handle))
 
 
 def check_match(handle: ModelHandle, name: str) -> None:

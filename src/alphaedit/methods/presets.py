@@ -54,6 +54,15 @@ def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
     }
 
 
+def matching(facts: Mapping[str, Any]) -> str | None:
+    """Name of the package's preset whose `match` fits what is known of a model, if any."""
+    for name, known in presets().items():
+        match: Mapping[str, Any] = known.get("match", {})
+        if match and all(facts.get(key) == value for key, value in match.items()):
+            return name
+    return None
+
+
 def read_preset(path: Path) -> dict[str, Any]:
     """The preset in a file.
 

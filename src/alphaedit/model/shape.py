@@ -1,0 +1,93 @@
+"""The sizes of a model, from its config alone: no weights are read or made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from alphaedit.core.errors import ArchitectureError, ModelError
+from alphaedit.model.load import resolve
+from alphaedit.model.structure import is_linear, linear_shape
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost of editing depends on.
+
+    Attributes:
+        layers: decoder blocks.
+        width: size of the residual stream, d_out of the edited matrices.
+        inner: size of the keys, d_in.
+        vocabulary: rows of the head.
+        block: parameters of a block's matrices.
+        parameters: of the whole model.
+        dtype: that the weights are stored in.
+        facts: what presets know models by.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    vocabulary: int
+    block: int
+    parameters: int
+    dtype: torch.dtype
+    facts: Mapping[str, Any]
+
+
+def shape_of(source: str) -> Shape:
+    """The shape of the model at `source`, built on the meta device.
+
+    Raises:
+        ModelError: there is no such model, or its config cannot be read.
+        ArchitectureError: no blocks with a matrix back into the residual stream were found.
+    """
+    where, local = resolve(source)
+    try:
+        config = AutoConfig.from_pretrained(where, local_files_only=local)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"The config of {source} cannot be read: {first}",
+            remedy="Give a model directory, a hub name, or 'bundled'.",
+        ) from error
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    blocks = max(lists, key=_size, default=None)
+    width = model.get_input_embeddings().weight.shape[1]
+    inner = 0
+    if blocks is not None:
+        width = getattr(config.get_text_config(), "hidden_size", width)
+        shapes = [linear_shape(m) for m in blocks[0].modules() if is_linear(m)]
+        inner = max((d_in for d_out, d_in in shapes if d_out == width), default=0)
+    if blocks is None or not inner:
+        raise ArchitectureError(
+            f"{type(model).__name__} has no list of blocks with a matrix of {width} rows.",
+            remedy="Plans are for decoder-only models whose MLPs end in a linear layer.",
+        )
+    return Shape(
+        layers=len(blocks),
+        width=width,
+        inner=inner,
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        block=sum(p.numel() for p in blocks[0].parameters() if p.ndim > 1),
+        parameters=_size(model),
+        dtype=getattr(config, "dtype", None) or torch.float32,
+        facts={
+            "model_type": config.get_text_config().model_type,
+            "layers": len(blocks),
+            "width": width,
+            "inner": inner,
+            "bundled": getattr(config, "alphaedit_world", None) is not None,
+        },
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
