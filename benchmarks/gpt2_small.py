@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from alphaedit.core.fact import Fact
-from alphaedit.editor.plan import here, plan
 from alphaedit.linalg.subspace import null_space
 from alphaedit.methods.base import Problem, Solution
 from alphaedit.methods.config import Hyperparameters, build
@@ -30,7 +29,6 @@ from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.target_value import rows_of
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.shape import Shape
 from alphaedit.stats.statistics import ModelStatistics
 from alphaedit.world.facts import World
 from alphaedit.world.records import records
@@ -174,19 +172,6 @@ def main() -> None:
         layer: null_space(stats.spectrum(layer), energy=0.9).matrix().float() for layer in LAYERS
     }
     caches = {layer: torch.zeros_like(projectors[layer]) for layer in LAYERS}
-    sizes = Shape(
-        layers=handle.n_layers,
-        width=handle.d_out(0),
-        inner=handle.d_in(0),
-        vocabulary=handle.model.config.vocab_size,
-        block=sum(p.numel() for p in handle.block(0).parameters() if p.ndim > 1),
-        parameters=sum(p.numel() for p in handle.model.parameters()),
-        dtype=torch.float32,
-        facts={},
-    )
-    rows = lengths(handle.tokens, facts, CONTEXTS, CONTEXT_TOKENS)
-    planned = plan(sizes, hp, here(sizes), facts=many, rows=rows)
-    result["planned_seconds_for_100"] = {phase.name: phase.seconds for phase in planned}
     clean = {layer: handle.weight(layer) for layer in LAYERS}
     began = time.perf_counter()
     phases = plain_edit(handle, facts[:few], contexts, hp, projectors, caches, 10.0)
