@@ -37,7 +37,9 @@ def row(line: str, names: list[str], group: Group) -> str:
 def section(text: str, results: Results) -> str:
     """A section of the page with new figures."""
     lines, names, title = [], [], ""
-    for line in text.splitlines():
+    spec = results.spec
+    size = f"{spec['edits']} edits in batches of {spec['batch_size']}."
+    for line in re.sub(r"\d+ edits in batches of \d+\.", size, text).splitlines():
         heading = re.fullmatch(r"\*\*(.*)\*\*", line)
         title = heading[1] if heading else title
         if line.startswith("| |"):

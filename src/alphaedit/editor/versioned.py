@@ -132,7 +132,7 @@ class Versioned:
         ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
         return ledger.path
 
-    def load(self, folder: str | Path, version: str = "head") -> None:
+    def load(self, folder: str | Path | Ledger, version: str = "head") -> None:
         """Apply the edits in force in a ledger and take over their sequential state.
 
         Args:
