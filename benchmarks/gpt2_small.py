@@ -1,11 +1,12 @@
 """A batch of AlphaEdit edits on a model of GPT-2-small's shape: the plain pipeline against ours.
 
-    python -m benchmarks.gpt2_small [--quick]
+    python -m benchmarks.gpt2_small [--quick] [--bundled]
 
 12 layers of 768, 50,257 tokens, random weights; layers 3 to 7 edited, 25 steps with no early stop,
 6 prompts and the KL prompt for each fact. The plain pipeline does what the published code does: a
 search fact by fact with full forward passes, keys and residuals by full passes layer by layer, a
-dense d x d solve, and a last pass a layer for the cache of keys. Writes results/gpt2_small.json.
+dense d x d solve, and a last pass a layer for the cache of keys. Writes results/gpt2_small.json,
+or with --bundled, on that model with its preset, results/bundled_batch.json.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.linalg.subspace import null_space
 from alphaedit.methods.base import Problem, Solution
 from alphaedit.methods.config import Hyperparameters, build
+from alphaedit.methods.presets import preset
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
@@ -48,7 +50,9 @@ def model(quick: bool) -> ModelHandle:
     return ModelHandle.load(GPT2LMHeadModel(config), tokenizer)
 
 
-def hooked(handle: ModelHandle, layer: int, rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
+def hooked(
+    handle: ModelHandle, layer: int, last_layer: int, rows: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
     """Keys of a layer and hidden states leaving the last edited one, by one full forward pass."""
     ids, mask = handle.tokens.pad([row.ids for row in rows], "right")
     last = torch.tensor([row.subject_last for row in rows])
@@ -64,7 +68,7 @@ def hooked(handle: ModelHandle, layer: int, rows: Sequence[Any]) -> tuple[Tensor
 
     hooks = [
         handle.edited_module(layer).register_forward_pre_hook(key),
-        handle.block(LAYERS[-1]).register_forward_hook(hidden),
+        handle.block(last_layer).register_forward_hook(hidden),
     ]
     try:
         with torch.no_grad():
@@ -86,18 +90,20 @@ def plain_edit(
 ) -> dict[str, float]:
     """Edit in place as published code does; seconds by phase."""
     began = time.perf_counter()
-    z = torch.stack([plain_target(handle, f, LAYERS[-1], contexts, hp)[0] for f in facts], dim=1)
+    z = torch.stack([plain_target(handle, f, hp.layers[-1], contexts, hp)[0] for f in facts], dim=1)
     seconds = {"targets": time.perf_counter() - began, "keys": 0.0, "solve": 0.0}
-    for number, layer in enumerate(LAYERS):
+    for number, layer in enumerate(hp.layers):
         began = time.perf_counter()
         keys, now = [], []
         for fact in facts:
             rows = [row for row in rows_of(handle, 0, fact, contexts) if not row.is_kl]
-            found, _ = hooked(handle, layer, rows)
+            found, _ = hooked(handle, layer, hp.layers[-1], rows)
             keys.append(0.5 * found[0] + 0.5 * found[1:].mean(dim=0))
-            now.append(hooked(handle, layer, rows[:1])[1][0])  # the second pass, for residuals
+            now.append(
+                hooked(handle, layer, hp.layers[-1], rows[:1])[1][0]
+            )  # the second pass, for residuals
         k, residual = torch.stack(keys, dim=1), (z - torch.stack(now, dim=1))
-        residual = residual / (len(LAYERS) - number)
+        residual = residual / (len(hp.layers) - number)
         seconds["keys"] += time.perf_counter() - began
         began = time.perf_counter()
         p = projectors[layer]
@@ -106,11 +112,11 @@ def plain_edit(
         handle.set_weight(layer, handle.weight(layer) + delta)
         seconds["solve"] += time.perf_counter() - began
     began = time.perf_counter()
-    for layer in LAYERS:
+    for layer in hp.layers:
         keys = []
         for fact in facts:
             rows = [row for row in rows_of(handle, 0, fact, contexts) if not row.is_kl]
-            keys.append(hooked(handle, layer, rows)[0].mean(dim=0))
+            keys.append(hooked(handle, layer, hp.layers[-1], rows)[0].mean(dim=0))
         k = torch.stack(keys, dim=1)
         caches[layer] += k @ k.T
     seconds["keys"] += time.perf_counter() - began
@@ -121,9 +127,11 @@ def main() -> None:
     """Run both on the same facts and write seconds by phase."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a narrow model, 3 facts")
-    quick = parser.parse_args().quick
+    parser.add_argument("--bundled", action="store_true", help="the bundled model and its preset")
+    args = parser.parse_args()
+    quick = args.quick
     few, many = (3, 6) if quick else (10, 100)
-    handle = model(quick)
+    handle = ModelHandle.load("bundled") if args.bundled else model(quick)
     chosen = [r["requested_rewrite"] for r in records(World.load(), many, seed=3)]
     facts = [Fact(r["prompt"], r["subject"], r["target_new"]["str"]) for r in chosen]
     stats = ModelStatistics(handle, "bundled", tokens=4_000 if quick else 20_000)
@@ -141,8 +149,10 @@ def main() -> None:
         "ridge": 10.0,
     }
     hp = build(values, "benchmark")
-    stats.prepare(LAYERS)
-    contexts = generate_contexts(handle, CONTEXTS, CONTEXT_TOKENS, 0)
+    if args.bundled:
+        hp = build({**preset("bundled", "alphaedit"), "ridge_share": None}, "benchmark")
+    stats.prepare(hp.layers)
+    contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
     state = SequentialState(contexts=contexts)
     lengths = [len(r.ids) for f in facts[:few] for r in rows_of(handle, 0, f, contexts)]
 
@@ -155,8 +165,8 @@ def main() -> None:
     ours(facts[:2])
     changes: dict[str, Tensor] = {}
     result: dict[str, Any] = {
-        "shape": {"layers": 12, "width": handle.d_out(0), "inner": handle.d_in(0)},
-        "rows_a_fact": CONTEXTS + 2,
+        "shape": {"layers": handle.n_layers, "width": handle.d_out(0), "inner": handle.d_in(0)},
+        "rows_a_fact": hp.contexts + 2,
         "mean_tokens_a_row": statistics.mean(lengths),
         "steps": hp.steps,
         "ours": {},
@@ -169,12 +179,12 @@ def main() -> None:
         if count == few:
             changes = {name: change.matrix() for name, change in solution.patch.weights.items()}
     projectors = {
-        layer: null_space(stats.spectrum(layer), energy=0.9).matrix().float() for layer in LAYERS
+        layer: null_space(stats.spectrum(layer), energy=0.9).matrix().float() for layer in hp.layers
     }
-    caches = {layer: torch.zeros_like(projectors[layer]) for layer in LAYERS}
-    clean = {layer: handle.weight(layer) for layer in LAYERS}
+    caches = {layer: torch.zeros_like(projectors[layer]) for layer in hp.layers}
+    clean = {layer: handle.weight(layer) for layer in hp.layers}
     began = time.perf_counter()
-    phases = plain_edit(handle, facts[:few], contexts, hp, projectors, caches, 10.0)
+    phases = plain_edit(handle, facts[:few], contexts, hp, projectors, caches, hp.ridge)
     seconds = time.perf_counter() - began
     result["plain"] = {"facts": few, "seconds_per_edit": seconds / few, "phases": phases}
     result["ratio_same_facts"] = (
@@ -186,10 +196,10 @@ def main() -> None:
     result["relative_difference_of_changes"] = max(
         float((handle.weight(i) - clean[i] - changes[handle.edited_name(i)]).norm())
         / float(changes[handle.edited_name(i)].norm())
-        for i in LAYERS
+        for i in hp.layers
     )
     print(result)
-    write("gpt2_small", result, quick=quick)
+    write("bundled_batch" if args.bundled else "gpt2_small", result, quick=quick)
 
 
 if __name__ == "__main__":
