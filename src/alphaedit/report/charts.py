@@ -267,13 +267,27 @@ def dots(group: Group, results: Results) -> Figure | None:
 
 
 def spectrum(group: Group, results: Results) -> Figure | None:
-    """Eigenvalues of the second moment at the last edited layer, and the null space chosen."""
+    """Eigenvalues of the second moment at the last edited layer, and the null spaces chosen."""
+    found = []
     for column in group.edited:
         extras = results.extras.get(column.cells[0], {})
         if extras and "spectrum" in extras[max(extras)]:
-            found = extras[max(extras)]["spectrum"]
-            return spectrum_panel(found["layer"], found["values"], found["null"])
-    return None
+            found.append((column.label, extras[max(extras)]["spectrum"]))
+    if not found:
+        return None
+    _, widest = max(found, key=lambda item: item[1]["null"])
+    figure = spectrum_panel(widest["layer"], widest["values"], widest["null"])
+    if len(found) == 1:
+        return figure
+    figure.set_size_inches(7.2, 4.4)
+    (axes,) = figure.axes
+    axes.set_title(f"layer {widest['layer']}: the null space begins at", fontsize=11, loc="left")
+    for index, (label, one) in enumerate(found):
+        start = len(one["values"]) - one["null"]
+        style = {k: v for k, v in _style(index + 1).items() if k in ("color", "linestyle")}
+        axes.axvline(start, label=f"{label}: {start}", linewidth=1.6, **style)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False, labelcolor=INK)
+    return figure
 
 
 def shift(group: Group, results: Results) -> Figure | None:

@@ -27,7 +27,6 @@ from alphaedit.world.phrasing import train_phrasings
 
 TEXTS = 6
 GENERATED = 60
-POINTS = 300
 STATES = 500
 """Facts whose hidden states are compared before and after."""
 TEXT_TOKENS = 40
@@ -90,7 +89,11 @@ def _retention(context: Context) -> Outcome:
     hits = [n.mean_logprob > t.mean_logprob for n, t in zip(new, true, strict=True)]
     parts = min(10, len(hits))
     edges = [round(i * len(hits) / parts) for i in range(parts + 1)]
-    return Outcome({f"efficacy:{i}": percent(hits[edges[i] : edges[i + 1]]) for i in range(parts)})
+    names = [str(i + 1) for i in range(parts)]
+    names[0], names[-1] = f"{names[0]} (oldest)", f"{names[-1]} (newest)"
+    return Outcome(
+        {f"efficacy:{n}": percent(hits[edges[i] : edges[i + 1]]) for i, n in enumerate(names)}
+    )
 
 
 class _Drift:
@@ -111,13 +114,11 @@ def _space(context: Context) -> Outcome:
     if not reports:
         return Outcome({})
     mean = {k: sum(r[k] for r in reports) / len(reports) for k in ("dim", "d_in", "energy_left")}
-    # A few hundred of the eigenvalues draw the same line as all.
-    values = context.editor.statistics.spectrum(context.layer).values.double()
-    step = max(1, len(values) // POINTS)
+    values = context.editor.statistics.spectrum(context.layer).values.tolist()
     spectrum = {
         "layer": context.layer,
-        "values": [float(f"{v:.4g}") for v in values[::step].tolist()],
-        "null": round(reports[-1]["dim"] / step),
+        "values": [float(f"{value:.4g}") for value in values],
+        "null": reports[-1]["dim"],
     }
     return Outcome(
         {"null_share": mean["dim"] / mean["d_in"], "energy_left": mean["energy_left"]},
