@@ -54,37 +54,50 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.command("edit", epilog=edit.EXAMPLES)(edit.edit)
-app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
-app.command("stats", epilog=stats.EXAMPLES)(stats.stats)
-app.command("trace", epilog=trace.EXAMPLES)(trace.trace)
-app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
-app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("ability", epilog=ability.EXAMPLES)(ability.ability)
-app.command("experiment", epilog=experiment.EXAMPLES)(experiment.experiment)
-app.command("report", epilog=experiment.REPORT_EXAMPLES)(experiment.report)
-app.command("export", epilog=export.EXAMPLES)(export.export)
-app.command("revert", epilog=revert.EXAMPLES)(revert.revert)
-app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
-app.command("check", epilog=check.EXAMPLES)(check.check)
-app.command("init", epilog=change.INIT_EXAMPLES)(change.init)
-app.command("log", epilog=history.LOG_EXAMPLES)(history.log)
-app.command("show", epilog=history.SHOW_EXAMPLES)(history.show)
-app.command("status", epilog=history.STATUS_EXAMPLES)(history.status)
-app.command("diff", epilog=history.DIFF_EXAMPLES)(history.diff)
-app.command("apply", epilog=change.APPLY_EXAMPLES)(change.apply)
-app.command("checkout", epilog=change.CHECKOUT_EXAMPLES)(change.checkout)
-app.command("squash", epilog=change.SQUASH_EXAMPLES)(change.squash)
-app.command("merge", epilog=change.MERGE_EXAMPLES)(change.merge)
-app.command("verify", epilog=upkeep.VERIFY_EXAMPLES)(upkeep.verify)
-app.command("gc", epilog=upkeep.GC_EXAMPLES)(upkeep.gc)
-app.command("pack", epilog=upkeep.PACK_EXAMPLES)(upkeep.pack)
-app.command("unpack", epilog=upkeep.UNPACK_EXAMPLES)(upkeep.unpack)
-app.command("push", epilog=upkeep.PUSH_EXAMPLES)(upkeep.push)
-app.command("pull", epilog=upkeep.PULL_EXAMPLES)(upkeep.pull)
-app.command("methods", epilog=methods.EXAMPLES)(methods.list_methods)
-app.add_typer(world.app, name="world")
+_COMMANDS = {
+    "Edit": (
+        ("demo", demo.demo, demo.EXAMPLES),
+        ("edit", edit.edit, edit.EXAMPLES),
+        ("ask", ask.ask, ask.EXAMPLES),
+        ("check", check.check, check.EXAMPLES),
+        ("plan", plan.plan, plan.EXAMPLES),
+        ("methods", methods.list_methods, methods.EXAMPLES),
+        ("tune", tune.tune, tune.EXAMPLES),
+    ),
+    "Ledger": (
+        ("init", change.init, change.INIT_EXAMPLES),
+        ("log", history.log, history.LOG_EXAMPLES),
+        ("show", history.show, history.SHOW_EXAMPLES),
+        ("status", history.status, history.STATUS_EXAMPLES),
+        ("diff", history.diff, history.DIFF_EXAMPLES),
+        ("apply", change.apply, change.APPLY_EXAMPLES),
+        ("revert", revert.revert, revert.EXAMPLES),
+        ("checkout", change.checkout, change.CHECKOUT_EXAMPLES),
+        ("squash", change.squash, change.SQUASH_EXAMPLES),
+        ("merge", change.merge, change.MERGE_EXAMPLES),
+        ("verify", upkeep.verify, upkeep.VERIFY_EXAMPLES),
+        ("gc", upkeep.gc, upkeep.GC_EXAMPLES),
+    ),
+    "Deploy and share": (
+        ("export", export.export, export.EXAMPLES),
+        ("pack", upkeep.pack, upkeep.PACK_EXAMPLES),
+        ("unpack", upkeep.unpack, upkeep.UNPACK_EXAMPLES),
+        ("push", upkeep.push, upkeep.PUSH_EXAMPLES),
+        ("pull", upkeep.pull, upkeep.PULL_EXAMPLES),
+    ),
+    "Measure": (
+        ("eval", evaluate.evaluate, evaluate.EXAMPLES),
+        ("ability", ability.ability, ability.EXAMPLES),
+        ("experiment", experiment.experiment, experiment.EXAMPLES),
+        ("report", experiment.report, experiment.REPORT_EXAMPLES),
+        ("stats", stats.stats, stats.EXAMPLES),
+        ("trace", trace.trace, trace.EXAMPLES),
+    ),
+}
+for panel, commands in _COMMANDS.items():
+    for name, function, epilog in commands:
+        app.command(name, epilog=epilog, rich_help_panel=panel)(function)
+app.add_typer(world.app, name="world", rich_help_panel="Bundled models")
 
 
 def _version(wanted: bool) -> None:

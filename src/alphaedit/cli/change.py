@@ -279,14 +279,10 @@ def _ask(
     ledger: Ledger, model: str | None, out: Session, how: tuple[str | None, str | None]
 ) -> list[Asked]:
     """Ask the model for all facts that should hold now."""
-    from alphaedit.editor.measured import ask_facts
-    from alphaedit.ledger.facts import in_force
-
     device, dtype = how
     with out.progress() as progress:
         editor = ledgers.editor_at(ledger, model, ledger.head, progress, device=device, dtype=dtype)
-        held = in_force(ledgers.facts_of(ledger, ledger.head))
-        return ask_facts(editor, [one.fact for one in held.values()])
+        return ledgers.ask_in_force(editor, ledger, ledger.head)
 
 
 def _done(ledger: Ledger, entry: Entry, asked: list[Asked], *, json: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +67,17 @@ def editor_at(
     ledger.check_base(editor.base)
     editor.set_edits(ledger.edits(version))
     return editor
+
+
+def ask_in_force(
+    editor: Editor, ledger: Ledger, version: Version, only: Collection[str] | None = None
+) -> list[Asked]:
+    """Ask for the facts in force in a version, or for those that some of its edits brought."""
+    from alphaedit.editor.measured import ask_facts
+    from alphaedit.ledger.facts import in_force
+
+    held = in_force(facts_of(ledger, version)).values()
+    return ask_facts(editor, [one.fact for one in held if only is None or one.edit in only])
 
 
 def asked_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:

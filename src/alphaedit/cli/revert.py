@@ -74,11 +74,7 @@ def revert(
         if checkpoint is not None or (dependants and not no_measure):
             editor = ledgers.editor_at(ledger, model, after, progress, device=device, dtype=dtype)
             if dependants and not no_measure:
-                from alphaedit.editor.measured import ask_facts
-                from alphaedit.ledger.facts import in_force
-
-                said = in_force(ledgers.facts_of(ledger, after)).values()
-                asked = ask_facts(editor, [one.fact for one in said if one.edit in dependants])
+                asked = ledgers.ask_in_force(editor, ledger, after, dependants)
             if checkpoint is not None:
                 editor.save_pretrained(checkpoint)
                 out.wrote(checkpoint)

@@ -73,14 +73,10 @@ def verify(
             progress=progress,
         )
         if ask and not verdict.problems:
-            from alphaedit.editor.measured import ask_facts
-            from alphaedit.ledger.facts import in_force
-
             editor = ledgers.editor_at(
                 ledger, model, ledger.head, progress, seed=seed, device=device, dtype=dtype
             )
-            held = in_force(ledgers.facts_of(ledger, ledger.head))
-            asked = ask_facts(editor, [one.fact for one in held.values()])
+            asked = ledgers.ask_in_force(editor, ledger, ledger.head)
     wrong = [one for one in asked if not one.holds]
     result = {
         "ledger": str(where),
