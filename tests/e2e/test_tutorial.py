@@ -12,6 +12,7 @@ pytest.importorskip("peft")
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
+@pytest.mark.timeout(900)
 def test_the_tutorial(tmp_path: Path) -> None:
     text = TUTORIAL.read_text(encoding="utf-8")
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -16,6 +16,7 @@ import torch
 from tests.ledgers import BASE, make
 
 from alphaedit.cli.app import run
+from alphaedit.cli.prepare import check_new
 from alphaedit.core.errors import (
     ConfigError,
     ConflictError,
@@ -223,6 +224,20 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResourceError, match="Cannot write into"):
         Ledger.create(tmp_path / "file" / "ledger", BASE)
+
+
+def test_a_beginning_that_failed_is_no_obstacle(tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    with pytest.raises(ConfigError, match="no key"):
+        Ledger.create(place, BASE, signer=tmp_path / "nokey")
+    (place / "journal.jsonl").write_bytes(b'{"hash":"1')  # killed in the middle of its first line
+    check_new(place)
+    assert Ledger.create(place, BASE).head.size == 0
+    with pytest.raises(ConfigError, match="already"):
+        check_new(place)
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(ConfigError, match="not empty"):
+        check_new(tmp_path)
 
 
 def change_bytes(path: Path, old: bytes, new: bytes) -> None:

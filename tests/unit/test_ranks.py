@@ -111,6 +111,7 @@ def test_a_rank_that_dies_ends_the_others(place: Path) -> None:
     argv = [str(place / "model"), str(place / "text.txt"), str(place), json.dumps([FACTS[:2]])]
     done = launch(2, str(place / "worker.py"), *argv, "alphaedit", "die")
     assert done.returncode != 0
+    assert "digests" not in done.stdout
 
 
 @pytest.mark.parametrize("different", [False, True])

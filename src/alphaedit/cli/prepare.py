@@ -99,7 +99,7 @@ def guard_of(spec: str | None) -> Guard | None:
 
 
 def check_new(folder: Path | None) -> None:
-    """Refuse a directory that holds anything.
+    """Refuse a directory that holds anything but a ledger that was never begun.
 
     Raises:
         ConfigError: it does, or is a file.
@@ -108,13 +108,13 @@ def check_new(folder: Path | None) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file.", remedy="Give a directory.")
-    from alphaedit.ledger.ledger import Ledger
+    from alphaedit.ledger.ledger import BEFORE, Ledger
 
     if Ledger.at(folder):
         raise ConfigError(
             f"{folder} holds a ledger already.", remedy="Use it, or choose another directory."
         )
-    if any(folder.iterdir()):
+    if any(path.name not in BEFORE for path in folder.iterdir()):
         raise ConfigError(f"{folder} exists and is not empty.", remedy="Choose another directory.")
 
 

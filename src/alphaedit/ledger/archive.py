@@ -86,7 +86,7 @@ def unpack(path: Path, folder: Path) -> Ledger:
             ) from None
         except (tarfile.TarError, EOFError) as error:
             raise LedgerError(
-                f"{path} cannot be read as an archive: {error}.",
+                f"{path} cannot be read as an archive: {str(error).splitlines()[0]}.",
                 remedy="Give a ledger's directory, or a file that `alphaedit pack` wrote.",
             ) from error
         _whole(Ledger(part), str(path))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Kept = tuple[Edit, Learned]
 
 JOURNAL, LOCK, EDITS, SIGNATURES = "journal.jsonl", "lock", "edits", "signatures"
+BEFORE = {JOURNAL, LOCK, SIGNATURES}
+"""All that a ledger can hold whose beginning failed or was killed."""
 FORMAT = 1
 WAIT = 10.0
 """Seconds to wait for another writer."""
@@ -265,7 +267,8 @@ class Ledger:
 
     def sync(self, kept: Sequence[Kept], *, op: str = "edit", why: str = "") -> Entry | None:
         """Bring these edits, in this order, and no others into force; None if they are."""
-        held = self.head.edits
+        head = self.head
+        held = head.edits
         wanted = [edit.id for edit, _ in kept]
         same = 0
         while same < min(len(held), len(wanted)) and held[same] == wanted[same]:
@@ -274,7 +277,7 @@ class Ledger:
             return None
         if same == len(wanted):
             op = "revert"
-        return self.commit(op, add=kept[same:], drop=held[same:], why=why)
+        return self.commit(op, add=kept[same:], drop=held[same:], why=why, expect=head.id)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
