@@ -135,6 +135,7 @@ def test_the_command(different: bool, place: Path) -> None:
     objects = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if different:
         assert done.returncode != 0
+        assert len(objects) == 1  # one rank speaks
         assert "different facts" in objects[0]["error"]["message"]
         assert not Ledger.at(out)
     else:

@@ -124,9 +124,10 @@ def _asked_for(argv: Sequence[str], flag: str) -> bool:
 
 
 def _report(kind: str, message: str, remedy: str | None, *, as_json: bool) -> None:
-    if as_json:
+    # Of several ranks one speaks on standard output; at once, as the end of another may end it.
+    if as_json and (os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"):
         error = {"type": kind, "message": message, "remedy": remedy}
-        print(to_json({"error": error}))
+        print(to_json({"error": error}), flush=True)
         return
     console = error_console()
     console.print("[bold red]Error:[/bold red] ", end="")
