@@ -29,7 +29,7 @@ from alphaedit.methods.presets import preset
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
-from alphaedit.methods.steps.target_value import rows_of
+from alphaedit.methods.steps.rows import rows_of
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.statistics import ModelStatistics
 from alphaedit.world.facts import World

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from alphaedit.core.fact import Fact
 from alphaedit.methods.config import Hyperparameters
-from alphaedit.methods.steps.target_value import rows_of
+from alphaedit.methods.steps.rows import rows_of
 from alphaedit.model.handle import ModelHandle
 
 
@@ -40,15 +40,15 @@ def plain_target(
     registered = handle.block(layer).register_forward_hook(hook)
     try:
         with torch.no_grad():
-            first = handle.model(input_ids=ids, attention_mask=mask).logits.float()
-        clean = seen["clean"].float()
+            first = handle.model(input_ids=ids, attention_mask=mask).logits.to(handle.wide)
+        clean = seen["clean"].to(handle.wide)
         kl_row = next(i for i, row in enumerate(rows) if row.is_kl)
         kl_clean = first[kl_row, rows[kl_row].prompt_end].log_softmax(-1)
         delta = torch.zeros_like(clean, requires_grad=True)
         adam = torch.optim.Adam([delta], lr=hp.learning_rate)
         losses: list[float] = []
         for step in range(hp.steps):
-            logits = handle.model(input_ids=ids, attention_mask=mask).logits.float()
+            logits = handle.model(input_ids=ids, attention_mask=mask).logits.to(handle.wide)
             log_p = logits.log_softmax(-1)
             nll = torch.stack(
                 [

@@ -30,8 +30,8 @@ def test_equals_plain_loop(kind: str, stop_loss: float) -> None:
     for index, fact in enumerate(FACTS):
         value, losses = plain_target(handle, fact, 2, CONTEXTS, hp)
         assert len(losses) == len(found.losses[index])
-        assert losses == pytest.approx(found.losses[index], abs=1e-4)
-        torch.testing.assert_close(found.values[:, index], value, rtol=1e-3, atol=1e-4)
+        assert losses == pytest.approx(found.losses[index], abs=1e-6)
+        torch.testing.assert_close(found.values[:, index], value, rtol=1e-5, atol=1e-6)
     assert all(min(row) < row[0] for row in found.losses)
 
 

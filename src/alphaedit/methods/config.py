@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -50,6 +50,11 @@ class Hyperparameters(BaseModel):
         None, gt=0, description="largest change of an entry (FT-L; by default the method's own)"
     )
     graph: str | None = Field(None, description='file of tab-separated triples, or "world" (GLAME)')
+    search_dtype: Literal["bfloat16", "float16"] | None = Field(
+        None,
+        description="dtype in which the target search runs the layers behind the edited ones; by "
+        "default the model's",
+    )
     top1_steps: int | None = Field(
         None, ge=1, description="end a search once the target was most likely for so many steps"
     )

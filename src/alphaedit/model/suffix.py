@@ -16,6 +16,8 @@ from transformers.cache_utils import Cache
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, output_of, stoppable, with_hidden
+from alphaedit.model.only_at import reading_only
+from alphaedit.model.room import roomy_rows, with_room
 from alphaedit.model.stems import fresh, keys_and_values_of
 
 
@@ -65,8 +67,11 @@ class Suffix:
         self.clean = clean
         self.starts = starts
         self.lengths = lengths
-        self._whole = (calls, prefix)
+        room = clean.shape[1]
+        self._whole = (calls, None if prefix is None else with_room(prefix, room, layer + 1))
         self._selected: tuple[list[int], Any] | None = None
+        last = handle.n_layers - 1
+        self._reading = reading_only(handle, last) if layer < last else None
 
     @classmethod
     def build(
@@ -162,21 +167,30 @@ class Suffix:
         suffix = cls(handle, layer, clean[0], calls, prefix, start, count)
         return suffix, final[0] if final else None
 
-    def run(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+    def run(
+        self, hidden: Tensor, rows: Tensor | None = None, reads: Tensor | None = None
+    ) -> Tensor:
         """Run the layers after `layer` on `hidden`; gradients flow back to it.
+
+        Gradients of one run must be taken before the next begins.
 
         Args:
             hidden: [B, S, h], what leaves `layer`.
             rows: [B] indices of the rows that `hidden` holds, where it does not hold all.
+            reads: [n] places in [B x S] at which the result is looked at, where not at all; at
+                others it may be anything.
 
         Returns:
             What leaves the last block, before the final norm, [B, S, h].
         """
-        calls, prefix = self._select(rows)
-        cache = None if prefix is None else fresh(prefix)
+        calls, cache = self._select(rows)
         for index, (args, kwargs) in enumerate(calls, start=self.layer + 1):
             args, kwargs = with_hidden(_with_cache(args, cache), _with_cache(kwargs, cache), hidden)
-            out = output_of(self.handle.block(index)(*args, **kwargs))
+            block = self.handle.block(index)
+            if reads is not None and self._reading and index == self.handle.n_layers - 1:
+                block, only = self._reading
+                only.at = reads
+            out = output_of(block(*args, **kwargs))
             assert out is not None
             hidden = out
         return hidden
@@ -197,10 +211,7 @@ class Suffix:
             heads = getattr(self.handle.model.config.get_text_config(), "num_attention_heads", 0)
             picked = [_rows_of(call, rows, batch, heads) for call in calls]
             if prefix is not None:
-                prefix = fresh(prefix)
-                for layer in prefix.layers:
-                    for name, value in vars(layer).items():
-                        setattr(layer, name, _rows_of(value, rows, batch, 0))
+                prefix = roomy_rows(prefix, rows)
             self._selected = (wanted, (picked, prefix))
         chosen: tuple[Any, Cache | None] = self._selected[1]
         return chosen
@@ -254,15 +265,18 @@ def _check_against_plain(
     ):
         handle.forward(ids, torch.ones_like(ids), use_cache=False)
     picked = torch.tensor([index])
-    rerun = suffix.run(suffix.clean[picked.to(suffix.clean.device)], rows=picked)
     tokens = int(suffix.lengths[index])
+    mine = suffix.clean[picked.to(suffix.clean.device)]
+    rerun = suffix.run(mine, rows=picked)
+    read = suffix.run(mine, rows=picked, reads=torch.tensor([tokens - 1]))
     pairs = [
         (suffix.clean[index, :tokens], seen["clean"][0, starts[index] :]),
         (final[index, :tokens], seen["final"][0, starts[index] :]),
         (rerun[0, :tokens], seen["final"][0, starts[index] :]),
+        (read[0, tokens - 1], seen["final"][0, -1]),
     ]
     # Padding changes the order of sums, no more; half precision rounds coarsely.
-    bound = 1e-3 if handle.dtype in (torch.float32, torch.float64) else 0.1
+    bound = 1e-3 if final.dtype in (torch.float32, torch.float64) else 0.1
     for ours, plain in pairs:
         gap = (ours.float() - plain.float().to(ours.device)).norm() / plain.float().norm()
         if not gap.item() <= bound:

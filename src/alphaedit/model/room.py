@@ -1,0 +1,84 @@
+"""Keys and values with room behind them: each run writes its own there, nothing is copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+
+class _Written(torch.autograd.Function):
+    """`whole` with `new` in its last places; the gradient of `new` is that of these places."""
+
+    @staticmethod
+    def forward(ctx: Any, new: Tensor, whole: Tensor) -> Tensor:
+        ctx.count = new.shape[-2]
+        whole[..., -ctx.count :, :] = new
+        return whole.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        return grads[0][..., -ctx.count :, :], None
+
+
+class _RoomyLayer(DynamicLayer):
+    """One layer; `keys` and `values` [rows, heads, front + room, size]."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.room = room
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer holds, and behind it the states of this run."""
+        assert key_states.shape[-2] == self.room
+        return (
+            _Written.apply(key_states, self.keys),
+            _Written.apply(value_states, self.values),
+        )
+
+    def get_seq_length(self) -> int:
+        """Tokens in front."""
+        return int(self.keys.shape[-2]) - self.room
+
+
+def with_room(cache: Cache, room: int, first: int) -> Cache:
+    """A cache of layers from `first` on that holds what `cache` does, with `room` more tokens.
+
+    Every run over it must have exactly `room` tokens; gradients of one run must be taken before
+    the next begins. Layers before `first` are empty.
+    """
+    new = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if number < first or keys is None or values is None:
+            new.layers.append(DynamicLayer())
+            continue
+        new.layers.append(_RoomyLayer(_wider(keys, room), _wider(values, room), room))
+    return new
+
+
+def roomy_rows(cache: Cache, rows: Tensor) -> Cache:
+    """The given rows of a cache that `with_room` made."""
+    new = DynamicCache()
+    for layer in cache.layers:
+        if isinstance(layer, _RoomyLayer):
+            index = rows.to(layer.keys.device)
+            layer = _RoomyLayer(layer.keys[index], layer.values[index], layer.room)
+        new.layers.append(layer)
+    return new
+
+
+def _wider(tensor: Tensor, room: int) -> Tensor:
+    shape = (*tensor.shape[:-2], tensor.shape[-2] + room, tensor.shape[-1])
+    wider = tensor.new_zeros(shape)
+    wider[..., : tensor.shape[-2], :] = tensor
+    return wider
