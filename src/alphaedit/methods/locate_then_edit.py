@@ -26,7 +26,12 @@ from alphaedit.methods.plugin import Memory, Parts, Plugin, chain, make, run_del
 from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
-from alphaedit.methods.steps.keys import check_finite, keys_and_values, prompts_in_context
+from alphaedit.methods.steps.keys import (
+    BatchKeys,
+    check_finite,
+    keys_and_values,
+    prompts_in_context,
+)
 from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.methods.timer import Timer
@@ -182,19 +187,26 @@ class _Run:
         weight: Any = self.problem.handle.edited_module(layer).weight
         return torch.empty(0, dtype=self.problem.handle.wide, device=weight.device)
 
-    def _keys(self, facts: Sequence[Fact], layer: int, last: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, each rank's share of the facts put together."""
-        handle, ranks = self.problem.handle, self.problem.ranks
-        mine = ranks.share(len(facts))
-        own: tuple[Tensor | None, Tensor | None] = (None, None)
+    def _keys(self, facts: Sequence[Fact], layer: int) -> Tensor:
+        """Keys of `layer`, each rank's share of the facts put together."""
+        mine = self.problem.ranks.share(len(facts))
+        own = None
         if mine:
-            contexts = self.state.contexts or ()
-            own = keys_and_values(handle, facts[mine.start : mine.stop], contexts, layer, last)
-        like = self._like(layer)
-        return (
-            ranks.columns(own[0], handle.d_in(layer), len(facts), like),
-            ranks.columns(own[1], handle.d_out(last), len(facts), like),
-        )
+            contexts, own_facts = self.state.contexts or (), facts[mine.start : mine.stop]
+            own = keys_and_values(self.problem.handle, own_facts, contexts, layer, layer)[0]
+        return self._columns(own, self.problem.handle.d_in(layer), facts, layer)
+
+    def _batch_keys(self, facts: Sequence[Fact]) -> BatchKeys | None:
+        """What gives the keys of this rank's share of the facts, if it has one."""
+        mine = self.problem.ranks.share(len(facts))
+        if not mine:
+            return None
+        contexts, layers = self.state.contexts or (), self.problem.hyperparameters.layers
+        own = facts[mine.start : mine.stop]
+        return BatchKeys(self.problem.handle, own, contexts, layers)
+
+    def _columns(self, own: Tensor | None, size: int, facts: Sequence[Fact], layer: int) -> Tensor:
+        return self.problem.ranks.columns(own, size, len(facts), self._like(layer))
 
     def _pulled_back(self, facts: Sequence[Fact], layer: int, wanted: Tensor) -> Tensor:
         """From a change of hidden states to one of the edited module's output, [d_out, u]."""
@@ -235,13 +247,17 @@ class _Run:
         last = hp.layers[-1]
         found = self._targets(facts, last, None)
         slack = hp.conditioning if self.method.equality else 1.0
+        with self.timer.phase("keys"):
+            batch = self._batch_keys(facts)
         deltas: dict[int, LowRank] = {}
         used: dict[int, Tensor] = {}
         with ExitStack() as applied:
             for index, layer in enumerate(hp.layers):
                 problem.progress("layers", index, len(hp.layers))
                 with self.timer.phase("keys"):
-                    keys, values = self._keys(facts, layer, last)
+                    own = batch.at(layer) if batch else (None, None)
+                    keys = self._columns(own[0], handle.d_in(layer), facts, layer)
+                    values = self._columns(own[1], handle.d_out(last), facts, layer)
                 check_finite("keys", keys, facts)
                 wanted = (found.values.to(values.device) - values) / (len(hp.layers) - index)
                 residual = self._pulled_back(facts, layer, wanted)
@@ -253,7 +269,7 @@ class _Run:
             if self.method.history_after:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
-                        used[layer], _ = self._keys(facts, layer, layer)
+                        used[layer] = self._keys(facts, layer)
         problem.progress("layers", len(hp.layers), len(hp.layers))
         return deltas, used, [row[-1] for row in found.losses]
 
@@ -270,7 +286,7 @@ class _Run:
             for index, fact in enumerate(facts):
                 problem.progress("facts", index, len(facts))
                 with self.timer.phase("keys"):
-                    key, _ = self._keys([fact], layer, layer)
+                    key = self._keys([fact], layer)
                     output = handle.weight(layer) @ key
                 found = self._targets([fact], layer, output.T)
                 losses.append(found.losses[0][-1])

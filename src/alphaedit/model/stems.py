@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,20 +34,57 @@ class Chunk:
         skipped: Tokens at the front of each that this pass does not run, [n] int64.
         tokens: Tokens of each that it runs, at the front of a padded batch, [n] int64.
         cache: Keys and values of the tokens in front, grown by those of this pass.
+        stems: What the tokens in front belong to, if they were run before.
+        stem: For each row, its stem among these, [n] int64.
     """
 
     rows: list[int]
     skipped: Tensor
     tokens: Tensor
     cache: Cache | None
+    stems: Stems | None = None
+    stem: Tensor | None = None
 
     @property
     def ends(self) -> Tensor:
         """Column behind each row's last token in the cache's tensors, [n] int64."""
         return int(self.skipped.max()) + self.tokens
 
+    def front(self, cache: Cache) -> Cache:
+        """Keys and values of the tokens in front, out of those of the stems."""
+        assert self.stem is not None
+        return rows_of_cache(cache, self.stem, int(self.skipped.max()))
 
-class _StoppingCache(DynamicCache):
+
+@dataclass(frozen=True, eq=False)
+class Stems:
+    """Beginnings of rows, as they were run: each is that of a row of `parts`.
+
+    Attributes:
+        parts: Passes that ran them.
+        owner: For each beginning, the row of the passes.
+        surplus: How many tokens that row has behind the beginning's end.
+        width: The longest of them.
+    """
+
+    parts: list[Chunk]
+    owner: list[int]
+    surplus: list[int]
+    width: int
+
+    def gathered(self, caches: Sequence[Cache | None] | None = None) -> Cache:
+        """Keys and values of all, to the right end of `width` columns.
+
+        Args:
+            caches: those of `parts` in another run, in their order.
+        """
+        parts = self.parts
+        if caches is not None:
+            parts = [replace(p, cache=c) for p, c in zip(parts, caches, strict=True)]
+        return _gathered(parts, self.owner, self.surplus, self.width)
+
+
+class StoppingCache(DynamicCache):
     """Leaves the pass once it holds the keys and values of block `stop_after`."""
 
     stop_after: int | None = None
@@ -114,6 +151,7 @@ def forward_rows(
     upto: int,
     max_tokens: int | None = None,
     keep: bool = False,
+    around_stems: Around | None = None,
 ) -> None:
     """Run all rows, in passes of similar rows padded on the right.
 
@@ -126,6 +164,7 @@ def forward_rows(
         upto: Block after which nothing is needed.
         max_tokens: Size of one pass; by default what suits the device.
         keep: Give every pass a cache, whether or not it has tokens in front.
+        around_stems: As `around`, for the passes that run what rows share; they come first.
 
     Raises:
         ModelError: a row is longer than the model reads.
@@ -140,7 +179,8 @@ def forward_rows(
         )
     budget = max_tokens or pass_tokens(handle)
     stems, stem_of = share(rows, [min(m, len(r) - 1) for r, m in zip(rows, limits, strict=True)])
-    stem_cache = keys_and_values_of(handle, stems, upto=upto, max_tokens=budget) if stems else None
+    shared = _run_stems(handle, stems, upto, budget, around_stems) if stems else None
+    stem_cache = shared.gathered() if shared else None
     skipped = [len(stems[s]) if s >= 0 else 0 for s in stem_of]
     rest = [list(row[n:]) for row, n in zip(rows, skipped, strict=True)]
     # Rows without a stem go apart: they need no cache and no padding in front.
@@ -148,12 +188,14 @@ def forward_rows(
     for chunk in _chunks(order, [len(r) for r in rest], [s >= 0 for s in stem_of], budget):
         front = torch.tensor([skipped[i] for i in chunk])
         count = torch.tensor([len(rest[i]) for i in chunk])
-        cache: Cache | None = _StoppingCache() if keep else None
+        cache: Cache | None = StoppingCache() if keep else None
+        one = Chunk(chunk, front, count, cache)
         if stem_cache is not None and stem_of[chunk[0]] >= 0:
-            picked = torch.tensor([stem_of[i] for i in chunk])
-            cache = rows_of_cache(stem_cache, picked, int(front.max()))
+            one = replace(one, stems=shared, stem=torch.tensor([stem_of[i] for i in chunk]))
+            cache = one.front(stem_cache)
+            one = replace(one, cache=cache)
         ids, _ = handle.tokens.pad([rest[i] for i in chunk], "right")
-        with stoppable(), around(Chunk(chunk, front, count, cache)):
+        with stoppable(), around(one):
             if cache is None:
                 # Padding lies behind every token that is looked at: nothing needs to be masked.
                 handle.forward(ids, torch.ones_like(ids), use_cache=False)
@@ -194,6 +236,17 @@ def keys_and_values_of(
         A cache of width the longest row; what lies in front of a row's tokens must be masked.
         Rows may be equal, or the beginnings of others; not all may be empty.
     """
+    return _run_stems(handle, rows, upto, max_tokens, None).gathered()
+
+
+def _run_stems(
+    handle: ModelHandle,
+    rows: Sequence[Sequence[int]],
+    upto: int,
+    max_tokens: int | None,
+    around: Around | None,
+) -> Stems:
+    """Run the beginnings of rows, `around` each pass if it is given."""
     distinct, owner = _longest(rows)
     parts: list[Chunk] = []
 
@@ -202,17 +255,27 @@ def keys_and_values_of(
         def stop(tensor: Tensor) -> None:
             raise StopForward
 
-        assert isinstance(chunk.cache, _StoppingCache)
+        assert isinstance(chunk.cache, StoppingCache)
         chunk.cache.stop_after = upto
-        with stoppable(), on_output(handle.block(upto), stop):
+        outside = around(chunk) if around else nullcontext()
+        with outside, stoppable(), on_output(handle.block(upto), stop):
             yield
         chunk.cache.stop_after = None
         parts.append(chunk)
 
     limits = [len(row) for row in distinct]
-    forward_rows(handle, distinct, limits, collect, upto=upto, max_tokens=max_tokens, keep=True)
+    forward_rows(
+        handle,
+        distinct,
+        limits,
+        collect,
+        upto=upto,
+        max_tokens=max_tokens,
+        keep=True,
+        around_stems=around,
+    )
     surplus = [limits[o] - len(row) for o, row in zip(owner, rows, strict=True)]
-    return _gathered(parts, owner, surplus, max(len(row) for row in rows))
+    return Stems(parts, owner, surplus, max(len(row) for row in rows))
 
 
 def _longest(rows: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], list[int]]:
@@ -241,6 +304,8 @@ def rows_of_cache(cache: Cache, rows: Tensor, width: int) -> Cache:
     for layer in new.layers:
         for name in ("keys", "values"):
             tensor = getattr(layer, name)
+            if tensor is None:
+                continue
             right = tensor[..., tensor.shape[-2] - width :, :]
             setattr(layer, name, right[rows.to(tensor.device)])
     return new
@@ -271,7 +336,10 @@ def _gathered(
             for part, (mine, source, columns) in zip(parts, plans, strict=True):
                 assert part.cache is not None
                 # [row, column, head, size], so that what is copied lies together.
-                held = getattr(part.cache.layers[number], name).transpose(1, 2)
+                stored = getattr(part.cache.layers[number], name)
+                if stored is None:
+                    break
+                held = stored.transpose(1, 2)
                 piece = held[source.to(held.device), columns.to(held.device)]
                 if len(parts) == 1:
                     whole = piece  # holds all rows, in their order
@@ -279,6 +347,6 @@ def _gathered(
                 if whole is None:
                     whole = piece.new_empty(len(owner), *piece.shape[1:])
                 whole[mine.to(held.device)] = piece
-            assert whole is not None
-            setattr(layer, name, whole.transpose(1, 2))
+            if whole is not None:
+                setattr(layer, name, whole.transpose(1, 2))
     return cache

@@ -185,7 +185,7 @@ class Suffix:
         """
         calls, cache = self._select(rows)
         for index, (args, kwargs) in enumerate(calls, start=self.layer + 1):
-            args, kwargs = with_hidden(_with_cache(args, cache), _with_cache(kwargs, cache), hidden)
+            args, kwargs = with_hidden(with_cache(args, cache), with_cache(kwargs, cache), hidden)
             block = self.handle.block(index)
             if reads is not None and self._reading and index == self.handle.n_layers - 1:
                 block, only = self._reading
@@ -217,12 +217,12 @@ class Suffix:
         return chosen
 
 
-def _with_cache(value: Any, cache: Cache | None) -> Any:
+def with_cache(value: Any, cache: Cache | None) -> Any:
     """Replace every Cache among arguments."""
     if isinstance(value, dict):
-        return {name: _with_cache(item, cache) for name, item in value.items()}
+        return {name: with_cache(item, cache) for name, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(_with_cache(item, cache) for item in value)
+        return tuple(with_cache(item, cache) for item in value)
     return cache if isinstance(value, Cache) else value
 
 

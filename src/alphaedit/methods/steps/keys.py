@@ -11,6 +11,7 @@ from alphaedit.core.errors import NonFiniteError
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.partial import capture, keys_at
+from alphaedit.model.walk import Walk
 
 
 def prompts_in_context(
@@ -57,6 +58,40 @@ def keys_and_values(
         found = keys_at(handle, [ids[i] for i in inside], [lasts[i] for i in inside], [layer])
         mean = 0.5 * mean + 0.5 * found[layer].view(len(facts), len(contexts), -1).mean(dim=1)
     return mean.T.contiguous(), hidden[value_layer].T.contiguous()
+
+
+class BatchKeys:
+    """Keys and hidden states of a batch's facts, layer by layer as the layers are edited.
+
+    As `keys_and_values` gives them for each of `layers`, without running again what did not change.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        facts: Sequence[Fact],
+        contexts: Sequence[str],
+        layers: Sequence[int],
+    ) -> None:
+        ids, lasts = prompts_in_context(handle, facts, contexts)
+        each = 1 + len(contexts)
+        inside = [i for i in range(len(ids)) if i % each]
+        first, last = layers[0], layers[-1]
+        self.contexts = len(contexts)
+        self.bare = Walk(handle, ids[::each], lasts[::each], first, last, hidden=True)
+        self.inside: Walk | None = None
+        if inside:
+            rows, at = [ids[i] for i in inside], [lasts[i] for i in inside]
+            self.inside = Walk(handle, rows, at, first, last)
+
+    def at(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys [d_in, u] of `layer` and hidden states [d_out, u] that leave the last layer."""
+        keys, hidden = self.bare.keys(layer, hidden=True)
+        assert hidden is not None
+        if self.inside is not None:
+            found, _ = self.inside.keys(layer)
+            keys = 0.5 * keys + 0.5 * found.view(len(keys), self.contexts, -1).mean(dim=1)
+        return keys.T.contiguous(), hidden.T.contiguous()
 
 
 def check_finite(what: str, tensor: Tensor, facts: Sequence[Fact]) -> None:

@@ -1,0 +1,226 @@
+"""Rows that wait in front of a block and go on through the next ones as their matrices change.
+
+What leaves the blocks before the first edited one does not change while a batch is edited: it is
+computed once. From then on only the blocks whose result changed are run again, and what rows share
+at their front is run once, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from alphaedit.core.errors import ConfigError
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.hooks import (
+    StopForward,
+    hidden_of,
+    on_input,
+    on_output,
+    output_of,
+    stoppable,
+    with_hidden,
+)
+from alphaedit.model.only_at import reading_only
+from alphaedit.model.stems import Chunk, Stems, StoppingCache, forward_rows
+from alphaedit.model.suffix import check_rows, with_cache
+
+Seen = dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class _Pass:
+    """A padded pass of some rows.
+
+    Attributes:
+        shared: it runs what other rows begin with: nothing is looked at in it.
+        hidden: what enters the block that the walk has come to, [n, length, d_out].
+        calls: the other arguments of each block.
+    """
+
+    chunk: Chunk
+    shared: bool
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+
+class Walk:
+    """Keys and hidden states of rows, layer by layer, with the weights as they are at the time.
+
+    Args:
+        handle: The model.
+        rows: Token ids of each row.
+        positions: For each row, the index of the token to look at.
+        first: The first block whose weights may change.
+        last: The last block to look at.
+        hidden: Whether hidden states that leave `last` will be asked for.
+
+    Raises:
+        ConfigError: a position outside its row, or a layer that does not exist.
+        ModelError: a row is longer than the model can read.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        rows: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        first: int,
+        last: int,
+        *,
+        hidden: bool = False,
+    ) -> None:
+        check_rows(handle, rows, positions)
+        handle.block(first), handle.block(last)
+        self.handle = handle
+        self.first, self.last, self.hidden = first, last, hidden
+        self.at = first
+        self._wanted = last + 1 - first
+        cut = [list(row[: at + 1]) for row, at in zip(rows, positions, strict=True)]
+        self.count = len(cut)
+        self._passes: list[_Pass] = []
+        self._begun: Seen | None = {}
+
+        end = last if hidden or first == last else None
+
+        @contextmanager
+        def around(chunk: Chunk, shared: bool = False) -> Iterator[None]:
+            one = _Pass(chunk, shared)
+            with ExitStack() as stack:
+                for layer in range(first, last + 1):
+                    keep = self._keeper(one, layer)
+                    block = handle.block(layer)
+                    stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+                if not shared:
+                    assert self._begun is not None
+                    stack.enter_context(self._watching(one, first, end, self._begun))
+                yield
+            self._passes.append(one)
+
+        limits = list(positions)
+        stems = lambda chunk: around(chunk, shared=True)  # noqa: E731
+        forward_rows(handle, cut, limits, around, upto=last, around_stems=stems)
+
+    def _keeper(self, one: _Pass, layer: int) -> Callable[..., None]:
+        def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = hidden_of(args, kwargs)
+            assert hidden is not None
+            if layer == self.first:
+                one.hidden = hidden
+            one.calls.append(with_hidden(args, kwargs, hidden[:0]))
+            if layer == self.last > self.first and not self.hidden:
+                raise StopForward
+
+        return keep
+
+    @contextmanager
+    def _watching(self, one: _Pass, layer: int, upto: int | None, seen: Seen) -> Iterator[None]:
+        """Keep the keys of `layer`, and what leaves `upto` or nothing, of the rows of `one`."""
+        handle, at = self.handle, one.chunk.tokens - 1
+
+        def keep(name: str, tensor: Tensor) -> None:
+            # Some models flatten rows and positions into one before their MLP.
+            tensor = tensor.reshape(len(at), -1, tensor.shape[-1])
+            index = torch.arange(len(at), device=tensor.device)
+            # One place of each row is left where the MLP runs at the positions alone.
+            place = at.to(tensor.device).clamp_max(tensor.shape[1] - 1)
+            picked = tensor[index, place].to(handle.device, handle.wide)
+            if name not in seen:
+                seen[name] = picked.new_empty(self.count, picked.shape[-1])
+            seen[name][one.chunk.rows] = picked
+            if name == "hidden" or (upto is None and len(one.calls) == self._wanted):
+                raise StopForward
+
+        with stoppable(), ExitStack() as stack:
+            key = lambda t: keep("keys", t)  # noqa: E731
+            stack.enter_context(on_input(handle.edited_module(layer), key))
+            if upto is not None:
+                hidden = lambda t: keep("hidden", t)  # noqa: E731
+                stack.enter_context(on_output(handle.block(upto), hidden))
+            yield
+
+    @torch.no_grad()
+    def keys(self, layer: int, *, hidden: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Keys at the rows' positions, with the weights as they are now.
+
+        Weights of the blocks before the one that the last call asked for must be as they were.
+
+        Args:
+            layer: not before that of the last call.
+            hidden: give the hidden states that leave block `last` as well.
+
+        Returns:
+            keys [n, d_in] and hidden states [n, d_out], float32 (float64 in a float64 model).
+
+        Raises:
+            ConfigError: the walk is past `layer`, does not go as far, or was not made for hidden
+                states.
+        """
+        if hidden and not self.hidden:
+            raise ConfigError("This walk gives keys alone.", remedy="Make it with hidden=True.")
+        if not self.at <= layer <= self.last:
+            raise ConfigError(
+                f"A walk at layer {self.at} of at most {self.last} was asked for layer {layer}.",
+                remedy="Ask for layers in ascending order.",
+            )
+        seen, self._begun = self._begun, None
+        if seen is None or layer > self.first:
+            seen = self._go(layer, self.last if hidden else None)
+        return seen["keys"], seen["hidden"] if hidden else None
+
+    def _go(self, layer: int, upto: int | None) -> Seen:
+        """Run all passes to `layer`, where they then wait, and look on."""
+        seen: Seen = {}
+        grown: dict[int, Cache | None] = {}
+        fronts: dict[int, Cache] = {}
+        for one in self._passes:
+            cache = self._cache(one.chunk, grown, fronts)
+            grown[id(one.chunk.rows)] = cache
+            with stoppable(), ExitStack() as stack:
+                if one.shared:
+                    assert isinstance(cache, StoppingCache)
+                    cache.stop_after = layer if upto is None else upto
+                else:
+                    stack.enter_context(self._watching(one, layer, upto, seen))
+                hidden = one.hidden
+                for index in range(self.at, self.last + 1):
+                    if index == layer:
+                        one.hidden = hidden
+                    ends = index == (layer if upto is None else upto) and not one.shared
+                    hidden = self._block(index, one, hidden, cache, ends=ends)
+            if isinstance(cache, StoppingCache):
+                cache.stop_after = None
+        self.at = layer
+        return seen
+
+    def _block(
+        self, index: int, one: _Pass, hidden: Tensor, cache: Cache | None, *, ends: bool
+    ) -> Tensor:
+        """Run one block; where the pass `ends` with it, its MLP at the rows' positions alone."""
+        args, kwargs = one.calls[index - self.first]
+        args, kwargs = with_hidden(with_cache(args, cache), with_cache(kwargs, cache), hidden)
+        block = self.handle.block(index)
+        reading = reading_only(self.handle, index) if ends else None
+        if reading is not None:
+            block, only = reading
+            only.at = torch.arange(len(hidden)) * hidden.shape[1] + one.chunk.tokens - 1
+        out = output_of(block(*args, **kwargs))
+        assert out is not None
+        return out
+
+    def _cache(
+        self, chunk: Chunk, grown: dict[int, Cache | None], fronts: dict[int, Cache]
+    ) -> Cache | None:
+        """Keys and values in front of a pass, by the passes of this run before it."""
+        if chunk.stems is None:
+            return None if chunk.cache is None else StoppingCache()
+        stems: Stems = chunk.stems
+        if id(stems) not in fronts:
+            fronts[id(stems)] = stems.gathered([grown[id(part.rows)] for part in stems.parts])
+        return chunk.front(fronts[id(stems)])
