@@ -50,19 +50,26 @@ class _RoomyLayer(DynamicLayer):
         return int(self.keys.shape[-2]) - self.room
 
 
-def with_room(cache: Cache, room: int, first: int) -> Cache:
-    """A cache of layers from `first` on that holds what `cache` does, with `room` more tokens.
+def with_room(cache: Cache, room: int) -> Cache:
+    """A cache that holds what `cache` does, with `room` more tokens.
 
     Every run over it must have exactly `room` tokens; gradients of one run must be taken before
-    the next begins. Layers before `first` are empty.
+    the next begins.
     """
     new = DynamicCache()
-    for number, layer in enumerate(cache.layers):
+    for layer in cache.layers:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if number < first or keys is None or values is None:
+        if keys is None or values is None:
             new.layers.append(DynamicLayer())
-            continue
-        new.layers.append(_RoomyLayer(_wider(keys, room), _wider(values, room), room))
+        else:
+            new.layers.append(_RoomyLayer(_wider(keys, room), _wider(values, room), room))
+    return new
+
+
+def without_layers(cache: Cache, before: int) -> Cache:
+    """The same cache, its layers before `before` empty."""
+    new = DynamicCache()
+    new.layers = [*(DynamicLayer() for _ in cache.layers[:before]), *cache.layers[before:]]
     return new
 
 
@@ -79,6 +86,6 @@ def roomy_rows(cache: Cache, rows: Tensor) -> Cache:
 
 def _wider(tensor: Tensor, room: int) -> Tensor:
     shape = (*tensor.shape[:-2], tensor.shape[-2] + room, tensor.shape[-1])
-    wider = tensor.new_zeros(shape)
+    wider = tensor.new_empty(shape)
     wider[..., : tensor.shape[-2], :] = tensor
     return wider

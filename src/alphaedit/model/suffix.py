@@ -17,8 +17,8 @@ from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, output_of, stoppable, with_hidden
 from alphaedit.model.only_at import reading_only
-from alphaedit.model.room import roomy_rows, with_room
-from alphaedit.model.stems import fresh, keys_and_values_of
+from alphaedit.model.room import roomy_rows, with_room, without_layers
+from alphaedit.model.stems import keys_and_values_of
 
 
 def check_rows(handle: ModelHandle, ids: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
@@ -67,8 +67,7 @@ class Suffix:
         self.clean = clean
         self.starts = starts
         self.lengths = lengths
-        room = clean.shape[1]
-        self._whole = (calls, None if prefix is None else with_room(prefix, room, layer + 1))
+        self._whole = (calls, None if prefix is None else without_layers(prefix, layer + 1))
         self._selected: tuple[list[int], Any] | None = None
         last = handle.n_layers - 1
         self._reading = reading_only(handle, last) if layer < last else None
@@ -138,6 +137,8 @@ class Suffix:
         if prefix is None and any(before):
             prefix = keys_and_values_of(handle, before, upto=handle.n_layers - 1)
         ids, _ = handle.tokens.pad(after, "right")
+        if prefix is not None:
+            prefix = with_room(prefix, ids.shape[1])
         _, seen = handle.tokens.pad(before, "left")
         mask = torch.cat([seen, torch.ones_like(ids)], dim=1)
         places = start[:, None] + torch.arange(ids.shape[1]).minimum(count[:, None] - 1)
@@ -159,7 +160,7 @@ class Suffix:
                 ids,
                 mask,
                 positions=places,
-                cache=None if prefix is None else fresh(prefix),
+                cache=prefix,
                 use_cache=prefix is not None,
             )
         # The hidden states are given anew in every run: do not keep them alive.
