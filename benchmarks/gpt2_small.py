@@ -38,7 +38,19 @@ from benchmarks.machine import measured, write
 from benchmarks.plain import plain_target
 
 LAYERS = (3, 4, 5, 6, 7)
-CONTEXTS, CONTEXT_TOKENS = 5, 10
+VALUES: dict[str, Any] = {
+    "layers": LAYERS,
+    "steps": 25,
+    "learning_rate": 0.1,
+    "weight_decay": 0.5,
+    "kl_factor": 0.0625,
+    "clamp": 0.75,
+    "stop_loss": 0.0,
+    "contexts": 5,
+    "context_tokens": 10,
+    "energy": 0.9,
+    "ridge": 10.0,
+}
 
 
 def model(quick: bool) -> ModelHandle:
@@ -135,28 +147,16 @@ def main() -> None:
     chosen = [r["requested_rewrite"] for r in records(World.load(), many, seed=3)]
     facts = [Fact(r["prompt"], r["subject"], r["target_new"]["str"]) for r in chosen]
     stats = ModelStatistics(handle, "bundled", tokens=4_000 if quick else 20_000)
-    values = {
-        "layers": LAYERS,
-        "steps": 25,
-        "learning_rate": 0.1,
-        "weight_decay": 0.5,
-        "kl_factor": 0.0625,
-        "clamp": 0.75,
-        "stop_loss": 0.0,
-        "contexts": CONTEXTS,
-        "context_tokens": CONTEXT_TOKENS,
-        "energy": 0.9,
-        "ridge": 10.0,
-    }
-    hp = build(values, "benchmark")
+    hp = build(VALUES, "benchmark")
     if args.bundled:
         hp = build({**preset("bundled", "alphaedit"), "ridge_share": None}, "benchmark")
     stats.prepare(hp.layers)
     contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
     state = SequentialState(contexts=contexts)
+    half = hp.model_copy(update={"search_dtype": "bfloat16"})
     lengths = [len(r.ids) for f in facts[:few] for r in rows_of(handle, 0, f, contexts)]
 
-    def ours(batch: Sequence[Fact]) -> tuple[float, Solution]:
+    def ours(batch: Sequence[Fact], hp: Hyperparameters = hp) -> tuple[float, Solution]:
         problem = Problem(handle, batch, hp, stats, state)
         with measured() as spent:
             solution = get_method("alphaedit").solve(problem)
@@ -178,6 +178,9 @@ def main() -> None:
         print(count, seconds / count, phases, flush=True)
         if count == few:
             changes = {name: change.matrix() for name, change in solution.patch.weights.items()}
+    seconds, solution = ours(facts[:many], half)
+    result["bfloat16"] = {"seconds_per_edit": seconds / many, "phases": dict(solution.seconds)}
+    print("bfloat16", result["bfloat16"], flush=True)
     projectors = {
         layer: null_space(stats.spectrum(layer), energy=0.9).matrix().float() for layer in hp.layers
     }
@@ -192,6 +195,9 @@ def main() -> None:
     )
     result["ratio_100_facts"] = (
         result["plain"]["seconds_per_edit"] / result["ours"][str(many)]["seconds_per_edit"]
+    )
+    result["ratio_100_facts_bfloat16"] = (
+        result["plain"]["seconds_per_edit"] / result["bfloat16"]["seconds_per_edit"]
     )
     result["relative_difference_of_changes"] = max(
         float((handle.weight(i) - clean[i] - changes[handle.edited_name(i)]).norm())

@@ -135,8 +135,6 @@ def test_recursion_equals_direct(shape: tuple[int, int, int, int, int], batches:
         assert close(ours, plain.alphaedit(keys, residual, space.matrix(), before, 0.5), 1e-7)
         system.absorb(keys)
         past.append(keys)
-    assert system.past_keys is not None
-    assert torch.equal(system.past_keys, torch.cat(past, dim=1))
 
 
 @fast

@@ -93,8 +93,6 @@ def test_many_rounds_equal_the_direct_solve(case: Case, batches: list[int]) -> N
         assert distance(again.matrix(), direct) < 1e-8
         system.absorb(keys)
         past = torch.cat([past, keys], dim=1)
-    assert system.past_keys is not None
-    assert torch.equal(system.past_keys, past)
 
 
 @fast

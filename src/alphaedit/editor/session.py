@@ -25,6 +25,7 @@ from alphaedit.locate.preset import choose
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.registry import get_method
+from alphaedit.methods.systems import Systems
 from alphaedit.model.chat import in_chat, templated
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
@@ -64,6 +65,7 @@ class Editor(Versioned):
         self.statistics = statistics
         self.seed = seed
         self.progress = progress
+        self._systems = Systems()
         self._chosen: dict[tuple[str, str | None], dict[str, Any]] = {}
         self.guard = guard
         self._held_out: HeldOut | None = None
@@ -196,6 +198,7 @@ class Editor(Versioned):
                 seed=self.seed,
                 progress=self.progress,
                 ranks=self.ranks,
+                systems=self._systems,
             )
         )
         solution = replace(solution, patch=_of_first(solution.patch, self.ranks))

@@ -126,7 +126,6 @@ class System:
             self._number, self._base = 1.0, self._factor(second_moment, moment_weight)
         # X [c, p], and the lower factor of number I + X^T X, [p, p] float64.
         self._history: tuple[Tensor, Tensor] | None = None
-        self._columns: Tensor | None = None  # Kp [d, p]
         if past_keys is not None:
             self.absorb(past_keys)
 
@@ -154,9 +153,10 @@ class System:
         return _cholesky(base, "The preserved part of the system", second_moment.dtype)
 
     @property
-    def past_keys(self) -> Tensor | None:
-        """Keys absorbed so far, [d, p] as given; None before the first."""
-        return self._columns
+    def nbytes(self) -> int:
+        """Bytes of what it holds besides the subspace's basis."""
+        held = [] if self._base is None else [self._base]
+        return sum(tensor.nbytes for tensor in (*held, *(self._history or ())))
 
     def _check(self, keys: Tensor) -> None:
         if keys.ndim != 2 or keys.dtype not in _DTYPES or self.d_in not in (None, keys.shape[0]):
@@ -226,7 +226,6 @@ class System:
                 upper = torch.cat([factor, torch.zeros_like(cross)], dim=1)
                 lower = torch.cat([cross.T, corner], dim=1)
                 self._history = torch.cat([past, x], dim=1), torch.cat([upper, lower])
-        self._columns = keys if self._columns is None else torch.cat([self._columns, keys], dim=1)
 
     def _fold(self, x: Tensor) -> None:
         """Take X and x into a dense L; the history starts again empty."""

@@ -15,6 +15,7 @@ from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.linalg.subspace import Spectrum
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.state import SequentialState
+from alphaedit.methods.systems import Systems
 from alphaedit.model.handle import ModelHandle
 
 
@@ -40,6 +41,7 @@ class Problem:
     seed: int = 0
     progress: Progress = silent
     ranks: Ranks = ALONE
+    systems: Systems = field(default_factory=Systems)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from alphaedit.methods.steps.keys import (
 )
 from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
+from alphaedit.methods.systems import Base
 from alphaedit.methods.timer import Timer
 from alphaedit.model.gain import pull_back
 
@@ -231,13 +232,8 @@ class _Run:
         if parts.second_moment is not None:
             mean = float(parts.second_moment.diagonal().mean())
             ridge += parts.moment_weight * hp.conditioning * mean
-        return System(
-            ridge=ridge,
-            subspace=parts.subspace,
-            second_moment=parts.second_moment,
-            moment_weight=parts.moment_weight,
-            past_keys=parts.past_keys,
-        )
+        base = Base(ridge, parts.subspace, parts.second_moment, parts.moment_weight)
+        return problem.systems.of(layer, base, parts.past_keys, self.state.batches)
 
     def _batch(
         self, facts: Sequence[Fact]

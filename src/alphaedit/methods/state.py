@@ -18,12 +18,14 @@ class SequentialState:
         past_keys: for each edited layer the keys solved with so far, [d_in, p] float32.
         edits: number of facts edited so far.
         memory: what else methods and plug-ins keep from batch to batch, on the CPU.
+        batches: how many of the past keys' columns came together, batch by batch.
     """
 
     contexts: tuple[str, ...] | None = None
     past_keys: Mapping[int, Tensor] = field(default_factory=dict)
     edits: int = 0
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    batches: tuple[int, ...] = ()
 
     def absorb(self, keys: Mapping[int, Tensor]) -> SequentialState:
         """The state after a batch with these keys, by layer [d_in, u]."""
@@ -31,7 +33,8 @@ class SequentialState:
         for layer, new in keys.items():
             past[layer] = torch.cat([past[layer], new], dim=1) if layer in past else new
         added = next(iter(keys.values())).shape[1] if keys else 0
-        return replace(self, past_keys=past, edits=self.edits + added)
+        batches = (*self.batches, added) if added else self.batches
+        return replace(self, past_keys=past, edits=self.edits + added, batches=batches)
 
     def learned(self, before: SequentialState) -> Learned:
         """What a batch added to the state `before` to make this one of it."""
@@ -57,15 +60,18 @@ class SequentialState:
         keys: dict[int, list[Tensor]] = {}
         edits = 0
         memory: dict[str, Tensor] = {}
+        batches: list[int] = []
         for step in steps:
             contexts = step.contexts if contexts is None else contexts
             edits += step.edits
             for layer, new in step.keys.items():
                 keys.setdefault(layer, []).append(new)
+            if step.keys:
+                batches.append(next(iter(step.keys.values())).shape[1])
             held = {**memory, **step.memory}
             memory = {name: held[name] for name in step.kept if name in held}
         past = {layer: torch.cat(parts, dim=1) for layer, parts in keys.items()}
-        return cls(contexts, past, edits, memory)
+        return cls(contexts, past, edits, memory, tuple(batches))
 
 
 @dataclass(frozen=True)
