@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from alphaedit.core.edit import Answer, Edit, edit_id
-from alphaedit.core.errors import GuardError, ResourceError
+from alphaedit.core.errors import ConfigError, GuardError, ResourceError
 from alphaedit.core.fact import Fact, check_facts
 from alphaedit.core.patch import LowRank, Patch
 from alphaedit.core.progress import Progress, silent
@@ -61,6 +61,11 @@ class Editor(Versioned):
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(handle)
+        if handle.sharded and ranks.size > 1:
+            raise ConfigError(
+                "The model's weights are split over processes, so that each must take every pass.",
+                remedy="Give no ranks: all processes edit the same facts.",
+            )
         self.ranks = ranks
         self.statistics = statistics
         self.seed = seed

@@ -23,9 +23,10 @@ from alphaedit.core.errors import (
 from alphaedit.core.patch import LowRank
 from alphaedit.model.after_head import LOOKED_FOR
 from alphaedit.model.fingerprint import fingerprint
-from alphaedit.model.load import as_dtype, check_finite, load_pretrained
+from alphaedit.model.load import as_dtype, at_least_float32, check_finite, load_pretrained
 from alphaedit.model.quantised import BITS, check_quantisation, dequantised, is_quantised, opened
-from alphaedit.model.structure import find_structure, is_linear, is_transposed, linear_shape
+from alphaedit.model.sharded import is_sharded, put, settle, whole
+from alphaedit.model.structure import find_structure, is_linear, is_transposed, linear_shape, turned
 from alphaedit.model.tokens import Tokens
 
 Snapshot = dict[str, Tensor]
@@ -46,6 +47,7 @@ class ModelHandle:
         layers: the decoder blocks.
         n_layers: how many there are.
         structure: the parts of the model, see `Structure`.
+        sharded: its weights are split over processes.
 
     Raises:
         ModelError: the model is not causal.
@@ -64,6 +66,9 @@ class ModelHandle:
                 remedy="Give a decoder-only language model.",
             )
         check_quantisation(model.config)
+        self.sharded = is_sharded(model)
+        if self.sharded:
+            settle(model)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         check_finite(model)
@@ -207,7 +212,7 @@ class ModelHandle:
         name = self.edited_name(layer)
         module, stored = self._parameter(name)
         full = self._full(name, stored)
-        return _turned(full, module).to(self.wide, copy=True)
+        return turned(full, module).to(self.wide, copy=True)
 
     @torch.no_grad()
     def set_weight(self, layer: int, weight: Tensor) -> None:
@@ -224,8 +229,8 @@ class ModelHandle:
                 f"A matrix of shape {tuple(weight.shape)} was given for {name}.",
                 remedy=f"Give one of shape {linear_shape(module)}, [d_out, d_in].",
             )
-        full = _turned(weight, module).detach().to(stored.device)
-        self._write({name: _checked(name, stored, full.to(_at_least_float32(stored), copy=True))})
+        full = turned(weight, module).detach().to(stored.device)
+        self._write({name: _checked(name, stored, full.to(at_least_float32(stored), copy=True))})
 
     def forward(
         self,
@@ -271,6 +276,8 @@ class ModelHandle:
         return after(self.structure.head(self.structure.final_norm(hidden)))
 
     def _parameter(self, name: str) -> tuple[nn.Module, Tensor]:
+        if self.sharded:
+            settle(self.model)
         module = self._modules.get(name.rpartition(".")[0])
         weight = getattr(module, "weight", None)
         if module is not None and is_quantised(module) and name.endswith(".weight"):
@@ -279,7 +286,7 @@ class ModelHandle:
             raise FingerprintError(
                 f"The model has no matrix {name}.", remedy="The edit belongs to another model."
             )
-        return module, weight.detach()
+        return module, whole(weight.detach())
 
     def _full(self, name: str, stored: Tensor) -> Tensor:
         """The named matrix as last written, before it was rounded to the model's dtype."""
@@ -296,7 +303,9 @@ class ModelHandle:
                 if torch.equal(stored, tensor.to(stored.dtype)) and tensor.dtype == stored.dtype:
                     continue
                 stored = self._open(name, module)
-            stored.copy_(tensor)
+                stored.copy_(tensor)
+            else:
+                put(module.weight.detach(), tensor)  # type: ignore[operator]
             if tensor.dtype == stored.dtype:
                 self._masters.pop(name, None)
             else:
@@ -340,7 +349,7 @@ class ModelHandle:
                     f"{tuple(stored.shape)}.",
                     remedy="The edit belongs to another model.",
                 )
-            full = self._full(name, stored).to(_at_least_float32(stored))
+            full = self._full(name, stored).to(at_least_float32(stored))
             delta = delta.to(device=stored.device, dtype=full.dtype)
             left, right = delta.left, delta.right
             if is_transposed(module):
@@ -378,15 +387,6 @@ class ModelHandle:
                 nothing that this layer computes depends.
         """
         return fingerprint(self.model, self.structure, upto_layer)
-
-
-def _at_least_float32(stored: Tensor) -> torch.dtype:
-    return torch.promote_types(stored.dtype, torch.float32)
-
-
-def _turned(matrix: Tensor, module: nn.Module) -> Tensor:
-    """[d_out, d_in] to the way `module` stores it, and back."""
-    return matrix.T if is_transposed(module) else matrix
 
 
 def _checked(name: str, stored: Tensor, full: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from alphaedit.core.errors import ArchitectureError
+from alphaedit.model.sharded import whole
 
 See = Callable[[Tensor], Tensor | None]
 """Called with a tensor; what it returns, unless None, takes the tensor's place."""
@@ -100,4 +101,4 @@ def _required(tensor: Tensor | None, module: nn.Module) -> Tensor:
             remedy=f"Looked for a tensor as first argument, as {HIDDEN_ARGUMENT!r}, "
             "or as first part of the output.",
         )
-    return tensor
+    return whole(tensor)

@@ -17,6 +17,7 @@ from alphaedit.core.errors import (
     ResourceError,
 )
 from alphaedit.model.quantised import quantisation
+from alphaedit.model.sharded import part
 
 BUNDLED = "bundled"
 
@@ -162,14 +163,19 @@ def check_finite(model: nn.Module) -> None:
         NonFiniteError: names the tensor.
     """
     for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
+        if tensor.is_floating_point() and part(tensor).numel() and not tensor.is_meta:
             # NaN goes through aminmax, which makes no copy of the tensor.
-            low, high = torch.aminmax(tensor.detach())
+            low, high = torch.aminmax(part(tensor.detach()))
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
                 raise NonFiniteError(
                     f"Weight {name} holds NaN or infinity.",
                     remedy="Load an undamaged copy of the model.",
                 )
+
+
+def at_least_float32(stored: torch.Tensor) -> torch.dtype:
+    """The dtype of `stored`, or float32 where that is wider."""
+    return torch.promote_types(stored.dtype, torch.float32)
 
 
 def as_dtype(name: str | torch.dtype | None) -> torch.dtype | None:

@@ -9,6 +9,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from alphaedit.model.sharded import part
+
 SHARE = 0.6
 """Of the free memory, what a pass may keep; the rest is for what comes and goes within it."""
 
@@ -33,7 +35,7 @@ class Kept:
     """Bytes of the tensors that a pass keeps for its gradients, each storage once."""
 
     def __init__(self, beside: Iterable[Tensor]) -> None:
-        self._beside = {tensor.untyped_storage().data_ptr() for tensor in beside}
+        self._beside = {part(tensor).untyped_storage().data_ptr() for tensor in beside}
         self._seen: dict[int, int] = {}
 
     @property
@@ -43,7 +45,7 @@ class Kept:
 
     def see(self, tensor: Tensor) -> Tensor:
         """Count `tensor`."""
-        storage = tensor.untyped_storage()
+        storage = part(tensor).untyped_storage()
         if storage.data_ptr() not in self._beside:
             self._seen[storage.data_ptr()] = storage.nbytes()
         return tensor

@@ -6,7 +6,6 @@ computed.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,14 +56,21 @@ def reading_only(handle: ModelHandle, layer: int) -> tuple[nn.Module, OnlyAt] | 
     path = handle.structure.edited[layer].removeprefix(start).rpartition(".")[0]
     if not path:
         return None
-    outer = copy.copy(block)
+    outer = _twin(block)
     parent = outer
     *way, name = path.split(".")
     for step in way:
         parent._modules = dict(parent._modules)
-        parent._modules[step] = copy.copy(parent._modules[step])
+        parent._modules[step] = _twin(parent.get_submodule(step))
         parent = parent.get_submodule(step)
     parent._modules = dict(parent._modules)
     only = OnlyAt(parent.get_submodule(name))
     parent._modules[name] = only
     return outer, only
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """A module with the same parts; `copy.copy` would make new ones of those that FSDP wraps."""
+    twin: nn.Module = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    return twin

@@ -56,6 +56,11 @@ def _attention_for(handle: ModelHandle, dtype: torch.dtype) -> Iterator[None]:
 def _cast_parts(handle: ModelHandle, chosen: torch.dtype, after: int) -> Iterator[None]:
     """`computing_in` another dtype than the model's."""
     blocks = [handle.block(i) for i in range(after + 1, handle.n_layers)]
+    if handle.sharded:
+        raise ConfigError(
+            f"A model that is split over processes cannot search in {chosen}.",
+            remedy=f"Leave search_dtype out, or load the model as {chosen}.",
+        )
     parts = {m for part in (*blocks, handle.final_norm, handle.head) for m in part.modules()}
     if any(is_quantised(module) for module in parts):
         raise ConfigError(

@@ -68,6 +68,11 @@ def is_transposed(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
+def turned(matrix: Tensor, module: nn.Module) -> Tensor:
+    """[d_out, d_in] to the way `module` stores it, and back."""
+    return matrix.T if is_transposed(module) else matrix
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """``(d_out, d_in)`` of a linear module."""
     if isinstance(module, Conv1D):

@@ -190,7 +190,7 @@ def _search(
     losses: list[list[float]] = [[] for _ in range(facts)]
     frozen = torch.zeros_like(clean)
     right = torch.zeros(facts, dtype=torch.long, device=device)
-    weights = groups[0].suffix.handle.model.parameters()
+    handle = groups[0].suffix.handle
     kept = 0
     for step in range(hp.steps):
         say(step)
@@ -198,7 +198,9 @@ def _search(
         loss = hp.weight_decay * delta.norm(dim=1) / norm.square()
         wrong = None if hp.top1_steps is None else torch.zeros_like(right)
         with ExitStack() as counting:
-            count = None if step else counting.enter_context(kept_for_gradients(weights))
+            count = None
+            if step == 0 and not handle.sharded:
+                count = counting.enter_context(kept_for_gradients(handle.model.parameters()))
             loss = add_losses(groups, loss, delta, hp.kl_factor, wrong)
         kept = kept if count is None else count.bytes
         values = loss.detach().tolist()
