@@ -88,7 +88,8 @@ class Systems:
         ends = list(itertools.accumulate(batches)) if sum(batches) == columns else [columns]
         for end in ends if known in (0, *ends) else [columns]:
             if past is not None and end > known:
-                system.absorb(past[:, known:end])
+                # Bits depend on how a matrix lies in memory.
+                system.absorb(past[:, known:end].contiguous())
                 known = end
         device = torch.device("cpu") if past is None else past.device
         if system.nbytes <= SHARE * free_bytes(device):

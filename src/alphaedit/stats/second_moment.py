@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alphaedit.core.ahead import ahead
 from alphaedit.core.errors import StatsError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
@@ -23,6 +24,7 @@ from alphaedit.stats.corpus import Corpus
 
 SEQUENCE = 256
 BATCH_TOKENS = 4096
+BLOCK_TOKENS = 32768
 SAVE_EVERY = 60.0
 
 
@@ -52,9 +54,14 @@ def packed(handle: ModelHandle, corpus: Corpus, length: int) -> Iterator[list[in
 
 
 class _Sums:
-    """Running sums of k k^T: float32 blocks added in float64."""
+    """Running sums of k k^T: blocks in the keys' dtype and place, added up in float64 on the CPU.
+
+    A block is `BLOCK_TOKENS` long, so that it need not leave the device after every pass.
+    """
 
     def __init__(self, handle: ModelHandle, layers: Sequence[int]) -> None:
+        self.blocks: dict[int, Tensor] = {}
+        self.in_block = 0
         self.sums = {
             layer: torch.zeros(handle.d_in(layer), handle.d_in(layer), dtype=torch.float64)
             for layer in layers
@@ -64,8 +71,22 @@ class _Sums:
 
     def add(self, keys: dict[int, Tensor]) -> None:
         for layer, k in keys.items():
-            self.sums[layer] += (k.T @ k).double().cpu()
-        self.tokens += next(iter(keys.values())).shape[0]
+            if layer in self.blocks:
+                self.blocks[layer].addmm_(k.T, k)
+            else:
+                self.blocks[layer] = k.T @ k
+        count = next(iter(keys.values())).shape[0]
+        self.tokens += count
+        self.in_block += count
+        if self.in_block >= BLOCK_TOKENS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the sums up to date."""
+        for layer, block in self.blocks.items():
+            self.sums[layer] += block.double().cpu()
+        self.blocks.clear()
+        self.in_block = 0
 
     def save(self, path: Path, key: str) -> None:
         part = path.with_suffix(".part")
@@ -169,7 +190,9 @@ def collect(
         progress("second moments", min(seen, tokens), tokens)
 
     index = -1
-    for index, row in enumerate(packed(handle, corpus, length)):
+    rows = packed(handle, corpus, length)
+    # Text is turned into tokens while the model runs, unless the model itself writes it.
+    for index, row in enumerate(rows if corpus.name == "self" else ahead(rows)):
         if seen >= tokens:
             break
         seen += len(row)
@@ -179,10 +202,13 @@ def collect(
             batch.append(row)
         if (index + 1) % together == 0:
             flush(index)
-            if resume is not None and time.monotonic() - saved_at > SAVE_EVERY:
+            # Between blocks, so that a run that was killed rounds as one that was not.
+            late = time.monotonic() - saved_at > SAVE_EVERY
+            if resume is not None and late and not sums.in_block:
                 sums.save(resume, key)
                 saved_at = time.monotonic()
             if tolerance is not None and seen >= check_at:
+                sums.flush()
                 whole = {k: ranks.sum(v.clone()) / seen for k, v in sums.sums.items()}
                 gaps = [float((whole[k] - v).norm() / whole[k].norm()) for k, v in earlier.items()]
                 if gaps and max(gaps) < tolerance:
@@ -190,6 +216,7 @@ def collect(
                 check_at, earlier = 2 * seen, whole
     if batch:
         flush(index)
+    sums.flush()
     for total in sums.sums.values():
         ranks.sum(total)
     sums.tokens = sum(ranks.objects(sums.tokens))
