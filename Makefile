@@ -50,9 +50,8 @@ format: $(STAMP)  ## Format the code and sort imports
 	@$(BIN)/ruff check --fix-only --select I .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results
-	@set -e; for file in benchmarks/[a-z]*.py; do \
-	  echo "$$file" ; $(BIN)/python -m benchmarks.$$(basename $$file .py) ; done
+bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results and docs/performance.md
+	@$(BIN)/python -m benchmarks.run
 
 experiments: $(STAMP)  ## Run all experiments on the bundled model, two at a time; results/report.html
 	@$(BIN)/alphaedit experiment --list --json | $(BIN)/python -c \

@@ -439,3 +439,13 @@ def test_fingerprint_of_a_layer_covers_what_it_depends_on(path: str, counts: boo
     with torch.no_grad():
         handle.model.get_submodule(path).weight.mul_(2)
     assert (handle.fingerprint(1) != before) == counts
+
+
+def test_spread_over_the_devices_there_are(tmp_path: Path) -> None:
+    """By accelerate; here that is the CPU alone, with the same weights and dtype."""
+    save_tiny("llama", tmp_path)
+    spread = ModelHandle.load(str(tmp_path), device="auto")
+    plain = ModelHandle.load(str(tmp_path))
+    assert spread.model.hf_device_map
+    assert spread.dtype == plain.dtype
+    assert spread.fingerprint() == plain.fingerprint()

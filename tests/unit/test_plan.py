@@ -17,7 +17,7 @@ from alphaedit.model.shape import Shape, shape_of
 from alphaedit.model.tokens import Tokens
 
 SHAPE = Shape(12, 768, 3072, 50257, 7_000_000, 124_000_000, torch.float32, {})
-ROWS = Lengths(15, 10, 5, 1)
+ROWS = Lengths(15, 10, 8, 5, 1)
 HP = build({"layers": (3, 4, 5, 6, 7), "steps": 25, "contexts": 5}, "test")
 MACHINE = Machine("made up", 1e12, 1e11, 1e10, 4, False)
 
@@ -79,6 +79,8 @@ def test_lengths_of_rows() -> None:
     assert found.front + found.tail == found.whole + 1
     assert found.reads == len(target)
     assert lengths(tokens, [fact], 1, 10).whole == found.whole + 5
+    assert lengths(tokens, [fact], 0, 10).distinct == found.front
+    assert lengths(tokens, [fact, fact], 0, 10).distinct == found.front / 2
 
 
 def test_what_has_no_plan(tmp_path: Path) -> None:

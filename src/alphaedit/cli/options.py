@@ -32,7 +32,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device",
-        help="Where to compute, such as cpu or cuda:0.",
+        help="Where to compute: cpu, cuda:0, or auto (spread over all devices).",
         rich_help_panel=_COMMON,
         show_default="cpu",
     ),

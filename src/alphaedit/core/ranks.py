@@ -132,7 +132,8 @@ def from_environment(device: str | None = None) -> Ranks:
     if size == 1:
         return ALONE
     if not dist.is_initialized():
-        backend = "gloo" if device is None or torch.device(device).type == "cpu" else "nccl"
+        cpu = device in (None, "auto") or torch.device(device).type == "cpu"
+        backend = "gloo" if cpu else "nccl"
         with _told():
             dist.init_process_group(backend, timeout=TIMEOUT)
     return Ranks(dist.get_rank(), dist.get_world_size())

@@ -80,10 +80,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean lengths of facts' rows in tokens: whole, up to the subject's last, and from it on."""
+    """Mean lengths of facts' rows in tokens: whole, up to the subject's last, and from it on.
+
+    `distinct` counts of those up to the subject's last what facts do not share with one another.
+    """
 
     whole: float
     front: float
+    distinct: float
     tail: float
     reads: float
 
@@ -122,16 +126,21 @@ def gpu(name: str) -> Machine:
 def lengths(tokens: Tokens, facts: Sequence[Fact], contexts: int, context_tokens: int) -> Lengths:
     """Mean lengths of the rows of these facts, each alone and after `contexts` texts."""
     wholes, fronts, tails, reads = [], [], [], []
+    beginnings = set()
     for fact in facts:
         prompt, target = tokens.encode_continuation(fact.text, fact.target)
-        last = tokens.encode_with_subject(fact.text, fact.subject_span).subject_last
+        encoded = tokens.encode_with_subject(fact.text, fact.subject_span)
+        last = encoded.subject_last
+        beginnings |= {tuple(encoded.ids[: i + 1]) for i in range(last + 1)}
         added = context_tokens * contexts / (contexts + 1)
         wholes.append(len(prompt) + len(target) - 1 + added)
         fronts.append(last + 1 + added)
         tails.append(len(prompt) + len(target) - 1 - last)
         reads.append(len(target))
     n = len(facts)
-    return Lengths(sum(wholes) / n, sum(fronts) / n, sum(tails) / n, sum(reads) / n)
+    means = (sum(values) / n for values in (wholes, fronts, tails, reads))
+    whole, front, tail, read = means
+    return Lengths(whole, front, len(beginnings) / n, tail, read)
 
 
 def plan(
@@ -171,8 +180,10 @@ def plan(
     search = each * rows.tail + KL_TOKENS
     heads = 2.0 * shape.vocabulary * h * (each * rows.reads + 1)
     step = 3 * (p * after * search + heads)
-    prefix = p * shape.layers * each * rows.front
-    keys = p * (last + 1) * each * rows.front * edited
+    prefix = p * shape.layers * each * rows.distinct
+    # To the last edited layer; then the prompts alone on to it, and all from layer to layer.
+    further = (edited - 1) * (edited + 2) / 2 + 1.5 * (edited - 1) * hp.contexts
+    keys = p * rows.distinct * ((last + 1) * each + further)
     solve = 2.0 * edited * (2 * d * d * batch + batch * batch * (d + h) + d * h * batch)
 
     def phase(name: str, operations: float, memory: float, *, once: bool = False) -> Phase:
@@ -181,9 +192,12 @@ def plan(
 
     basis = 4.0 * edited * d * d / 2
     copies = 4.0 * edited * d * h * (3 if machine.weights < 4 else 2)
-    # Activations and their gradients of one pass of the search, and the logits that it reads.
-    held = min(batch * search, 16384) * (after + 1) * (8 * h + 4 * d) * 4.0
-    held += batch * (each * rows.reads + 1) * shape.vocabulary * 4.0 * 3
+    # Of one pass of the search: activations and their gradients, the logits that it reads, and
+    # keys and values of the tokens in front, gathered and with room behind them.
+    together = min(batch, max(1, (16384 if machine.weights < 4 else 1024) // search))
+    held = together * search * (after + 1) * (8 * h + 4 * d) * 4.0
+    held += together * (each * rows.reads + 1) * shape.vocabulary * 4.0 * 3
+    held += together * each * rows.front * 4.0 * h * shape.layers * machine.weights
     return [
         phase("weights", 0.0, float(machine.weights) * shape.parameters, once=True),
         phase("second moments", moments, 8.0 * edited * d * d, once=True),

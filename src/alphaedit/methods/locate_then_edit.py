@@ -218,12 +218,13 @@ class _Run:
         hp, method, problem = self.problem.hyperparameters, self.method, self.problem
         space = preserved_null_space(problem, layer) if method.null_space else None
         weight = hp.moment_weight if method.moment else 0.0
+        past = self.state.past_keys.get(layer) if method.history else None
         parts = Parts(
             ridge=_ridge(hp, space, keys) if method.ridge else 0.0,
             subspace=space,
             second_moment=problem.statistics.second_moment(layer) if weight else None,
             moment_weight=weight,
-            past_keys=self.state.past_keys.get(layer) if method.history else None,
+            past_keys=None if past is None else past.to(keys),
             keys=keys,
         )
         for plugin in self.plugins:

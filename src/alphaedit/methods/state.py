@@ -31,7 +31,9 @@ class SequentialState:
         """The state after a batch with these keys, by layer [d_in, u]."""
         past = dict(self.past_keys)
         for layer, new in keys.items():
-            past[layer] = torch.cat([past[layer], new], dim=1) if layer in past else new
+            # A state that was loaded lies on the CPU, wherever the model is.
+            held = past.get(layer)
+            past[layer] = new if held is None else torch.cat([held.to(new), new], dim=1)
         added = next(iter(keys.values())).shape[1] if keys else 0
         batches = (*self.batches, added) if added else self.batches
         return replace(self, past_keys=past, edits=self.edits + added, batches=batches)

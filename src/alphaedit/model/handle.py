@@ -96,7 +96,7 @@ class ModelHandle:
         Args:
             source: where it is, or a causal language model of transformers.
             tokenizer: needed with a loaded model.
-            device: where to put it; by default it stays, or is loaded, on the CPU.
+            device: where to put it ("auto": over all there are); by default it stays, or the CPU.
             dtype: "float32", "bfloat16", ...; by default as stored, but float32 on a CPU. "4bit"
                 and "8bit" quantise by bitsandbytes.
 
@@ -120,7 +120,7 @@ class ModelHandle:
         if getattr(model, "is_quantized", False):
             # transformers has put it where it computes; it must not be moved or cast.
             return cls(model, tokenizer)
-        if device is not None:
+        if device is not None and device != "auto":
             model = model.to(device)
         if chosen is not None:
             model = model.to(chosen)

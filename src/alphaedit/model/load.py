@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def load_pretrained(
         source: A directory, a hub name, or the name of a bundled model.
         tokenizer: Taken as it is if not None.
         dtype: By default float32 on a CPU, and as stored on other devices.
-        device: Decides the default dtype; the model is not moved, unless it is quantised.
+        device: Decides the default dtype; the model is not moved, unless it is quantised. "auto"
+            spreads it over the devices there are, by accelerate.
         bits: "4bit" or "8bit", to quantise by bitsandbytes.
 
     Raises:
@@ -53,12 +55,16 @@ def load_pretrained(
             remedy="Give a decoder-only language model.",
         )
     if dtype is None:
-        on_cpu = device is None or torch.device(device).type == "cpu"
+        on_cpu = not torch.cuda.is_available()
+        if device != "auto":
+            on_cpu = device is None or torch.device(device).type == "cpu"
         dtype = torch.float32 if on_cpu else getattr(config, "dtype", None) or torch.float32
     options: dict[str, Any] = {}
     if bits:
         options["quantization_config"] = quantisation(bits, dtype)
         options["device_map"] = {"": device or "cpu"}
+    if device == "auto":
+        options["device_map"] = _spread()
     model, info = _read(
         f"{source} (as a causal language model)",
         AutoModelForCausalLM.from_pretrained,
@@ -79,6 +85,20 @@ def load_pretrained(
         tokenizer = _read(f"The tokenizer of {source}", AutoTokenizer.from_pretrained, where, local)
         check_tokenizer(tokenizer, source)
     return model, tokenizer
+
+
+def _spread() -> str:
+    """Transformers' word for a model over all devices.
+
+    Raises:
+        ConfigError: accelerate is not installed.
+    """
+    if find_spec("accelerate") is None:
+        raise ConfigError(
+            "A model over several devices needs accelerate, which is not installed.",
+            remedy="pip install 'alphaedit[peft]', or name one device.",
+        )
+    return "auto"
 
 
 def resolve(source: str) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,12 +40,14 @@ class _Pass:
 
     Attributes:
         shared: it runs what other rows begin with: nothing is looked at in it.
+        cached: it has keys and values of its own.
         hidden: what enters the block that the walk has come to, [n, length, d_out].
         calls: the other arguments of each block.
     """
 
     chunk: Chunk
     shared: bool
+    cached: bool
     hidden: Tensor = field(default_factory=lambda: torch.empty(0))
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
@@ -91,7 +93,7 @@ class Walk:
 
         @contextmanager
         def around(chunk: Chunk, shared: bool = False) -> Iterator[None]:
-            one = _Pass(chunk, shared)
+            one = _Pass(chunk, shared, chunk.cache is not None)
             with ExitStack() as stack:
                 for layer in range(first, last + 1):
                     keep = self._keeper(one, layer)
@@ -106,6 +108,15 @@ class Walk:
         limits = list(positions)
         stems = lambda chunk: around(chunk, shared=True)  # noqa: E731
         forward_rows(handle, cut, limits, around, upto=last, around_stems=stems)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of keys and values: every run makes its own."""
+        for one in self._passes:
+            if one.chunk.stems is not None:
+                parts = one.chunk.stems.parts
+                parts[:] = [replace(part, cache=None) for part in parts]
+            one.chunk = replace(one.chunk, cache=None)
 
     def _keeper(self, one: _Pass, layer: int) -> Callable[..., None]:
         def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -113,7 +124,9 @@ class Walk:
             assert hidden is not None
             if layer == self.first:
                 one.hidden = hidden
-            one.calls.append(with_hidden(args, kwargs, hidden[:0]))
+            args, kwargs = with_hidden(args, kwargs, hidden[:0])
+            place = StoppingCache()  # where that of a run goes
+            one.calls.append((with_cache(args, place), with_cache(kwargs, place)))
             if layer == self.last > self.first and not self.hidden:
                 raise StopForward
 
@@ -180,7 +193,7 @@ class Walk:
         grown: dict[int, Cache | None] = {}
         fronts: dict[int, Cache] = {}
         for one in self._passes:
-            cache = self._cache(one.chunk, grown, fronts)
+            cache = self._cache(one, grown, fronts)
             grown[id(one.chunk.rows)] = cache
             with stoppable(), ExitStack() as stack:
                 if one.shared:
@@ -215,12 +228,12 @@ class Walk:
         return out
 
     def _cache(
-        self, chunk: Chunk, grown: dict[int, Cache | None], fronts: dict[int, Cache]
+        self, one: _Pass, grown: dict[int, Cache | None], fronts: dict[int, Cache]
     ) -> Cache | None:
         """Keys and values in front of a pass, by the passes of this run before it."""
-        if chunk.stems is None:
-            return None if chunk.cache is None else StoppingCache()
-        stems: Stems = chunk.stems
+        stems: Stems | None = one.chunk.stems
+        if stems is None:
+            return StoppingCache() if one.cached else None
         if id(stems) not in fronts:
             fronts[id(stems)] = stems.gathered([grown[id(part.rows)] for part in stems.parts])
-        return chunk.front(fronts[id(stems)])
+        return one.chunk.front(fronts[id(stems)])

@@ -111,7 +111,8 @@ class Group:
         hidden = self.suffix.clean[self.kept]
         first = (hidden[:, :1] + delta[self.fact][:, None]).to(hidden.dtype)
         moved = torch.cat([first, hidden[:, 1:]], dim=1)
-        out = self.suffix.run(moved, rows=self.kept, reads=self.reads)
+        # Of a model on several devices, the last block may lie elsewhere.
+        out = self.suffix.run(moved, rows=self.kept, reads=self.reads).to(hidden.device)
         return torch.cat([out[self.row, self.position], out[self.kl_row, self.kl_position]])
 
     def add_losses(
@@ -149,7 +150,7 @@ def add_losses(
     """`loss` [u] plus what all rows say about `delta`, with one pass through the head."""
     running = [group for group in groups if len(group.kept)]
     reads = [group.moved(delta) for group in running]
-    logits = running[0].suffix.logits(torch.cat(reads)).to(loss.dtype)
+    logits = running[0].suffix.logits(torch.cat(reads)).to(loss)
     parts = logits.split([len(read) for read in reads])
     for group, part in zip(running, parts, strict=True):
         loss = group.add_losses(loss, part, kl_factor, wrong)

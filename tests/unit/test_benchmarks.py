@@ -1,0 +1,69 @@
+"""The benchmarks run, and the page is made of their results."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import gpu, growth, machine, page
+from benchmarks.floors import search_operations
+from tests.tiny import tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from alphaedit.core.fact import Fact
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.steps.target_value import find_targets
+from alphaedit.model.handle import ModelHandle
+
+
+def test_gpu_benchmark_runs_dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--dry-run"])
+    gpu.main()
+    found = json.loads((tmp_path / "gpu-quick.json").read_text(encoding="utf-8"))
+    assert found["device"] == "cpu"
+    assert set(found["phases"]) == {"targets", "keys", "solve"}
+    assert 0 < found["phases"]["targets"] < found["seconds"]
+    assert 0 < found["search_share_of_matrix_rate"] < 1
+
+
+def test_gpu_benchmark_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit, match="No GPU is at hand"):
+        gpu.main()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_floor_of_the_search_is_below_what_it_does(kind: str) -> None:
+    handle = ModelHandle.load(*tiny_model(kind))
+    facts = [
+        Fact("The mother tongue of {} is", "Oslo", "English"),
+        Fact("{} was born in", "Rome", "a city"),
+    ]
+    hp = Hyperparameters(layers=(1,), steps=4, stop_loss=0.0)
+    floor = search_operations(handle, facts, ("It is. ",), hp)
+    with FlopCounterMode(display=False) as counter:
+        find_targets(handle, facts, 1, ("It is. ",), hp)
+    assert 0.3 * counter.get_total_flops() < floor < counter.get_total_flops()
+
+
+def test_exponents_are_slopes() -> None:
+    rows = [{"n": n, "seconds": 3.0 * n**1.5} for n in (1, 10, 100)]
+    assert growth.exponent(rows, "n") == pytest.approx(1.5)
+    assert growth.exponent([*rows, {"n": 0, "seconds": 9.0}], "n", least=10) == pytest.approx(1.5)
+
+
+def test_page_is_made_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/performance.md shows is what benchmarks/results says."""
+    text = page.PAGE.read_text(encoding="utf-8")
+    copy = tmp_path / "performance.md"
+    copy.write_text(re.sub(r"(<!-- \w+ -->\n).*?(\n<!-- end)", r"\1-\2", text, flags=re.S))
+    monkeypatch.setattr(page, "PICTURES", tmp_path / "pictures")
+    page.update(copy)
+    assert copy.read_text(encoding="utf-8") == text
+    made = {p.name for p in (tmp_path / "pictures").iterdir()}
+    assert {f"performance/{name}" for name in made} <= set(re.findall(r"\((\S+\.svg)\)", text))
