@@ -292,6 +292,9 @@ def draw_growth(path: Path) -> None:
         axes.plot(*zip(*points, strict=True), "o", color=COLOURS[0], markersize=5)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.set_xticks([x for x, _ in points], [_short(x) for x, _ in points])
+        axes.tick_params(axis="x", labelsize=7.5)
         low, high = min(y for _, y in points), max(y for _, y in points)
         # A flat line must look flat.
         axes.set_ylim(low / 3, max(high * 3, low * 30))
@@ -300,6 +303,10 @@ def draw_growth(path: Path) -> None:
         )
     panels[0].set_ylabel("seconds of a batch", color=INK, fontsize=9)
     _save(figure, path)
+
+
+def _short(count: int) -> str:
+    return f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
 
 
 def _save(figure: Figure, path: Path) -> None:
