@@ -441,11 +441,22 @@ def test_fingerprint_of_a_layer_covers_what_it_depends_on(path: str, counts: boo
     assert (handle.fingerprint(1) != before) == counts
 
 
-def test_spread_over_the_devices_there_are(tmp_path: Path) -> None:
+def test_spread_over_the_devices_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By accelerate; here that is the CPU alone, with the same weights and dtype."""
     save_tiny("llama", tmp_path)
-    spread = ModelHandle.load(str(tmp_path), device="auto")
     plain = ModelHandle.load(str(tmp_path))
-    assert spread.model.hf_device_map
+    given: list[Any] = []
+    whole = load.AutoModelForCausalLM.from_pretrained
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        given.append(kwargs.get("device_map"))
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", spy)
+    spread = ModelHandle.load(str(tmp_path), device="auto")
+    assert given == ["auto"]
     assert spread.dtype == plain.dtype
     assert spread.fingerprint() == plain.fingerprint()
+    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs accelerate"):
+        ModelHandle.load(str(tmp_path), device="auto")

@@ -9,7 +9,7 @@ from tests.tiny import EXPERTS, KINDS, save_tiny, tiny_model
 
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ArchitectureError, ModelError, UnknownNameError
-from alphaedit.editor.plan import GPUS, Lengths, Machine, gpu, here, lengths, plan
+from alphaedit.editor.plan import GPUS, SHARE_HERE, Lengths, Machine, gpu, here, lengths, plan
 from alphaedit.locate.preset import shape as facts_of
 from alphaedit.methods.config import build
 from alphaedit.model.handle import ModelHandle
@@ -62,7 +62,7 @@ def test_machines() -> None:
     ticks = iter(range(1000))
     found = here(SHAPE, clock=lambda: float(next(ticks)))
     assert found.measured
-    assert found.rate == 2 * 512 * 768 * 3072
+    assert found.rate == pytest.approx(SHARE_HERE * 2 * 512 * 768 * 3072)
 
 
 def test_lengths_of_rows() -> None:

@@ -8,7 +8,7 @@ from tests.tiny import SENTENCES, save_tiny
 from tests.unit.test_ranks import FACTS, launch
 
 WORKER = """
-import json, sys, torch
+import json, os, sys, torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -56,8 +56,11 @@ if kind != "whole":
     result["same"] = len(set(every)) == 1
 if kind == "whole" or dist.get_rank() == 0:
     print(json.dumps(result))
+sys.stdout.flush()
 if kind != "whole":
-    dist.destroy_process_group()
+    # PyTorch's functional collectives over gloo now and then abort while the process ends.
+    dist.barrier()
+    os._exit(0)
 """
 
 

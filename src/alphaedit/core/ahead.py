@@ -36,7 +36,8 @@ def ahead(items: Iterable[T], most: int = 64) -> Iterator[T]:
         except BaseException as error:
             put(False, error)
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         while True:
             more, value = made.get()
@@ -47,3 +48,5 @@ def ahead(items: Iterable[T], most: int = 64) -> Iterator[T]:
             yield value  # type: ignore[misc]
     finally:
         done.set()
+        # One that is still at work when the interpreter ends would take the process down.
+        thread.join(timeout=5.0)
