@@ -10,7 +10,8 @@ import pytest
 import torch
 from tests.tiny import SENTENCES, save_tiny
 
-from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.core.errors import ConfigError
+from alphaedit.core.ranks import ALONE, Ranks, from_environment
 from alphaedit.ledger.check import verify
 from alphaedit.ledger.ledger import Ledger
 
@@ -144,3 +145,9 @@ def test_the_command(different: bool, place: Path) -> None:
         assert len(objects[0]["edits"]) == 2
         assert Ledger(out).head.size == 2
         assert verify(Ledger(out)).problems == []
+
+
+def test_ranks_do_not_spread_their_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="spread a model"):
+        from_environment("auto")

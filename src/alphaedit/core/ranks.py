@@ -126,14 +126,19 @@ def from_environment(device: str | None = None) -> Ranks:
     """The ranks that torchrun started, joined; one where it did not.
 
     Raises:
+        ConfigError: each rank would spread its model over all devices.
         ResourceError: the others cannot be reached.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
+    if device == "auto":
+        raise ConfigError(
+            "Several ranks cannot each spread a model over all devices.",
+            remedy="Name one device, or start one process without torchrun.",
+        )
     if not dist.is_initialized():
-        cpu = device in (None, "auto") or torch.device(device).type == "cpu"
-        backend = "gloo" if cpu else "nccl"
+        backend = "gloo" if device is None or torch.device(device).type == "cpu" else "nccl"
         with _told():
             dist.init_process_group(backend, timeout=TIMEOUT)
     return Ranks(dist.get_rank(), dist.get_world_size())

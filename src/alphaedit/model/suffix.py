@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
@@ -186,14 +186,11 @@ class Suffix:
         """
         calls, cache = self._select(rows)
         for index, (args, kwargs) in enumerate(calls, start=self.layer + 1):
-            args, kwargs = with_hidden(with_cache(args, cache), with_cache(kwargs, cache), hidden)
             block = self.handle.block(index)
             if reads is not None and self._reading and index == self.handle.n_layers - 1:
                 block, only = self._reading
                 only.at = reads
-            out = output_of(block(*args, **kwargs))
-            assert out is not None
-            hidden = out
+            hidden = run_block(block, (args, kwargs), hidden, cache)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -216,6 +213,20 @@ class Suffix:
             self._selected = (wanted, (picked, prefix))
         chosen: tuple[Any, Cache | None] = self._selected[1]
         return chosen
+
+
+def run_block(
+    block: nn.Module,
+    call: tuple[tuple[Any, ...], dict[str, Any]],
+    hidden: Tensor,
+    cache: Cache | None,
+) -> Tensor:
+    """What leaves `block`, called as the model called it but with other hidden states and cache."""
+    args, kwargs = call
+    args, kwargs = with_hidden(with_cache(args, cache), with_cache(kwargs, cache), hidden)
+    out = output_of(block(*args, **kwargs))
+    assert out is not None
+    return out
 
 
 def with_cache(value: Any, cache: Cache | None) -> Any:

@@ -23,13 +23,12 @@ from alphaedit.model.hooks import (
     hidden_of,
     on_input,
     on_output,
-    output_of,
     stoppable,
     with_hidden,
 )
 from alphaedit.model.only_at import reading_only
 from alphaedit.model.stems import Chunk, Stems, StoppingCache, forward_rows
-from alphaedit.model.suffix import check_rows, with_cache
+from alphaedit.model.suffix import check_rows, run_block, with_cache
 
 Seen = dict[str, Tensor]
 
@@ -216,16 +215,12 @@ class Walk:
         self, index: int, one: _Pass, hidden: Tensor, cache: Cache | None, *, ends: bool
     ) -> Tensor:
         """Run one block; where the pass `ends` with it, its MLP at the rows' positions alone."""
-        args, kwargs = one.calls[index - self.first]
-        args, kwargs = with_hidden(with_cache(args, cache), with_cache(kwargs, cache), hidden)
         block = self.handle.block(index)
         reading = reading_only(self.handle, index) if ends else None
         if reading is not None:
             block, only = reading
             only.at = torch.arange(len(hidden)) * hidden.shape[1] + one.chunk.tokens - 1
-        out = output_of(block(*args, **kwargs))
-        assert out is not None
-        return out
+        return run_block(block, one.calls[index - self.first], hidden, cache)
 
     def _cache(
         self, one: _Pass, grown: dict[int, Cache | None], fronts: dict[int, Cache]

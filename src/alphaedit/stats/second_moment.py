@@ -20,6 +20,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_input, stoppable
+from alphaedit.model.memory import is_out_of_memory
 from alphaedit.stats.corpus import Corpus
 
 SEQUENCE = 256
@@ -131,8 +132,8 @@ def _halving(
     """Keys of `rows`, in halves where memory does not hold them all."""
     try:
         yield _keys(handle, rows, layers), len(rows)
-    except (torch.OutOfMemoryError, MemoryError):
-        if len(rows) == 1:
+    except Exception as error:
+        if len(rows) == 1 or not is_out_of_memory(error):
             raise
         half = len(rows) // 2
         yield from _halving(handle, rows[:half], layers)
