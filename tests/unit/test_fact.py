@@ -283,7 +283,7 @@ class TestFiles:
     def test_broken_yaml(self, tmp_path: Path) -> None:
         refused(write(tmp_path, "f.yaml", "- prompt: a\n  subject: [b\n"), "line 3", "broken YAML")
         refused(write(tmp_path, "f.yaml", "just text"), "list of facts")
-        refused(write(tmp_path, "f.yaml", "a: \x00"), "broken YAML")
+        refused(write(tmp_path, "f.yaml", "a: \x01"), "broken YAML", "line 1")
 
     def test_yaml_values_that_are_not_text(self, tmp_path: Path) -> None:
         text = "- {prompt: '{} is', subject: It, target: no}\n"

@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from alphaedit.core.errors import FactError
+from alphaedit.core.errors import FactError, unknown_name
+from alphaedit.core.parsing import YAML_LIMIT, Broken, parse_json, parse_yaml
+from alphaedit.core.reading import PIPED, check_regular, megabytes, read_text
 
 Record = dict[str, Any]
 Placed = tuple[str, Record]
@@ -24,53 +23,94 @@ _LIST_COLUMNS = {
 _COLUMNS = (("prompt",), ("subject",), ("target", "target_new"))
 
 
-def read_records(path: Path) -> list[Placed]:
+def read_records(path: str | Path, kind: str | None = None) -> list[Placed]:
     """Read the records of a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.yaml`` file.
+
+    Args:
+        path: The file. Its ending is looked at before it is opened.
+        kind: Its format, one of `FORMATS`, whatever its ending.
 
     Returns:
         Pairs of a place, such as ``facts.jsonl, line 3``, and a record.
 
     Raises:
-        FactError: The file is missing, a directory, empty, not UTF-8, of unknown kind or broken.
+        FactError: The file is missing, no regular file, too large, empty, not UTF-8, of unknown
+            kind or broken.
+        UnknownNameError: No such format.
     """
-    text = _read_text(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise FactError(
-            f"Facts file {path} has an unknown ending {path.suffix!r}.",
-            remedy=f"Known endings: {', '.join(_READERS)}.",
-        )
+    path = _as_path(path)
+    check_regular(path, error=FactError, what=_WHAT, special=PIPED)
+    if kind is None:
+        kind = _ENDINGS.get(path.suffix.lower())
+        if kind is None:
+            raise FactError(
+                f"Facts file {path} has an unknown ending {path.suffix!r}.",
+                remedy=f"Known endings: {', '.join(_ENDINGS)}.",
+            )
+    text = read_text(path, error=FactError, what=_WHAT, special=PIPED)
+    return parse_records(text, kind, str(path))
+
+
+def parse_records(text: str, kind: str, name: str) -> list[Placed]:
+    """The records of a text.
+
+    Args:
+        text: The text.
+        kind: Its format, one of `FORMATS`.
+        name: What messages call it, such as a path.
+
+    Returns:
+        Pairs of a place, such as ``standard input, line 3``, and a record.
+
+    Raises:
+        FactError: It is empty or broken; the message names line or record.
+        UnknownNameError: No such format.
+    """
+    if kind not in FORMATS:
+        raise unknown_name("format of facts", kind, FORMATS)
     if not text.strip():
-        raise FactError(f"Facts file {path} is empty.", remedy="Give at least one fact.")
-    records = reader(text, str(path))
+        raise FactError(f"{name} is empty.", remedy="Give at least one fact.")
+    records = FORMATS[kind](text, name)
     if not records:
-        raise FactError(f"Facts file {path} holds no facts.", remedy="Give at least one fact.")
+        raise FactError(f"{name} holds no facts.", remedy="Give at least one fact.")
     return records
 
 
-def _read_text(path: Path) -> str:
+def format_of(text: str) -> str:
+    """The format that a text of facts seems to have, told from its first line.
+
+    An object that is whole on the first line is JSON Lines; one that is not, and a list, JSON. A
+    dash begins a list in YAML. All else is a table, with tabs if its first line has one.
+    """
+    first = next((line for line in text.split("\n") if line.strip()), "").strip()
+    if first.startswith("{"):
+        try:
+            parse_json(first)
+        except Broken:
+            return "json" if _is_json(text) else "jsonl"
+        return "jsonl"
+    if first.startswith("["):
+        return "json"
+    if first.startswith("- ") or first in ("-", "---"):
+        return "yaml"
+    return "tsv" if "\t" in first else "csv"
+
+
+def _is_json(text: str) -> bool:
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise FactError(f"Facts file {path} does not exist.", remedy="Check the path.") from None
-    except IsADirectoryError:
+        parse_json(text)
+    except Broken:
+        return False
+    return True
+
+
+def _as_path(path: object) -> Path:
+    if not isinstance(path, (str, Path)):
         raise FactError(
-            f"Facts file {path} is a directory.", remedy="Give a file inside it."
-        ) from None
-    except OSError as error:
-        raise FactError(
-            f"Facts file {path} cannot be read: {error.strerror or error}.",
-            remedy="Check its permissions.",
-        ) from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise FactError(
-            f"not UTF-8 (byte {error.start} is 0x{raw[error.start]:02x}).",
-            remedy="Save the file in UTF-8.",
-            where=f"{path}, line {line}",
-        ) from None
+            f"Facts are read from {type(path).__name__}, which is no path.",
+            remedy="Give the path of a facts file.",
+        )
+    return Path(path)
 
 
 def _read_jsonl(text: str, name: str) -> list[Placed]:
@@ -88,46 +128,46 @@ def _read_json(text: str, name: str) -> list[Placed]:
 
 
 def _parse_json(text: str, where: str, *, one_line: bool = False) -> Any:
-    def no_doubles(pairs: list[tuple[str, Any]]) -> Record:
-        record = dict(pairs)
-        if len(record) < len(pairs):
-            keys = [key for key, _ in pairs]
-            double = next(key for key in keys if keys.count(key) > 1)
-            raise FactError(
-                f"Field {double!r} is given twice.",
-                remedy="Remove one of the two.",
-                where=where,
-                field=double,
-            )
-        return record
-
     try:
-        return json.loads(text, object_pairs_hook=no_doubles)
-    except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if one_line else f"line {error.lineno}"
+        return parse_json(text, unique=True)
+    except Broken as error:
+        if error.field is not None:
+            raise _twice(error, where) from None
+        if error.line is None:
+            raise FactError(
+                f"JSON {error.problem}.", remedy="Give a list of facts.", where=where
+            ) from None
+        place = f"column {error.column}" if one_line else f"line {error.line}"
         raise FactError(
-            f"broken JSON at {place}: {error.msg}.",
+            f"broken JSON at {place}: {error.problem}.",
             remedy="A .jsonl file has one complete JSON object per line."
             if one_line
             else "Correct it there; a file with one object per line should end in .jsonl.",
             where=where,
         ) from None
-    except RecursionError:
-        raise FactError(
-            "JSON nested too deeply.", remedy="Give a list of facts.", where=where
-        ) from None
+
+
+def _twice(error: Broken, where: str) -> FactError:
+    return FactError(error.problem, remedy="Remove one of the two.", where=where, field=error.field)
 
 
 def _read_yaml(text: str, name: str) -> list[Placed]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if len(text) > YAML_LIMIT:
         raise FactError(
-            f"broken YAML: {problem}.",
+            f"this is YAML of {megabytes(len(text))}; at most {megabytes(YAML_LIMIT)} are read.",
+            remedy="Split it, or write it as JSON Lines, which is read much faster.",
+            where=name,
+        )
+    try:
+        content = parse_yaml(text)
+    except Broken as error:
+        where = f"{name}, line {error.line}" if error.line else name
+        if error.field is not None:
+            raise _twice(error, where) from None
+        raise FactError(
+            f"broken YAML: {error.problem}.",
             remedy="Correct the indentation or the quotes there.",
-            where=f"{name}, line {mark.line + 1}" if mark else name,
+            where=where,
         ) from None
     return _numbered(content, name)
 
@@ -142,7 +182,7 @@ def _read_csv(text: str, name: str, delimiter: str = ",") -> list[Placed]:
                 continue
             where = f"{name}, line {reader.line_num}"
             if header is None:
-                header = _check_header([cell.strip() for cell in row], where)
+                header = _check_header([cell.strip().lower() for cell in row], where)
             elif len(row) != len(header):
                 raise FactError(
                     f"{len(row)} cells, but the header has {len(header)} columns.",
@@ -212,19 +252,24 @@ def _numbered(content: Any, name: str) -> list[Placed]:
 
 def _require_object(value: Any, where: str) -> Record:
     if not isinstance(value, dict):
+        # Only of plain values: a list may be as long as its file.
+        plain = value is None or isinstance(value, (str, int, float))
         raise FactError(
-            f"expected an object, found {type(value).__name__} {str(value)[:40]!r}.",
+            f"expected an object, found {type(value).__name__}"
+            + (f" {str(value)[:40]!r}." if plain else "."),
             remedy="Give an object with prompt, subject and target.",
             where=where,
         )
     return value
 
 
-_READERS: dict[str, Callable[[str, str], list[Placed]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".yaml": _read_yaml,
-    ".yml": _read_yaml,
+FORMATS: dict[str, Callable[[str, str], list[Placed]]] = {
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+    "tsv": _read_tsv,
+    "yaml": _read_yaml,
 }
+"""Readers by format; each takes a text and its name."""
+_WHAT = "Facts file"
+_ENDINGS = {f".{name}": name for name in FORMATS} | {".yml": "yaml"}

@@ -1,0 +1,184 @@
+"""Text files of others: what they may be, how much of them is read, and in what encoding."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from alphaedit.core.errors import AlphaEditError, FactError
+
+LIMIT = 512 * 2**20
+"""Bytes of a file that are read at most."""
+CHUNK = 2**20
+TO_FILE = "Write its content into a file, and give that."
+PIPED = "Pipe it in and give - in its place, or write its content into a file."
+
+_MAGIC = (
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet"),
+    (b"\xfd7zXZ\x00", "an xz archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"%PDF-", "a PDF"),
+    (b"SQLite format 3\x00", "a data base"),
+    (b"PAR1\x15", "a Parquet file"),
+)
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def read_text(
+    path: str | Path,
+    *,
+    error: type[AlphaEditError],
+    what: str = "File",
+    limit: int = LIMIT,
+    special: str = TO_FILE,
+) -> str:
+    """The text of a regular file in UTF-8; see `read_bytes` and `decode`."""
+    raw = read_bytes(path, error=error, what=what, limit=limit, special=special)
+    return decode(raw, str(path), error=error)
+
+
+def check_regular(
+    path: str | Path,
+    *,
+    error: type[AlphaEditError],
+    what: str = "File",
+    limit: int = LIMIT,
+    special: str = TO_FILE,
+) -> None:
+    """Refuse what cannot be read as a file, or is too large, without opening it.
+
+    Args:
+        error: kind of error to raise.
+        what: what the file should be, as in "Facts file".
+        limit: most bytes.
+        special: remedy for pipes and devices.
+
+    Raises:
+        error: it does not exist, is no regular file, or larger than `limit`.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise error(f"{what} {path} does not exist.", remedy="Check the path.") from None
+    except (OSError, ValueError) as failure:
+        raise _unreadable(path, what, failure, error) from None
+    _check_mode(found.st_mode, path, what, special, error)
+    if found.st_size > limit:
+        raise _too_large(path, what, limit, error, found.st_size)
+
+
+def read_bytes(
+    path: str | Path,
+    *,
+    error: type[AlphaEditError],
+    what: str = "File",
+    limit: int = LIMIT,
+    special: str = TO_FILE,
+) -> bytes:
+    """The bytes of a regular file; what is not one is refused at once, without waiting for it.
+
+    Args:
+        error: kind of error to raise.
+        what: what the file should be, as in "Facts file".
+        limit: most bytes.
+        special: remedy for pipes and devices.
+
+    Raises:
+        error: it does not exist, is no regular file, larger than `limit`, or cannot be read.
+    """
+    check_regular(path, error=error, what=what, limit=limit, special=special)
+    # Another file may have taken its place meanwhile: opening a pipe must not wait either.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    parts: list[bytes] = []
+    left = limit
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            _check_mode(os.fstat(file.fileno()).st_mode, path, what, special, error)
+            while chunk := file.read(CHUNK):
+                parts.append(chunk)
+                left -= len(chunk)
+                if left < 0:
+                    raise _too_large(path, what, limit, error)
+    except OSError as failure:
+        raise _unreadable(path, what, failure, error) from None
+    return b"".join(parts)
+
+
+def decode(raw: bytes, name: str, *, error: type[AlphaEditError]) -> str:
+    """The text of `raw`, in UTF-8 with or without a mark in front.
+
+    Raises:
+        error: it is an archive or another kind of file known by its first bytes, not UTF-8, or
+            holds NUL bytes; the message names the line.
+    """
+    for magic, kind in _MAGIC:
+        if raw.startswith(magic):
+            raise placed(error, f"this is {kind}, not text.", name, "Give the text inside it.")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        # The decoder counts from behind the mark.
+        at = failure.start + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
+        where = f"{name}, line {raw.count(10, 0, at) + 1}"
+        what = f"not UTF-8 (byte {at} is 0x{raw[at]:02x})."
+        raise placed(error, what, where, "Save the file in UTF-8.") from None
+    at = raw.find(0)
+    if at >= 0:
+        where = f"{name}, line {raw.count(10, 0, at) + 1}"
+        what = f"a NUL byte (byte {at}): no text, or not in UTF-8."
+        raise placed(error, what, where, "Save the file in UTF-8.")
+    return text
+
+
+def placed(
+    error: type[AlphaEditError],
+    message: str,
+    where: str,
+    remedy: str | None = None,
+    field: str | None = None,
+) -> AlphaEditError:
+    """An error of the kind `error` that says where first."""
+    if issubclass(error, FactError):
+        return error(message, remedy=remedy, where=where, field=field)
+    return error(f"{where}: {message}", remedy=remedy)
+
+
+def _check_mode(
+    mode: int, path: str | Path, what: str, special: str, error: type[AlphaEditError]
+) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise error(f"{what} {path} is a directory.", remedy="Give a file inside it.")
+    kind = next((name for test, name in _KINDS if test(mode)), "no regular file")
+    raise error(f"{what} {path} is {kind}, not a regular file.", remedy=special)
+
+
+def _too_large(
+    path: str | Path, what: str, limit: int, error: type[AlphaEditError], size: int | None = None
+) -> AlphaEditError:
+    held = f"has {megabytes(size)}" if size is not None else "is larger"
+    return error(
+        f"{what} {path} {held}; at most {megabytes(limit)} are read.",
+        remedy="Split it, or give a part of it.",
+    )
+
+
+def _unreadable(
+    path: str | Path, what: str, failure: Exception, error: type[AlphaEditError]
+) -> AlphaEditError:
+    said = getattr(failure, "strerror", None) or failure
+    return error(f"{what} {path} cannot be read: {said}.", remedy="Check its permissions.")
+
+
+def megabytes(size: int) -> str:
+    """A size for messages."""
+    return f"{size / 2**20:,.0f} MiB"
