@@ -3,6 +3,7 @@
 The public names are loaded on first use, so that ``import alphaedit`` stays quick.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from alphaedit.core.patch import Patch
     from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
+
+# What is logged under this name is shown only where the caller sets logging up.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = ["Edit", "Editor", "Fact", "Guard", "Patch", "load_facts"]

@@ -212,6 +212,6 @@ def test_the_command_saves_what_was_edited_and_fails(
     assert run([*common, "--guard", "warn:max_kl=1e-7,tokens=512"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["guard"]["stopped"] is None
-    assert shown.err.count("Warning:") == 3
+    assert shown.err.count("Warning: After edit") == 3
     assert run([*common, "--guard", "stop:text=/nowhere.txt"]) == 1
     assert "no text file at /nowhere.txt" in capsys.readouterr().out

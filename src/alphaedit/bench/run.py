@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,9 +30,11 @@ from alphaedit.bench.qa import (
     story_metrics,
     unedited_answers,
 )
+from alphaedit.core.bars import as_progress, close
 from alphaedit.core.errors import DataError, GuardError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
+from alphaedit.editor.verdict import without_verdicts
 from alphaedit.model.handle import ModelHandle
 
 Probes = Sequence[tuple[str, str]]
@@ -131,6 +134,52 @@ def evaluate(
     return metrics
 
 
+def measure(
+    editor: Editor,
+    records: Any,
+    *,
+    limit: int | None = None,
+    schema: str | None = None,
+    generation: bool = False,
+    seed: int = 0,
+    progress: Progress | bool | None = None,
+) -> Metrics:
+    """All metrics of an editor's model as it is now, on records or a data set.
+
+    Args:
+        records: records, a data set's path or "hf:NAME", or "world" for records about the bundled
+            world ("world:zsre" for another schema).
+        limit: how many of them; by default all of a data set, and 100 of the world.
+        schema: of the data set; by default told from its first record.
+        generation: also the metrics that sample text (fluency, consistency), which take long.
+        seed: of what is drawn and sampled.
+        progress: as for `Editor.from_pretrained`; by default the editor's own.
+
+    Raises:
+        DataError: the data set cannot be read.
+    """
+    from alphaedit.bench.datasets.registry import load
+    from alphaedit.bench.sources import kept_of, records_of
+
+    report = editor.progress if progress is None else as_progress(progress)
+    if isinstance(records, (str, Path)):
+        name = str(records)
+        if name.partition(":")[0] == "world":
+            records = records_of(editor.handle, name, limit or 100, seed, schema)
+        else:
+            records = load(name, schema, limit=limit).records
+    chosen = list(records)[:limit]
+    if not chosen or not all(isinstance(record, EditRecord) for record in chosen):
+        raise DataError("There are no records to evaluate.", remedy="Give a data set, or records.")
+    kept = kept_of(editor.handle, {record.subject for record in chosen}, seed=seed)
+    try:
+        return evaluate(
+            editor, chosen, kept=kept, generation=generation, seed=seed, progress=report
+        )
+    finally:
+        close(report)
+
+
 def sequential(
     editor: Editor,
     records: Sequence[EditRecord],
@@ -191,7 +240,8 @@ def sequential(
             progress("batches", number - 1, len(batches))
             try:
                 facts = [fact for record in batch for fact in record.facts]
-                editor.edit(facts, method, preset=preset, **hyperparameters)
+                with without_verdicts():
+                    editor.edit(facts, method, preset=preset, **hyperparameters)
             except GuardError as stop:
                 stopped = stop
                 if not stop.kept:

@@ -78,7 +78,7 @@ def check(
             from alphaedit.model.chat import in_chat
 
             wanted = [in_chat(editor.handle.tokenizer, fact) for fact in wanted]
-        asked = ask_facts(editor, wanted)
+        asked = ask_facts(editor.handle, wanted)
         seconds = time.perf_counter() - began
         if junit is not None:
             from alphaedit.core.files import write_text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +15,14 @@ from alphaedit.cli import facts as sources
 from alphaedit.cli import ledgers, options, prepare, tables
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
-from alphaedit.core.errors import GuardError
+from alphaedit.core.errors import GuardError, VerdictWarning
 
 if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
     from alphaedit.bench.metrics import Metrics
     from alphaedit.core.edit import Answer, Edit
     from alphaedit.core.fact import Fact
+    from alphaedit.editor.measured import Asked
     from alphaedit.editor.session import Editor
 
 EXAMPLES = examples(
@@ -98,6 +100,9 @@ def edit(
     cache_dir: options.CacheDir = None,
     report: options.ReportFile = None,
     no_generation: options.NoGeneration = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 if a fact does not hold afterwards.")
+    ] = False,
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
@@ -171,11 +176,10 @@ def edit(
     }
     if not json and editor.ranks.first:
         _show(run, result, written)
+    failed = run.stopped is not None or (strict and bool(run.fails))
     if not editor.ranks.first:
-        return FAILED if run.stopped else 0
-    if run.stopped is not None:
-        return Outcome(result, code=FAILED)
-    return result
+        return FAILED if failed else 0
+    return Outcome(result, code=FAILED) if failed else result
 
 
 class Run:
@@ -201,13 +205,14 @@ class Run:
     def go(self, *, seed: int, generation: bool, out: Session) -> None:
         """Measure, edit batch by batch, measure again."""
         from alphaedit.bench.sources import kept_of
+        from alphaedit.editor.verdict import without_verdicts
 
         editor, facts = self.editor, self.facts
+        began = time.perf_counter()
         self.before: tuple[Answer, ...] = editor.answers(facts)
         records = sources.records_of(self.source, self.before)
         self.kept = kept_of(editor.handle, {f.subject for f in facts}, seed=seed, count=KEPT)
         options: dict[str, Any] = {"kept": self.kept, "generation": generation, "seed": seed}
-        began = time.perf_counter()
         self.metrics_before = self._evaluate(records, options)
         self.seconds["evaluation"] = time.perf_counter() - began
         began = time.perf_counter()
@@ -217,7 +222,8 @@ class Run:
                 editor.progress("facts", at, len(facts))
             batch = facts[at : at + self.batch_size]
             try:
-                editor.edit(batch, self.method, preset=self.preset, **self.over)
+                with without_verdicts():  # told once, of all batches together
+                    editor.edit(batch, self.method, preset=self.preset, **self.over)
             except GuardError as stop:
                 self.stopped = stop
                 break
@@ -233,10 +239,31 @@ class Run:
         for made in self.made:
             for phase, spent in made.seconds.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
-        self.after: tuple[Answer, ...] = editor.answers(facts)
         began = time.perf_counter()
+        self.asked = editor.asked(facts)
+        self.after = tuple(one.answer for one in self.asked)
         self.metrics = self._evaluate(records, options)
         self.seconds["evaluation"] += time.perf_counter() - began
+        if editor.ranks.first:
+            self._warn()
+
+    def _warn(self) -> None:
+        """Say which facts do not hold, and what to do next."""
+        from alphaedit.editor.verdict import complaint, losses_of
+
+        ledger = self.editor.ledger
+        undo = f"undo it: alphaedit revert {ledger.path}" if ledger else "do not keep it"
+        losses = losses_of(self.made)
+        if losses is not None and len(losses) < len(self.facts):  # a guard ended the run
+            losses = None
+        said = complaint(self.asked, losses, undo=undo)
+        if said is not None:
+            warnings.warn(VerdictWarning(said), stacklevel=2)
+
+    @property
+    def fails(self) -> list[Asked]:
+        """Facts that the model does not say at the end; those of an undone batch too."""
+        return [one for one in self.asked if not one.holds]
 
     def _evaluate(self, records: Sequence[EditRecord], options: Mapping[str, Any]) -> Metrics:
         """Metrics now; only the first rank needs them."""
@@ -249,7 +276,7 @@ class Run:
     def result(self, model: str) -> dict[str, Any]:
         """All of it as JSON values, metrics at the top under the papers' names."""
         last = self.made[-1]
-        answers = zip(self.facts, self.before, self.after, strict=True)
+        answers = zip(self.facts, self.before, self.asked, strict=True)
         return {
             **{name: rate.to_json() if rate else None for name, rate in self.metrics.items()},
             "before": {
@@ -260,9 +287,16 @@ class Run:
             "hyperparameters": dict(last.hyperparameters),
             "null_space": {name: dict(row) for name, row in last.null_space.items()},
             "facts": [
-                {**fact.to_dict(), "before": asdict(old), "after": asdict(new)}
+                {
+                    **fact.to_dict(),
+                    "before": asdict(old),
+                    "after": asdict(new.answer),
+                    "holds": new.holds,
+                }
                 for fact, old, new in answers
             ],
+            "holds": len(self.facts) - len(self.fails),
+            "fails": ledgers.asked_json(self.fails),
             "edits": [made.id for made in self.made],
             "guard": self._guarded(),
             "seconds": self.seconds,

@@ -53,12 +53,14 @@ def facts_table(
     from rich.table import Table
     from rich.text import Text
 
+    from alphaedit.editor.measured import says
+
     table = Table(title=title, title_justify="left")
     for name in ("prompt", "wanted", "before", "after"):
         table.add_column(name, overflow="fold")
     table.add_column("p(wanted)", justify="right", no_wrap=True)
     for fact, old, new in list(zip(facts, before, after, strict=True))[:SHOWN]:
-        holds = new.text.strip().startswith(fact.target)
+        holds = says(new.text, fact.target)
         table.add_row(
             Text(shorten(fact.text, 70)),
             Text(fact.target),
@@ -138,5 +140,12 @@ def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) 
 
 
 def seconds_line(seconds: Mapping[str, float]) -> str:
-    """Time by phase, in one line."""
-    return "Time: " + ", ".join(f"{name} {spent:.2f} s" for name, spent in seconds.items())
+    """Time by phase, in one line; parts of an edit in brackets behind it."""
+    outer = [name for name in ("model", "edit", "evaluation") if name in seconds]
+    inner = [name for name in seconds if name not in outer] if "edit" in outer else []
+    shown = outer if inner else list(seconds)
+    texts = {name: f"{name} {spent:.2f} s" for name, spent in seconds.items()}
+    parts = ", ".join(texts[name] for name in inner if seconds[name] >= 0.005)
+    if parts:
+        texts["edit"] += f" ({parts})"
+    return "Time: " + ", ".join(texts[name] for name in shown)

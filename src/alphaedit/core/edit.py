@@ -9,15 +9,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save_file
 
 from alphaedit.core.errors import EditFileError
 from alphaedit.core.fact import Fact
 from alphaedit.core.files import atomic_folder
+from alphaedit.core.learned import STATE, STATE_TENSORS, Learned
 from alphaedit.core.patch import Patch
+from alphaedit.core.stored import FORMAT, facts_in, read_edit, read_tensors
 
-FORMAT = 1
 _JSON, _TENSORS = "edit.json", "patch.safetensors"
 
 
@@ -36,7 +37,7 @@ class Answer:
     p_truth: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Edit:
     """A Patch with its facts, provenance and measured before and after.
 
@@ -47,6 +48,10 @@ class Edit:
         null_space: report for each edited layer, by parameter name.
         seconds: time by phase.
         drift: what a guard measured on held-out text after it, see `Drift`.
+        verdict: for each fact, whether the model's own greedy answer was the new object right after
+            the edit; empty in edits of older versions.
+        measured: what was chosen by measuring on the model, for later batches to use again.
+        learned: what a sequential run learned from it; None if that is not known.
     """
 
     id: str
@@ -62,6 +67,35 @@ class Edit:
     null_space: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     drift: Mapping[str, float] = field(default_factory=dict)
+    verdict: tuple[bool, ...] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    learned: Learned | None = field(default=None, compare=False)
+
+    @property
+    def holds(self) -> tuple[Fact, ...]:
+        """Facts that the model said right after the edit."""
+        return tuple(f for f, right in zip(self.facts, self.verdict, strict=False) if right)
+
+    @property
+    def fails(self) -> tuple[Fact, ...]:
+        """Facts that the model did not say right after the edit."""
+        return tuple(f for f, right in zip(self.facts, self.verdict, strict=False) if not right)
+
+    def summary(self) -> str:
+        """What was edited, whether it holds, and what it cost, in a few lines."""
+        from alphaedit.core.show import summary
+
+        return summary(self)
+
+    def __repr__(self) -> str:
+        count = len(self.facts)
+        held = f"{len(self.holds)} of {count} hold" if self.verdict else f"{count} facts"
+        return f"<Edit {self.id} by {self.method}: {held}>"
+
+    def _repr_html_(self) -> str:
+        from alphaedit.core.show import html
+
+        return html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON values."""
@@ -79,12 +113,17 @@ class Edit:
             "null_space": {name: dict(report) for name, report in self.null_space.items()},
             "seconds": dict(self.seconds),
             "drift": dict(self.drift),
+            "verdict": list(self.verdict),
+            "measured": dict(self.measured),
             "prompt": self.patch.prompt,
             "metadata": self.patch.metadata,
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Write `edit.json` and `patch.safetensors` into `folder`, all or nothing.
+        """Write the edit into `folder`, all or nothing; files of other names there stay.
+
+        These are `edit.json` and `patch.safetensors`, and `state.json` and `state.safetensors`
+        where it is known what a sequential run learned from the edit.
 
         Raises:
             ResourceError: the disk is full or cannot be written; nothing is left behind.
@@ -95,7 +134,9 @@ class Edit:
         return folder
 
     def write_files(self, folder: Path) -> None:
-        """Write `edit.json` and `patch.safetensors` into a directory that is there."""
+        """Write the files of `save` into a directory that is there."""
+        if self.learned is not None:
+            self.learned.write_files(folder)
         save_file(self.patch.tensors(), folder / _TENSORS)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         (folder / _JSON).write_text(text + "\n", encoding="utf-8")
@@ -114,37 +155,28 @@ class Edit:
                     f"{folder} is not an edit: it has no {name}.",
                     remedy="Give the directory that `alphaedit edit -o` wrote.",
                 )
-        try:
-            data = json.loads((folder / _JSON).read_text(encoding="utf-8"))
-            if data["format"] != FORMAT:
-                raise EditFileError(
-                    f"{folder / _JSON} has format {data['format']}, this version reads {FORMAT}.",
-                    remedy="Use the version of alphaedit that wrote it.",
-                )
-            patch = Patch.from_tensors(
-                load_file(folder / _TENSORS), prompt=data["prompt"], metadata=data["metadata"]
-            )
-            facts = tuple(Fact.from_dict(f, str(folder / _JSON)) for f in data["facts"])
-            edit = cls(
-                id=data["id"],
-                created=data["created"],
-                method=data["method"],
-                hyperparameters=data["hyperparameters"],
-                facts=facts,
-                patch=patch,
-                base=data["base"],
-                parent=data["parent"],
-                before=tuple(Answer(**a) for a in data["before"]),
-                after=tuple(Answer(**a) for a in data["after"]),
-                null_space=data["null_space"],
-                seconds=data["seconds"],
-                drift=data.get("drift", {}),
-            )
-        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError, OSError) as error:
-            raise EditFileError(
-                f"{folder} cannot be read as an edit: {error}.",
-                remedy="Take it from a backup, or make the edit again.",
-            ) from error
+        data = read_edit(folder / _JSON)
+        patch = Patch.from_tensors(
+            read_tensors(folder / _TENSORS), prompt=data["prompt"], metadata=data["metadata"]
+        )
+        edit = cls(
+            id=data["id"],
+            created=data["created"],
+            method=data["method"],
+            hyperparameters=data["hyperparameters"],
+            facts=facts_in(data, folder / _JSON),
+            patch=patch,
+            base=data["base"],
+            parent=data["parent"],
+            before=_answers(data["before"]),
+            after=_answers(data["after"]),
+            null_space=data["null_space"],
+            seconds=data["seconds"],
+            drift=data.get("drift", {}),
+            verdict=tuple(data.get("verdict", ())),
+            measured=data.get("measured", {}),
+            learned=_learned(folder),
+        )
         if edit_id(edit.patch, edit.facts, edit.parent) != edit.id:
             raise EditFileError(
                 f"{folder} was changed after it was written: its content does not give id "
@@ -154,12 +186,22 @@ class Edit:
         return edit
 
 
+def _answers(given: list[dict[str, Any]]) -> tuple[Answer, ...]:
+    return tuple(Answer(a["text"], a["p_target"], a.get("p_truth")) for a in given)
+
+
+def _learned(folder: Path) -> Learned | None:
+    """What lies beside an edit, if both of its files are there."""
+    there = [(folder / name).is_file() for name in (STATE, STATE_TENSORS)]
+    return Learned.read_files(folder) if all(there) else None
+
+
 def edit_id(patch: Patch, facts: tuple[Fact, ...], parent: str | None) -> str:
     """Content hash of an edit: 16 hexadecimal digits."""
     digest = sha256()
     for name, tensor in sorted(patch.tensors().items()):
         digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     digest.update(json.dumps([f.to_dict() for f in facts], sort_keys=True).encode())
     digest.update(repr((parent, patch.prompt)).encode())
     return digest.hexdigest()[:16]

@@ -25,6 +25,14 @@ class AlphaEditWarning(UserWarning):
     """Base of every warning that this package gives."""
 
 
+class VerdictWarning(AlphaEditWarning):
+    """Facts do not hold after an edit."""
+
+
+class RepeatWarning(AlphaEditWarning):
+    """Facts that are edited were edited before."""
+
+
 class FactError(AlphaEditError):
     """A fact, or a record of a facts file, cannot be used.
 

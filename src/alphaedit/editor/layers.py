@@ -70,6 +70,16 @@ class Layers:
                 self._add(old)
                 self._last = last
 
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """The unedited matrices for the length of a block."""
+        now = self.handle.snapshot(self._base)
+        self.handle.restore(self._base)
+        try:
+            yield
+        finally:
+            self.handle.restore(now)
+
     def _add(self, changes: Sequence[Change]) -> None:
         for change in changes:
             self._remember(change)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from alphaedit.core.edit import Answer
 from alphaedit.core.fact import Fact, canonical
-from alphaedit.editor.session import ANSWER_TOKENS, Editor
 from alphaedit.model.generate import generate
+from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
+
+ANSWER_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,33 @@ class Asked:
     holds: bool
 
 
-def ask_facts(editor: Editor, facts: Sequence[Fact]) -> list[Asked]:
-    """Ask for facts, without editing; long objects are read to their end."""
+def ask_facts(handle: ModelHandle, facts: Sequence[Fact], *, to_end: bool = True) -> list[Asked]:
+    """Ask for facts, without editing.
+
+    Args:
+        handle: the model.
+        facts: the facts.
+        to_end: let the model go on as long as the longest object; else `ANSWER_TOKENS`, and whether
+            a longer object is said is known from the one pass that scores it: greedy decoding says
+            it if each of its tokens is the most likely one.
+
+    Raises:
+        ModelError: a prompt with its object is longer than the model reads.
+    """
     if not facts:
         return []
-    handle = editor.handle
-    longest = max(len(handle.tokens.encode_continuation(f.text, f.target)[1]) for f in facts)
-    texts = generate(handle, [f.text for f in facts], max(ANSWER_TOKENS, longest + 2))
-    scores = score(handle, [(f.text, f.target) for f in facts])
-    return [
-        Asked(fact, Answer(text, s.p), says(text, fact.target))
-        for fact, text, s in zip(facts, texts, scores, strict=True)
-    ]
+    pairs = [(fact.text, fact.target) for fact in facts]
+    known = [(i, (fact.text, fact.truth)) for i, fact in enumerate(facts) if fact.truth]
+    scores = score(handle, pairs + [pair for _, pair in known])
+    truth = {i: s.p for (i, _), s in zip(known, scores[len(facts) :], strict=True)}
+    longest = max(s.tokens for s in scores[: len(facts)])
+    length = max(ANSWER_TOKENS, longest + 2) if to_end else ANSWER_TOKENS
+    texts = generate(handle, [fact.text for fact in facts], length)
+    found = []
+    for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
+        holds = says(text, fact.target) or (scores[i].exact and scores[i].tokens >= length)
+        found.append(Asked(fact, Answer(text, scores[i].p, truth.get(i)), holds))
+    return found
 
 
 def says(text: str, target: str) -> bool:

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import datetime
-import gc
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
+from transformers import PreTrainedModel
 
-from alphaedit.core.edit import Answer, Edit, edit_id
-from alphaedit.core.errors import ConfigError, GuardError, ResourceError
+from alphaedit.core.bars import as_progress, close
+from alphaedit.core.edit import Edit
+from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact, check_facts
-from alphaedit.core.patch import LowRank, Patch
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.core.show import table_html
 from alphaedit.editor.checkpoint import save_checkpoint
+from alphaedit.editor.editing import Editing
 from alphaedit.editor.guard import Guard
-from alphaedit.editor.versioned import Versioned
-from alphaedit.locate.preset import choose
-from alphaedit.methods.base import Problem
-from alphaedit.methods.config import Hyperparameters, build, overridden
-from alphaedit.methods.registry import get_method
-from alphaedit.methods.systems import Systems
-from alphaedit.model.chat import in_chat, templated
+from alphaedit.editor.inputs import as_count, as_facts, as_guard, as_seed, as_text, from_keywords
+from alphaedit.editor.verdict import warn_of_fails
+from alphaedit.model.chat import templated
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.scoring import score
-from alphaedit.stats.drift import Drift, HeldOut, held_out
+from alphaedit.stats.corpus import check_corpus
 from alphaedit.stats.statistics import ModelStatistics
 
-ANSWER_TOKENS = 8
+LOG = logging.getLogger(__name__)
+Facts = Fact | str | Path | Mapping[str, Any] | Iterable[Any]
+"""A fact, a mapping with its fields, (prompt, subject, target), several, or a facts file's path."""
 
 
-class Editor(Versioned):
+class Editor(Editing):
     """A model with the edits made to it.
 
     Attributes:
@@ -49,34 +46,6 @@ class Editor(Versioned):
         ledger: where each change is recorded, if one is tracked.
         ranks: processes that share the work.
     """
-
-    def __init__(
-        self,
-        handle: ModelHandle,
-        statistics: ModelStatistics,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-        guard: Guard | None = None,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        super().__init__(handle)
-        if handle.sharded and ranks.size > 1:
-            raise ConfigError(
-                "The model's weights are split over processes, so that each must take every pass.",
-                remedy="Give no ranks: all processes edit the same facts.",
-            )
-        self.ranks = ranks
-        self.statistics = statistics
-        self.seed = seed
-        self.progress = progress
-        self._systems = Systems()
-        self._chosen: dict[tuple[str, str | None], dict[str, Any]] = {}
-        self.guard = guard
-        self._held_out: HeldOut | None = None
-        if guard is not None:
-            # Here and not before the first batch: `load` may bring edits.
-            self._held_out = held_out(handle, guard.text, seed=seed, tokens=guard.tokens)
 
     @classmethod
     def from_pretrained(
@@ -91,28 +60,49 @@ class Editor(Versioned):
         tokens: int | None = None,
         tolerance: float | None = None,
         cache_dir: str | Path | None = None,
-        progress: Progress = silent,
-        guard: Guard | None = None,
+        progress: Progress | bool | None = None,
+        guard: Guard | str | None = None,
         ranks: Ranks = ALONE,
+        trust_remote_code: bool = False,
     ) -> Editor:
         """An editor for a model.
+
+        A loaded model is put into evaluation mode, and gradients of its parameters are switched
+        off; both are logged.
 
         Args:
             model: a directory or hub name, "bundled", "bundled-small", or a loaded causal LM (then
                 give its tokenizer).
+            device: where to compute: "cpu", "cuda:0", "auto" (over all devices there are).
+            dtype: dtype of the weights: "float32", "bfloat16", ...; "4bit" and "8bit" quantise.
+            seed: of everything random.
             corpus: text for the second moments: a file, "hf:NAME", "bundled" or "self" (sampled
                 from the model); by default the bundled corpus for bundled models, else "self".
             tokens: token budget of the second moments.
             tolerance: stop before it when doubling the text changes no second moment by more than
                 this share of its Frobenius norm.
             cache_dir: where second moments are kept.
-            guard: measures the rest of the model after each batch, and acts.
+            progress: True for bars, False for silence, or a function of (phase, done, total); by
+                default bars in terminals and notebooks.
+            guard: measures the rest of the model after each batch, and acts; also as a text, such
+                as "rollback:max_kl=0.05".
             ranks: processes that share the work, see `alphaedit.core.ranks.from_environment`.
+            trust_remote_code: run Python code that comes with the model.
 
         Raises:
             ModelError: the model cannot be loaded or edited.
+            ConfigError: an impossible value; found before the model is loaded.
+            StatsError: the corpus is a file that is not there.
         """
-        handle = ModelHandle.load(model, tokenizer, device=device, dtype=dtype)
+        # What is wrong with the rest is better known before a model is loaded.
+        reporting, watching, seed = as_progress(progress), as_guard(guard), as_seed(seed)
+        check_corpus(corpus)
+        if tokens is not None:
+            as_count("tokens", tokens)
+        with _library_bars(reporting is not silent):
+            handle = ModelHandle.load(
+                model, tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            )
         bundled = getattr(handle.model.config, "alphaedit_world", None) is not None
         statistics = ModelStatistics(
             handle,
@@ -121,42 +111,42 @@ class Editor(Versioned):
             tolerance=tolerance,
             cache_dir=cache_dir,
             seed=seed,
-            progress=progress,
+            progress=reporting,
             ranks=ranks,
         )
-        return cls(handle, statistics, seed=seed, progress=progress, guard=guard, ranks=ranks)
+        LOG.info("loaded %s, fingerprint %s", _name(model), statistics.model[:16])
+        return cls(handle, statistics, seed=seed, progress=reporting, guard=watching, ranks=ranks)
 
-    def hyperparameters(
-        self,
-        method: str,
-        preset: str | None = None,
-        facts: Sequence[Fact] = (),
-        **over: Any,
-    ) -> Hyperparameters:
-        """Hyperparameters of `method` for this model: preset, then what is given here.
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model with the edits in force, as transformers has it."""
+        model: PreTrainedModel = self.handle.model
+        return model
 
-        Without a preset of the model's own, layers and scale are chosen by what the model shows
-        (once; later batches of the same sequence, also after `load`, use the same).
-        """
-        known = [e for e in self.edits if e.method == get_method(method).name]
-        if known and preset is None:
-            values = overridden(known[-1].hyperparameters, over)
-            return build(values, f"hyperparameters of {method}")
-        return choose(
-            self.handle,
-            self.statistics,
-            get_method(method),
-            preset_name=preset,
-            facts=facts,
-            over=over,
-            memory=self._chosen,
-            seed=self.seed,
-            progress=self.progress,
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.handle.tokenizer
+
+    def __repr__(self) -> str:
+        facts = sum(len(edit.facts) for edit in self.edits)
+        return (
+            f"<Editor of {_name(self.handle.model.config.name_or_path or self.model)}: "
+            f"{len(self.edits)} edits of {facts} facts in force>"
         )
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (edit.id, edit.method, str(len(edit.facts)), str(len(edit.holds)), edit.created)
+            for edit in self.edits
+        )
+        head = repr(self).strip("<>")
+        names = ("edit", "method", "facts", "held when made", "made")
+        return f"<p>{head}</p>" + (table_html(names, rows) if self.edits else "")
 
     def edit(
         self,
-        facts: Fact | Iterable[Fact] | Iterable[Mapping[str, Any]],
+        facts: Facts | None = None,
         method: str = "alphaedit",
         *,
         preset: str | None = None,
@@ -166,14 +156,19 @@ class Editor(Versioned):
     ) -> Edit:
         """Change the model so that `facts` hold. A failure changes nothing.
 
+        Afterwards the model is asked: facts that do not hold are told by a warning and stand in
+        `fails` of the Edit.
+
         Args:
-            facts: facts, or mappings with the fields of a Fact.
+            facts: a fact, a mapping with the fields of one, (prompt, subject, target), several of
+                these, or the path of a facts file. In their place keywords as EasyEdit has them may
+                be given: prompts, subject, target_new, ground_truth, rephrase_prompts.
             method: name of an editing method.
             preset: name of a preset; by default the one that fits the model.
             chat: ask in a conversation, by the tokenizer's chat template. Texts are then not put
                 in front of prompts (`contexts` is 0).
             why: message for the ledger's log, if one is tracked.
-            hyperparameters: override single values, e.g. `layers=(3, 4)`.
+            hyperparameters: override single values for this call, e.g. `layers=(3, 4)`.
 
         Returns:
             The Edit, with the patch and the model's answers before and after.
@@ -184,156 +179,142 @@ class Editor(Versioned):
             GuardError: the guard's limit is passed; the batch is kept ("stop") or undone
                 ("rollback").
         """
-        checked = check_facts(_as_facts(facts))
-        if chat:
-            checked = [in_chat(self.handle.tokenizer, fact) for fact in checked]
-            hyperparameters = {"contexts": 0, **hyperparameters}
-        self._check_memory()
-        solver = get_method(method)
-        hp = self.ranks.from_first(self.hyperparameters(method, preset, checked, **hyperparameters))
-        self.statistics.prepare(hp.layers)
-        before = self.answers(checked)
-        solution = solver.solve(
-            Problem(
-                handle=self.handle,
-                facts=checked,
-                hyperparameters=hp,
-                statistics=self.statistics,
-                state=self.state,
-                seed=self.seed,
-                progress=self.progress,
-                ranks=self.ranks,
-                systems=self._systems,
+        given = from_keywords(hyperparameters)
+        if "batch_size" in hyperparameters:
+            raise ConfigError(
+                "`edit` makes one batch of all facts.", remedy="Use edit_batches(batch_size=...)."
             )
-        )
-        solution = replace(solution, patch=_of_first(solution.patch, self.ranks))
-        parent = self.edits[-1].id if self.edits else None
-        with self._layers.trial(solution.patch.weights) as keep:
-            after = self.answers(checked)
-            drift = self.ranks.from_first(self.drift() if self.ranks.first else None)
-            edit = Edit(
-                id=edit_id(solution.patch, tuple(checked), parent),
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                method=solver.name,
-                hyperparameters=hp.model_dump(mode="json", exclude_none=True),
-                facts=tuple(checked),
-                patch=solution.patch,
-                base=self.base,
-                parent=parent,
-                before=before,
-                after=after,
-                null_space=self._null_space(hp),
-                seconds=solution.seconds,
-                drift=drift.to_json() if drift else {},
+        if (facts is None) == (given is None):
+            raise ConfigError(
+                "No facts are given." if facts is None else "Facts are given twice.",
+                remedy="Give facts as the first argument, or as keywords.",
             )
-            stop = self._guarded(edit.id, drift)
-            learned = solution.state.learned(self.state)
-            self._record("edit", why, add=[(edit, learned)])
-            keep()
-        self.edits.append(edit)
-        self._learned.append(learned)
-        self.state = solution.state
+        checked = check_facts(as_facts(facts) if given is None else given)
+        try:
+            edit, stop = self._edit(
+                checked, as_text("method", method), preset, chat, why, hyperparameters
+            )
+        finally:
+            close(self.progress)
+        warn_of_fails(edit)
         if stop is not None:
             raise stop
         return edit
 
-    def _guarded(self, edit: str, drift: Drift | None) -> GuardError | None:
-        """What the guard says of a batch that is to be kept.
+    def edit_batches(
+        self, facts: Facts, method: str = "alphaedit", *, batch_size: int = 100, **options: Any
+    ) -> list[Edit]:
+        """Edit facts in batches, one batch after the other; see `edit`.
+
+        Each batch is complete (and recorded, if a ledger is tracked) before the next begins.
 
         Raises:
-            GuardError: it is not to be kept.
+            GuardError: a guard ended the run; earlier batches are kept.
         """
-        if self.guard is None or drift is None:
-            return None
-        try:
-            self.guard.act(drift, edit)
-        except GuardError as stop:
-            if not stop.kept:
-                raise
-            return stop
-        return None
-
-    def drift(self) -> Drift | None:
-        """How far the model has moved on the guard's text; None without a guard."""
-        return self._held_out.drift(self.handle) if self._held_out else None
+        checked, each = check_facts(as_facts(facts)), as_count("batch_size", batch_size)
+        made = []
+        for at in range(0, len(checked), each):
+            if len(checked) > each:
+                self.progress("facts", at, len(checked))
+            made.append(self.edit(checked[at : at + each], method, **options))
+        self.progress("facts", len(checked), len(checked))
+        return made
 
     @contextmanager
     def preview(
-        self, facts: Fact | Iterable[Fact] | Iterable[Mapping[str, Any]], **options: Any
+        self, facts: Facts | None = None, method: str = "alphaedit", **options: Any
     ) -> Iterator[Edit]:
         """Edit for the length of a block; nothing is recorded.
 
         Args:
             facts: as for `edit`.
+            method: as for `edit`.
             options: as for `edit`.
         """
         ledger, self.ledger = self.ledger, None
         edits, learned, state = list(self.edits), list(self._learned), self.state
         try:
-            yield self.edit(facts, **options)
+            yield self.edit(facts, method, **options)
         finally:
             self._go(edits, learned, op="revert")
             self.state, self.ledger = state, ledger
 
-    def ask(self, prompt: str, max_new_tokens: int = 20, *, chat: bool = False) -> str:
-        """The model's greedy continuation of `prompt`, or with `chat` its answer to it."""
+    def ask(
+        self, prompt: str | Sequence[str], max_new_tokens: int = 20, *, chat: bool = False
+    ) -> Any:
+        """The model's greedy continuation of `prompt`, or with `chat` its answer to it.
+
+        Args:
+            prompt: a text, or several; then a list of answers is returned.
+            max_new_tokens: length of an answer.
+            chat: each is a user's turn, by the tokenizer's chat template.
+
+        Raises:
+            ModelError: a prompt is as long as all that the model reads, or longer.
+            ConfigError: a prompt is no text.
+        """
+        several = not isinstance(prompt, str) and isinstance(prompt, Iterable)
+        texts = [as_text("A prompt", one) for one in (prompt if several else [prompt])]
+        as_count("max_new_tokens", max_new_tokens)
         if chat:
-            prompt = templated(self.handle.tokenizer, prompt)
-        return generate(self.handle, [prompt], max_new_tokens)[0]
+            texts = [templated(self.handle.tokenizer, text) for text in texts]
+        said = generate(self.handle, texts, max_new_tokens)
+        return said if several else said[0]
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the edited model as a normal checkpoint that transformers loads."""
+        """Write the edited model as a normal checkpoint that transformers loads.
+
+        As with transformers, files are added to an existing folder or replaced by name; others
+        stay.
+        """
         return save_checkpoint(self.handle, Path(folder))
 
-    def answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
-        """What the model says to the prompt of each fact now."""
-        return tuple(self.ranks.map(facts, self._answers))
+    def export(self, folder: str | Path, form: str = "lora", **options: Any) -> Any:
+        """Write the edits in force for other programs; see `alphaedit.editor.export`.
 
-    def _answers(self, facts: Sequence[Fact]) -> list[Answer]:
-        texts = generate(self.handle, [f.text for f in facts], ANSWER_TOKENS)
-        pairs = [(f.text, f.target) for f in facts]
-        known = [(i, (f.text, f.truth)) for i, f in enumerate(facts) if f.truth]
-        scores = score(self.handle, pairs + [pair for _, pair in known])
-        truth = {i: s.p for (i, _), s in zip(known, scores[len(facts) :], strict=True)}
-        return [
-            Answer(text=text, p_target=s.p, p_truth=truth.get(i))
-            for i, (text, s) in enumerate(zip(texts, scores[: len(facts)], strict=True))
-        ]
+        Args:
+            folder: where.
+            form: "lora" (an adapter for PEFT), "delta" (plain factors), or "checkpoint".
+            options: of the form, such as `tolerance`.
 
-    def _null_space(self, hp: Hyperparameters) -> dict[str, dict[str, Any]]:
-        if hp.threshold is None and hp.energy is None:
-            return {}
-        reports = self.statistics.report(hp.layers, threshold=hp.threshold, energy=hp.energy)
-        names = [self.handle.edited_name(layer) for layer in hp.layers]
-        return {name: asdict(r) for name, r in zip(names, reports, strict=True)}
+        Raises:
+            UnknownNameError: no such form.
+            EditFileError: there is nothing to export.
+        """
+        from alphaedit.editor.export import export
 
-    def _check_memory(self) -> None:
-        need = 4 * 4 * max(self.handle.d_in(i) for i in range(self.handle.n_layers)) ** 2
-        free = psutil.virtual_memory().available
-        if need > free:
-            gc.collect()
-            free = psutil.virtual_memory().available
-        if need > free:
-            raise ResourceError(
-                f"Editing needs about {need / 1e9:.1f} GB for the second moment of one layer and "
-                f"its spectrum; {free / 1e9:.1f} GB are free.",
-                remedy="Close other programs, or use a machine with more memory.",
-            )
+        return export(self.handle, self.edits, folder, form, **options)
+
+    def evaluate(self, records: Any, **options: Any) -> Any:
+        """The metrics of the papers, of the model as it is now.
+
+        Args:
+            records: a data set's path (see docs/datasets.md), "world" for records about the bundled
+                world, or records that `alphaedit.bench` has read.
+            options: of `alphaedit.bench.run.measure`: limit, schema, generation, seed.
+
+        Returns:
+            Rates by the metric's name.
+        """
+        from alphaedit.bench.run import measure
+
+        return measure(self, records, **options)
 
 
-def _as_facts(facts: Any) -> list[Fact]:
-    if isinstance(facts, Fact):
-        return [facts]
-    return [
-        f if isinstance(f, Fact) else Fact.from_dict(f, f"fact {i}")
-        for i, f in enumerate(facts, start=1)
-    ]
+@contextmanager
+def _library_bars(shown: bool) -> Iterator[None]:
+    """Transformers' own bars, unless they are not wanted, for the length of a block."""
+    from transformers.utils import logging as library
+
+    off = library.is_progress_bar_enabled() and not shown
+    if off:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if off:
+            library.enable_progress_bar()
 
 
-def _of_first(patch: Patch, ranks: Ranks) -> Patch:
-    """The first rank's patch on all: what each computed by itself may differ in its last bits."""
-    if ranks.size == 1:
-        return patch
-    get = ranks.tensor_from_first
-    weights = {name: LowRank(get(d.left), get(d.right)) for name, d in patch.weights.items()}
-    return replace(patch, weights=weights)
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, (str, Path)) else type(model).__name__

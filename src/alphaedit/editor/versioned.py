@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from alphaedit.core.edit import Edit
-from alphaedit.core.errors import EditFileError, FingerprintError
+from alphaedit.core.errors import AlphaEditWarning, ConfigError, EditFileError, FingerprintError
+from alphaedit.core.fact import Fact, canonical
 from alphaedit.editor.layers import Layers
+from alphaedit.ledger.facts import Held, in_force
 from alphaedit.ledger.history import version_of
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.state import Learned, SequentialState
 from alphaedit.model.handle import ModelHandle
+
+LOG = logging.getLogger(__name__)
 
 
 class Versioned:
@@ -33,15 +39,26 @@ class Versioned:
         self.state = SequentialState()
         self.ledger: Ledger | None = None
         self._learned: list[Learned] = []
+        self._seen: dict[str, Learned] = {}
+        self._said: dict[str, Held] = {}
         self._layers = Layers(handle)
 
     def apply(self, edit: Edit) -> None:
         """Apply an edit that was made before, onto the state it was made on.
 
+        What a sequential run learned from it (its keys, above all) comes back with it; where that
+        is not known, as with an edit saved by an older version, a warning says so.
+
         Raises:
             EditFileError: the edit was made on another model or after another edit.
+            ConfigError: it is no Edit.
         """
-        check_base(edit, self.base)
+        if not isinstance(edit, Edit):
+            raise ConfigError(
+                f"{type(edit).__name__} {str(edit)[:40]!r} is no Edit.",
+                remedy="Give what `edit` returned or `Edit.load` read.",
+            )
+        check_edit(edit, self.base)
         parent = self.edits[-1].id if self.edits else None
         if edit.parent != parent:
             raise EditFileError(
@@ -49,10 +66,20 @@ class Versioned:
                 f"last edit here is {parent or 'none'}.",
                 remedy="Apply its parents first, in order.",
             )
-        self._go([*self.edits, edit], [*self._learned, Learned()], op="apply")
+        learned = edit.learned or self._seen.get(edit.id)
+        if learned is None:
+            warnings.warn(
+                AlphaEditWarning(
+                    f"It is not known what edit {edit.id} taught a sequential run: later batches "
+                    "may undo some of it. Load it from a ledger, or from a folder that this "
+                    "version of Edit.save wrote."
+                ),
+                stacklevel=2,
+            )
+        self._go([*self.edits, edit], [*self._learned, learned or Learned()], op="apply")
 
-    def revert(self, edit: str | None = None, *, why: str = "") -> Edit:
-        """Take an edit out, and return it: the last one, or the one of that id.
+    def revert(self, edit: Edit | str | None = None, *, why: str = "") -> Edit:
+        """Take an edit out, and return it: the last one, or the one given (itself or its id).
 
         What remains has the weights, bit for bit, of a model to which only the other edits were
         applied. Edits made after it were solved with it in place: ask for their facts again.
@@ -62,19 +89,21 @@ class Versioned:
         """
         if not self.edits:
             raise EditFileError("There is no edit to revert.", remedy="Edit first.")
-        return self.forget([edit or self.edits[-1].id], why=why)[0]
+        return self.forget([self.edits[-1].id if edit is None else edit], why=why)[0]
 
-    def forget(self, ids: Iterable[str], *, why: str = "") -> list[Edit]:
+    def forget(self, ids: Iterable[Edit | str], *, why: str = "") -> list[Edit]:
         """Take edits out, all or none, and return them, the last one first.
 
         Args:
-            ids: ids of edits, or the first 4 or more characters of them.
+            ids: edits, their ids, or the first 4 or more characters of them.
             why: message for the ledger's log, if one is tracked.
 
         Raises:
             EditFileError: there is no such edit.
         """
-        gone = {self._index(name) for name in ids}
+        if isinstance(ids, (Edit, str)):
+            ids = [ids]
+        gone = {self._index(one.id if isinstance(one, Edit) else one) for one in ids}
         kept = [i for i in range(len(self.edits)) if i not in gone]
         removed = [self.edits[i] for i in sorted(gone, reverse=True)]
         self._go(
@@ -83,6 +112,11 @@ class Versioned:
         return removed
 
     def _index(self, name: str) -> int:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"{type(name).__name__} {str(name)[:40]!r} names no edit.",
+                remedy="Give an Edit, or its id.",
+            )
         found = [i for i, edit in enumerate(self.edits) if edit.id.startswith(name)]
         if len(found) == 1 and len(name) >= 4:
             return found[0]
@@ -100,6 +134,8 @@ class Versioned:
         same = 0
         while same < min(len(edits), len(self.edits)) and edits[same].id == self.edits[same].id:
             same += 1
+        for edit in edits[same:]:
+            check_kind(edit)
         old = [edit.patch.weights for edit in self.edits]
         new = [edit.patch.weights for edit in edits]
         with self._layers.replacing(old, new, same) as keep:
@@ -109,7 +145,34 @@ class Versioned:
                 self._record(op, why, add=add, drop=drop)
             keep()
         self.edits, self._learned = list(edits), list(learned)
-        self.state = SequentialState.of(learned)
+        self._seen.update({e.id: known for e, known in zip(edits, learned, strict=True)})
+        self._said = in_force((edit.id, edit.facts) for edit in edits)
+        self.state = self._state_for(())
+        LOG.info("%s: %d edits in force", op, len(self.edits))
+
+    def _made(self, edit: Edit, learned: Learned, state: SequentialState) -> None:
+        """Take note of an edit that is in the weights already."""
+        self.edits.append(edit)
+        self._learned.append(learned)
+        self._seen[edit.id] = learned
+        self._said.update(in_force([(edit.id, edit.facts)]))
+        self.state = state
+
+    def _state_for(self, facts: Sequence[Fact]) -> SequentialState:
+        """What the edits in force have taught, without the keys of facts that were edited anew.
+
+        Args:
+            facts: facts that are about to be edited: their old keys do not count either.
+        """
+        later = {canonical(fact.text) for fact in facts}
+        gone: dict[int, set[int]] = {}
+        for number in range(len(self.edits) - 1, -1, -1):
+            texts = [canonical(fact.text) for fact in self.edits[number].facts]
+            shapes = {keys.shape[1] for keys in self._learned[number].keys.values()}
+            if shapes == {len(texts)}:
+                gone[number] = {i for i, text in enumerate(texts) if text in later}
+            later.update(texts)
+        return SequentialState.of(self._learned, gone)
 
     def _record(self, op: str, why: str, **change: Any) -> None:
         if self.ledger is not None:
@@ -179,7 +242,7 @@ class Versioned:
             EditFileError: one is of another model, or does not fit; nothing is changed.
         """
         for edit, _ in kept:
-            check_base(edit, self.base)
+            check_edit(edit, self.base)
         ledger, self.ledger = self.ledger, None
         try:
             self._go([edit for edit, _ in kept], [learned for _, learned in kept], op="checkout")
@@ -187,12 +250,30 @@ class Versioned:
             self.ledger = ledger
 
 
-def check_base(edit: Edit, base: str) -> None:
-    """Refuse an edit of another model.
+def check_kind(edit: Edit) -> None:
+    """Refuse an edit that would be in force and do nothing.
+
+    Raises:
+        EditFileError: it changes something else than weights, or nothing.
+    """
+    patch = edit.patch
+    if patch.modules or patch.prompt or not patch.weights:
+        what = "hooks of modules" if patch.modules else "a prompt" if patch.prompt else "nothing"
+        raise EditFileError(
+            f"Method {edit.method} gave {what}, and only changes of weights can be brought into "
+            "force. Nothing was changed or recorded.",
+            remedy="Let the method return the change of a weight (Patch.weights).",
+        )
+
+
+def check_edit(edit: Edit, base: str) -> None:
+    """Refuse an edit of another model, or of a kind that cannot be applied.
 
     Raises:
         FingerprintError: fingerprints differ.
+        EditFileError: see `check_kind`.
     """
+    check_kind(edit)
     if edit.base != base:
         raise FingerprintError(
             f"Edit {edit.id} was made on a model with fingerprint {edit.base[:12]}, this model has "

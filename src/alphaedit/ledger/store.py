@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
+from alphaedit.core.disk import remove, sweep
 from alphaedit.core.edit import Edit
-from alphaedit.core.errors import LedgerError, ResourceError
+from alphaedit.core.errors import EditFileError, LedgerError, ResourceError
 from alphaedit.core.fact import Fact
-from alphaedit.core.files import atomic_folder, recover
+from alphaedit.core.files import atomic_folder
+from alphaedit.core.learned import STATE, STATE_TENSORS, Learned
+from alphaedit.core.reading import megabytes
+from alphaedit.core.schema import MAX_JSON
+from alphaedit.core.stored import facts_in, read_edit
 from alphaedit.ledger.history import ID
-from alphaedit.methods.state import Learned
 
-STATE, STATE_TENSORS = "state.json", "state.safetensors"
+PART = re.compile(r"\.[0-9a-f]{16}\.part-.*", re.DOTALL)
+OLD = re.compile(r"\.[0-9a-f]{16}\.old")
 FILES = ("edit.json", "patch.safetensors", STATE, STATE_TENSORS)
 
 
@@ -47,19 +49,9 @@ class Store:
         Raises:
             ResourceError: writing failed; nothing is left behind.
         """
-        folder = self.folder(edit.id)
-        with atomic_folder(folder) as part:
-            edit.write_files(part)
-            keys = {f"keys.{layer}": keys for layer, keys in learned.keys.items()}
-            memory = {f"memory.{name}": tensor for name, tensor in learned.memory.items()}
-            save_file({**keys, **memory}, part / STATE_TENSORS)
-            about = {
-                "contexts": learned.contexts,
-                "edits": learned.edits,
-                "kept": list(learned.kept),
-            }
-            text = json.dumps(about, indent=1, ensure_ascii=False)
-            (part / STATE).write_text(text + "\n", encoding="utf-8")
+        with self._new(edit.id) as part:
+            replace(edit, learned=learned).write_files(part)
+            _check_sizes(part, edit)
             hashes = {}
             for name in FILES:
                 hashes[name] = digest(part / name)
@@ -74,10 +66,16 @@ class Store:
             ResourceError: writing failed; nothing is left behind.
         """
         self.check(edit, files, folder / edit)
-        with atomic_folder(self.folder(edit)) as part:
+        with self._new(edit) as part:
             for name in FILES:
                 shutil.copyfile(folder / edit / name, part / name)
                 _to_disk(part / name)
+
+    def _new(self, edit: str) -> atomic_folder:
+        """A folder for an edit; what lies there unfinished or unknown goes first."""
+        if os.path.lexists(self.folder(edit)):
+            self.remove(edit)
+        return atomic_folder(self.folder(edit))
 
     def check(self, edit: str, files: Mapping[str, str], folder: Path | None = None) -> None:
         """See whether an edit's files are those that the journal speaks of.
@@ -90,7 +88,11 @@ class Store:
             path = folder / name
             if not path.is_file():
                 raise LedgerError(f"{path} is missing.", remedy="Take the ledger from a backup.")
-            if digest(path) != files.get(name):
+            if name not in files:
+                raise LedgerError(
+                    f"The journal gives no hash of {path}.", remedy="Take it from a backup."
+                )
+            if digest(path) != files[name]:
                 raise LedgerError(
                     f"{path} is not what was written there: it was changed, or is damaged.",
                     remedy="Take the ledger from a backup, or make the edit again.",
@@ -103,23 +105,13 @@ class Store:
             LedgerError: it is missing, truncated or changed.
         """
         self.check(edit, files)
-        folder = self.folder(edit)
         try:
-            about = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            tensors = load_file(folder / STATE_TENSORS)
-            contexts = about["contexts"]
-            learned = Learned(
-                contexts=None if contexts is None else tuple(contexts),
-                keys={int(k): v for k, v in _below("keys.", tensors).items()},
-                edits=about["edits"],
-                memory=_below("memory.", tensors),
-                kept=tuple(about["kept"]),
-            )
-        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-            raise LedgerError(
-                f"{folder} cannot be read: {error}.", remedy="Take the ledger from a backup."
-            ) from error
-        return Edit.load(folder), learned
+            found = Edit.load(self.folder(edit))
+        except LedgerError:
+            raise
+        except EditFileError as error:
+            raise LedgerError(error.message, remedy=error.remedy) from error
+        return found, found.learned or Learned()
 
     def facts(self, edit: str, files: Mapping[str, str]) -> tuple[Fact, ...]:
         """The facts of an edit, without reading its tensors.
@@ -130,8 +122,10 @@ class Store:
         path = self.folder(edit) / FILES[0]
         if not path.is_file() or digest(path) != files.get(FILES[0]):
             self.check(edit, files)
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(Fact.from_dict(fact, str(path)) for fact in data["facts"])
+        try:
+            return facts_in(read_edit(path), path)
+        except EditFileError as error:
+            raise LedgerError(error.message, remedy=error.remedy) from error
 
     def has(self, edit: str) -> bool:
         """Whether the edit is kept here."""
@@ -162,14 +156,25 @@ class Store:
             raise ResourceError(
                 f"Cannot remove {folder}: {error.strerror}.", remedy="Check its permissions."
             ) from error
-        shutil.rmtree(gone, ignore_errors=True)
+        remove(gone)
 
     def clean(self) -> int:
         """Remove what killed writers left; how many pieces."""
-        before = len(self.litter())
-        for path in self.litter():
-            recover(self.path / path.name[1:17])
-        return before - len(self.litter())
+        litter = self.litter()
+        for path in litter:
+            if PART.fullmatch(path.name):
+                sweep(self.path / path.name[1:17])
+            elif OLD.fullmatch(path.name):  # of versions before 0.2
+                self._recover(path)
+        return len(litter) - len(self.litter())
+
+    def _recover(self, old: Path) -> None:
+        target = self.path / old.name[1:17]
+        with suppress(OSError):
+            if os.path.lexists(target):
+                remove(old)
+            else:
+                os.replace(old, target)
 
 
 def digest(path: Path) -> str:
@@ -190,10 +195,21 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
 def _to_disk(path: Path) -> None:
     with suppress(OSError), open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _check_sizes(folder: Path, edit: Edit) -> None:
+    """Refuse to write what would not be read again.
+
+    Raises:
+        ResourceError: a file is too large.
+    """
+    for name in ("edit.json", STATE):
+        if (folder / name).stat().st_size > MAX_JSON:
+            raise ResourceError(
+                f"The {name} of edit {edit.id} would be larger than {megabytes(MAX_JSON)}, the "
+                "limit.",
+                remedy="Give its facts in several batches.",
+            )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from alphaedit.core.errors import ConfigError
@@ -19,6 +20,9 @@ from alphaedit.methods.steps.target_value import find_targets
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
 from alphaedit.stats.statistics import ModelStatistics
+
+Measured = Mapping[str, Any]
+"""Hyperparameters that were measured on a model."""
 
 ENERGY = 0.9
 RIDGE_SHARE = 0.1
@@ -211,15 +215,19 @@ def choose(
     preset_name: str | None,
     facts: Sequence[Fact],
     over: Mapping[str, Any],
-    memory: MutableMapping[tuple[str, str | None], dict[str, Any]],
+    known: Measured | None = None,
+    unedited: Callable[[], AbstractContextManager[None]] = nullcontext,
     seed: int,
     progress: Progress,
-) -> Hyperparameters:
-    """Hyperparameters of `method` for this model.
+) -> tuple[Hyperparameters, Measured]:
+    """Hyperparameters of `method` for this model, and what of them was measured on it.
 
     In this order, later ones winning: the method's own defaults; the preset named, or the one whose
-    `match` fits, or what the model shows; `over`. What a model shows is measured once and kept in
-    `memory`, so that later batches of a sequence use the same.
+    `match` fits, or what the model shows; `over`.
+
+    Args:
+        known: what was measured before with the same `over`, to be used again.
+        unedited: makes the model as it was before any edit, for the length of a block.
 
     Raises:
         UnknownNameError: no such preset or field.
@@ -230,12 +238,13 @@ def choose(
     build({"layers": (0,), **over}, where)
     if preset_name:
         check_match(handle, preset_name)
+    measured: Measured = {}
     if name:
-        values = _of_preset(name, method, over)
+        values: Mapping[str, Any] = _of_preset(name, method, over)
     else:
-        key = (method.name, repr(sorted(over.items())))
-        if key not in memory:
-            memory[key] = _Model(handle, statistics, method, facts, over, seed, progress).shown()
-        values = memory[key]
+        if known is None:
+            with unedited():
+                known = _Model(handle, statistics, method, facts, over, seed, progress).shown()
+        values = measured = known
     defaults = getattr(method, "defaults", {})
-    return build(overridden({**defaults, **values}, over), where)
+    return build(overridden({**defaults, **values}, over), where), measured

@@ -122,13 +122,19 @@ class _Run:
         self.timer = Timer()
         self.memory: Memory = dict(problem.state.memory)
         self.state = problem.state
-        if self.state.contexts is None:
-            hp = problem.hyperparameters
+        self.contexts = self._contexts()
+
+    def _contexts(self) -> tuple[str, ...]:
+        """As many texts as are asked for: those of earlier batches, or more of them."""
+        hp, held = self.problem.hyperparameters, self.state.contexts or ()
+        if len(held) < hp.contexts:
             with self.timer.phase("contexts"):
                 texts = generate_contexts(
-                    problem.handle, hp.contexts, hp.context_tokens, problem.seed
+                    self.problem.handle, hp.contexts, hp.context_tokens, self.problem.seed
                 )
-            self.state = replace(self.state, contexts=problem.ranks.from_first(texts))
+            held = self.problem.ranks.from_first(texts)
+            self.state = replace(self.state, contexts=held)
+        return held[: hp.contexts]
 
     def solution(self) -> Solution:
         """The patch, and the state after it."""
@@ -168,7 +174,7 @@ class _Run:
                 problem.handle,
                 facts[mine.start : mine.stop],
                 layer,
-                self.state.contexts or (),
+                self.contexts,
                 problem.hyperparameters,
                 reference=None if reference is None else reference[mine.start : mine.stop],
                 maker=make_delta(problem, facts[0], layer) if make_delta else None,
@@ -193,7 +199,7 @@ class _Run:
         mine = self.problem.ranks.share(len(facts))
         own = None
         if mine:
-            contexts, own_facts = self.state.contexts or (), facts[mine.start : mine.stop]
+            contexts, own_facts = self.contexts, facts[mine.start : mine.stop]
             own = keys_and_values(self.problem.handle, own_facts, contexts, layer, layer)[0]
         return self._columns(own, self.problem.handle.d_in(layer), facts, layer)
 
@@ -202,7 +208,7 @@ class _Run:
         mine = self.problem.ranks.share(len(facts))
         if not mine:
             return None
-        contexts, layers = self.state.contexts or (), self.problem.hyperparameters.layers
+        contexts, layers = self.contexts, self.problem.hyperparameters.layers
         own = facts[mine.start : mine.stop]
         return BatchKeys(self.problem.handle, own, contexts, layers)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from alphaedit.core.learned import Learned
+
+__all__ = ["Learned", "SequentialState"]
 
 
 @dataclass(frozen=True)
@@ -53,43 +57,40 @@ class SequentialState:
         return Learned(self.contexts, keys, self.edits - before.edits, own, tuple(self.memory))
 
     @classmethod
-    def of(cls, steps: Iterable[Learned]) -> SequentialState:
+    def of(
+        cls, steps: Iterable[Learned], gone: Mapping[int, Collection[int]] | None = None
+    ) -> SequentialState:
         """The state after batches that learned these things, one after the other.
 
-        What a batch keeps from one that is no longer among them is left out of `memory`.
+        What a batch keeps from one that is no longer among them is left out of `memory`. Of
+        contexts the longest list counts, the first of equals.
+
+        Args:
+            gone: columns of past keys to leave out, by number of the step; of steps with a column
+                for each fact.
         """
         contexts: tuple[str, ...] | None = None
         keys: dict[int, list[Tensor]] = {}
         edits = 0
         memory: dict[str, Tensor] = {}
         batches: list[int] = []
-        for step in steps:
-            contexts = step.contexts if contexts is None else contexts
+        for number, step in enumerate(steps):
+            if len(step.contexts or ()) > len(contexts or ()):
+                contexts = step.contexts
             edits += step.edits
-            for layer, new in step.keys.items():
+            left = {k: _without(v, (gone or {}).get(number, ())) for k, v in step.keys.items()}
+            for layer, new in left.items():
                 keys.setdefault(layer, []).append(new)
-            if step.keys:
-                batches.append(next(iter(step.keys.values())).shape[1])
+            if left:
+                batches.append(next(iter(left.values())).shape[1])
             held = {**memory, **step.memory}
             memory = {name: held[name] for name in step.kept if name in held}
         past = {layer: torch.cat(parts, dim=1) for layer, parts in keys.items()}
         return cls(contexts, past, edits, memory, tuple(batches))
 
 
-@dataclass(frozen=True)
-class Learned:
-    """What one batch added to a sequential run.
-
-    Attributes:
-        contexts: texts put before prompts.
-        keys: for each layer the keys solved with, [d_in, u] float32.
-        edits: number of facts edited.
-        memory: what methods and plug-ins keep, where this batch changed it.
-        kept: names of all that they keep.
-    """
-
-    contexts: tuple[str, ...] | None = None
-    keys: Mapping[int, Tensor] = field(default_factory=dict)
-    edits: int = 0
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
-    kept: tuple[str, ...] = ()
+def _without(keys: Tensor, gone: Collection[int]) -> Tensor:
+    """Keys [d_in, u] without some of their columns."""
+    if not gone:
+        return keys
+    return keys[:, [i for i in range(keys.shape[1]) if i not in gone]].contiguous()

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +22,8 @@ from alphaedit.core.errors import (
 from alphaedit.core.patch import LowRank
 from alphaedit.model.after_head import LOOKED_FOR
 from alphaedit.model.fingerprint import fingerprint
-from alphaedit.model.load import as_dtype, at_least_float32, check_finite, load_pretrained
-from alphaedit.model.quantised import BITS, check_quantisation, dequantised, is_quantised, opened
+from alphaedit.model.load import at_least_float32, check_finite, load_model
+from alphaedit.model.quantised import check_quantisation, dequantised, is_quantised, opened
 from alphaedit.model.sharded import is_sharded, put, settle, whole
 from alphaedit.model.structure import find_structure, is_linear, is_transposed, linear_shape, turned
 from alphaedit.model.tokens import Tokens
@@ -52,19 +51,19 @@ class ModelHandle:
     Raises:
         ModelError: the model is not causal.
         ArchitectureError: its parts were not found.
-        NonFiniteError: a weight holds NaN or infinity.
+        NonFiniteError: a weight is NaN or infinite, or what the model computes.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        table: Any = model.get_input_embeddings().weight
-        self.tokens = Tokens(tokenizer, table.shape[0])
         if getattr(model.config, "is_encoder_decoder", False):
             raise ModelError(
                 f"{type(model).__name__} is an encoder-decoder model.",
                 remedy="Give a decoder-only language model.",
             )
+        table: Any = model.get_input_embeddings().weight
+        self.tokens = Tokens(tokenizer, table.shape[0])
         check_quantisation(model.config)
         self.sharded = is_sharded(model)
         if self.sharded:
@@ -90,6 +89,7 @@ class ModelHandle:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        trust_remote_code: bool = False,
     ) -> ModelHandle:
         """Load a model from a directory, a hub name, "bundled", or take one that is loaded.
 
@@ -99,31 +99,21 @@ class ModelHandle:
             device: where to put it ("auto": over all there are); by default it stays, or the CPU.
             dtype: "float32", "bfloat16", ...; by default as stored, but float32 on a CPU. "4bit"
                 and "8bit" quantise by bitsandbytes.
+            trust_remote_code: run Python code that comes with the model.
 
         Raises:
+            ConfigError: there is no such device or dtype; found before anything is loaded.
             ModelError: the model cannot be found, loaded or edited; the message has the remedy.
         """
         if isinstance(source, ModelHandle):
             return source
-        bits = dtype if isinstance(dtype, str) and dtype in BITS else None
-        chosen = None if bits else as_dtype(dtype)
-        if not isinstance(source, (str, Path)):
-            if tokenizer is None:
-                raise ModelError("A loaded model needs its tokenizer.", remedy="Give both.")
-            if bits:
-                raise ConfigError("A loaded model cannot be quantised.", remedy="Give its name.")
-            model = source
-        else:
-            model, tokenizer = load_pretrained(
-                str(source), tokenizer, dtype=chosen, device=device, bits=bits
-            )
-        if getattr(model, "is_quantized", False):
-            # transformers has put it where it computes; it must not be moved or cast.
-            return cls(model, tokenizer)
-        if device is not None and device != "auto":
-            model = model.to(device)
-        if chosen is not None:
-            model = model.to(chosen)
+        model, tokenizer = load_model(
+            source,
+            tokenizer,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
         return cls(model, tokenizer)
 
     @property

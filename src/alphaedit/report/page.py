@@ -14,6 +14,7 @@ from markupsafe import Markup
 from alphaedit.bench.intervals import Rate
 from alphaedit.core.edit import Answer
 from alphaedit.core.files import write_text
+from alphaedit.editor.measured import says
 from alphaedit.report.figures import curve_panel, spectrum_panel, svg
 
 FIRST, SHOWN = 12, 60
@@ -47,7 +48,7 @@ class Changed:
     @property
     def holds(self) -> bool:
         """Whether the model now says what it should."""
-        return self.after.text.strip().startswith(self.wanted)
+        return says(self.after.text, self.wanted)
 
 
 @dataclass(frozen=True)

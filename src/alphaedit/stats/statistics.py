@@ -81,9 +81,13 @@ class ModelStatistics:
             "tolerance": str(self.tolerance),
         }
 
+    def ready(self, layers: Sequence[int]) -> bool:
+        """Whether the second moments of `layers` are in memory."""
+        return all(layer in self._moments for layer in layers)
+
     def prepare(self, layers: Sequence[int]) -> None:
         """Make sure of the second moments of `layers`, computing what is missing in one pass."""
-        if all(layer in self._moments for layer in layers):
+        if self.ready(layers):
             return
         missing = []
         for layer in layers:

@@ -110,14 +110,13 @@ def tune(
     order = random.Random(seed).sample(range(len(facts)), len(facts))
     chosen = [facts[i] for i in order[:pilots]]
     rest = [facts[i] for i in order[pilots : pilots + CHECKED]]
-    start = choose(
+    start, _ = choose(
         handle,
         statistics,
         solver,
         preset_name=preset,
         facts=chosen,
         over=given,
-        memory={},
         seed=seed,
         progress=progress,
     )

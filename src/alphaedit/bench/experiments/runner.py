@@ -20,6 +20,7 @@ from alphaedit.bench.sources import kept_of, records_of
 from alphaedit.core.errors import AlphaEditError, ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
+from alphaedit.editor.verdict import without_verdicts
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.registry import get_method
 from alphaedit.model.handle import ModelHandle
@@ -199,12 +200,13 @@ class _Run:
         while done < total:
             self.progress("facts", done, total)
             batch = self.records[done : done + self.batch]
-            editor.edit(
-                [fact for record in batch for fact in record.facts],
-                self.cell.method.method,
-                preset=spec.preset,
-                **self.cell.settings,
-            )
+            with without_verdicts():
+                editor.edit(
+                    [fact for record in batch for fact in record.facts],
+                    self.cell.method.method,
+                    preset=spec.preset,
+                    **self.cell.settings,
+                )
             done += len(batch)
             editor.save(self.session)
             self._checkpoint(done, layer)

@@ -1,0 +1,265 @@
+"""One batch of edits: choose, prepare, ask, solve, ask again, record."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from typing import Any, cast
+
+import psutil
+
+from alphaedit.core.bars import as_progress
+from alphaedit.core.edit import Answer, Edit, edit_id
+from alphaedit.core.errors import ConfigError, GuardError, ResourceError
+from alphaedit.core.fact import Fact
+from alphaedit.core.patch import LowRank, Patch
+from alphaedit.core.progress import Progress
+from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.editor.guard import Guard
+from alphaedit.editor.inputs import as_guard, as_seed
+from alphaedit.editor.measured import Asked, ask_facts
+from alphaedit.editor.verdict import repeated
+from alphaedit.editor.versioned import Versioned, check_kind
+from alphaedit.locate.preset import Measured, choose
+from alphaedit.methods.base import Problem
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.registry import get_method
+from alphaedit.methods.systems import Systems
+from alphaedit.methods.timer import Timer
+from alphaedit.model.chat import in_chat
+from alphaedit.model.handle import ModelHandle
+from alphaedit.stats.drift import Drift, HeldOut, held_out
+from alphaedit.stats.statistics import ModelStatistics
+
+LOG = logging.getLogger(__name__)
+
+
+class Editing(Versioned):
+    """A model and what an editor needs to edit it."""
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        statistics: ModelStatistics,
+        *,
+        seed: int = 0,
+        progress: Progress | bool | None = None,
+        guard: Guard | str | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__(handle)
+        if handle.sharded and ranks.size > 1:
+            raise ConfigError(
+                "The model's weights are split over processes, so that each must take every pass.",
+                remedy="Give no ranks: all processes edit the same facts.",
+            )
+        self.ranks = ranks
+        self.statistics = statistics
+        self.seed = as_seed(seed)
+        self.progress = as_progress(progress)
+        self._systems = Systems()
+        self._chosen: dict[str, Measured] = {}
+        self.guard = as_guard(guard)
+        self._held_out: HeldOut | None = None
+        if self.guard is not None:
+            # Here and not before the first batch: `load` may bring edits.
+            watched = self.guard
+            self._held_out = held_out(handle, watched.text, seed=seed, tokens=watched.tokens)
+
+    def hyperparameters(
+        self,
+        method: str,
+        preset: str | None = None,
+        facts: Sequence[Fact] = (),
+        **over: Any,
+    ) -> Hyperparameters:
+        """Hyperparameters of `method` for this model: preset, then what is given here.
+
+        Without a preset of the model's own, layers and scale are chosen by what the unedited model
+        shows (once; later batches of the same sequence, also after `load`, use the same). What one
+        call was given counts for that call alone.
+        """
+        return self._choose(method, preset, facts, over)[0]
+
+    def _choose(
+        self, method: str, preset: str | None, facts: Sequence[Fact], over: Mapping[str, Any]
+    ) -> tuple[Hyperparameters, Measured]:
+        """Hyperparameters, and what of them was measured on the model (empty with a preset)."""
+        for edit in self.edits:
+            if edit.measured:
+                key = _key(edit.method, edit.measured.get("over", {}))
+                self._chosen.setdefault(key, edit.measured.get("values", {}))
+        solver = get_method(method)
+        key = _key(solver.name, over)
+        hp, measured = choose(
+            self.handle,
+            self.statistics,
+            solver,
+            preset_name=preset,
+            facts=facts,
+            over=over,
+            known=self._chosen.get(key),
+            unedited=self._layers.unedited if self.edits else nullcontext,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        if measured:
+            self._chosen[key] = measured
+        return hp, {"over": _plain(over), "values": _plain(measured)} if measured else {}
+
+    def _edit(
+        self,
+        facts: list[Fact],
+        method: str,
+        preset: str | None,
+        chat: bool,
+        why: str,
+        over: dict[str, Any],
+    ) -> tuple[Edit, GuardError | None]:
+        """One batch, and what a guard says that ends the run but keeps it."""
+        if chat:
+            facts = [in_chat(self.handle.tokenizer, fact) for fact in facts]
+            over = {"contexts": 0, **over}
+        self._check_memory()
+        timer = Timer()
+        solver = get_method(method)
+        with timer.phase("choice"):
+            hp, measured = self.ranks.from_first(self._choose(method, preset, facts, over))
+        self._prepare(hp, timer)
+        with timer.phase("answers"):
+            before = self.asked(facts)
+        state = self._state_for(facts) if repeated(self._said, facts) else self.state
+        problem = Problem(
+            handle=self.handle,
+            facts=facts,
+            hyperparameters=hp,
+            statistics=self.statistics,
+            state=state,
+            seed=self.seed,
+            progress=self.progress,
+            ranks=self.ranks,
+            systems=self._systems,
+        )
+        solution = solver.solve(problem)
+        solution = replace(solution, patch=_of_first(solution.patch, self.ranks))
+        parent = self.edits[-1].id if self.edits else None
+        learned = solution.state.learned(state)
+        edit = Edit(
+            id=edit_id(solution.patch, tuple(facts), parent),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            method=solver.name,
+            hyperparameters=hp.model_dump(mode="json", exclude_none=True),
+            facts=tuple(facts),
+            patch=solution.patch,
+            base=self.base,
+            parent=parent,
+            before=tuple(one.answer for one in before),
+            measured=measured,
+            learned=learned,
+        )
+        check_kind(edit)
+        with self._layers.trial(solution.patch.weights) as keep:
+            with timer.phase("answers"):
+                after = self.asked(facts)
+            with timer.phase("guard") if self.guard else nullcontext():
+                drift = self.ranks.from_first(self.drift() if self.ranks.first else None)
+            edit = replace(
+                edit,
+                after=tuple(one.answer for one in after),
+                verdict=tuple(one.holds for one in after),
+                null_space=self._null_space(hp),
+                seconds={**timer.seconds, **solution.seconds},
+                drift=drift.to_json() if drift else {},
+            )
+            stop = self._guarded(edit.id, drift)
+            self._record("edit", why, add=[(edit, learned)])
+            keep()
+        self._made(edit, learned, solution.state)
+        LOG.info("%r", edit)
+        return edit, stop
+
+    def _prepare(self, hp: Hyperparameters, timer: Timer) -> None:
+        """Second moments and null spaces of the layers, each with its time."""
+        with timer.phase("second moments"):
+            ready = self.statistics.ready(hp.layers)
+            with nullcontext() if ready or not self.edits else self._layers.unedited():
+                self.statistics.prepare(hp.layers)
+        if hp.threshold is not None or hp.energy is not None:
+            with timer.phase("null space"):
+                for layer in hp.layers:
+                    self.statistics.spectrum(layer)
+
+    def _guarded(self, edit: str, drift: Drift | None) -> GuardError | None:
+        """What the guard says of a batch that is to be kept.
+
+        Raises:
+            GuardError: it is not to be kept.
+        """
+        if self.guard is None or drift is None:
+            return None
+        try:
+            self.guard.act(drift, edit)
+        except GuardError as stop:
+            if not stop.kept:
+                raise
+            return stop
+        return None
+
+    def drift(self) -> Drift | None:
+        """How far the model has moved on the guard's text; None without a guard."""
+        return self._held_out.drift(self.handle) if self._held_out else None
+
+    def asked(self, facts: Sequence[Fact]) -> list[Asked]:
+        """What the model says to the prompt of each fact now, and whether it holds."""
+        return cast(list[Asked], self.ranks.map(facts, self._asked))
+
+    def _asked(self, facts: Sequence[Fact]) -> list[Asked]:
+        return ask_facts(self.handle, facts, to_end=False)
+
+    def answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+        """What the model says to the prompt of each fact now."""
+        return tuple(one.answer for one in self.asked(facts))
+
+    def _null_space(self, hp: Hyperparameters) -> dict[str, dict[str, Any]]:
+        if hp.threshold is None and hp.energy is None:
+            return {}
+        reports = self.statistics.report(hp.layers, threshold=hp.threshold, energy=hp.energy)
+        names = [self.handle.edited_name(layer) for layer in hp.layers]
+        return {name: asdict(r) for name, r in zip(names, reports, strict=True)}
+
+    def _check_memory(self) -> None:
+        need = 4 * 4 * max(self.handle.d_in(i) for i in range(self.handle.n_layers)) ** 2
+        free = psutil.virtual_memory().available
+        if need > free:
+            gc.collect()
+            free = psutil.virtual_memory().available
+        if need > free:
+            raise ResourceError(
+                f"Editing needs about {need / 1e9:.1f} GB for the second moment of one layer and "
+                f"its spectrum; {free / 1e9:.1f} GB are free.",
+                remedy="Close other programs, or use a machine with more memory.",
+            )
+
+
+def _key(method: str, over: Mapping[str, Any]) -> str:
+    """By what a choice for a method with some values given is remembered."""
+    return json.dumps([method, _plain(over)], sort_keys=True)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them, so that those read from disk equal those in memory."""
+    return cast(dict[str, Any], json.loads(json.dumps(dict(values), default=str)))
+
+
+def _of_first(patch: Patch, ranks: Ranks) -> Patch:
+    """The first rank's patch on all: what each computed by itself may differ in its last bits."""
+    if ranks.size == 1:
+        return patch
+    get = ranks.tensor_from_first
+    weights = {name: LowRank(get(d.left), get(d.right)) for name, d in patch.weights.items()}
+    return replace(patch, weights=weights)

@@ -1,0 +1,107 @@
+"""What is said of an edit: facts that do not hold, facts that were edited before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from alphaedit.core.edit import Edit
+from alphaedit.core.errors import RepeatWarning, VerdictWarning
+from alphaedit.core.fact import Fact, canonical
+from alphaedit.core.show import named, one_line, said_instead
+from alphaedit.editor.measured import Asked
+from alphaedit.ledger.facts import Held
+
+REACHED = 1.0
+"""Nats; a target search that ends above this has not found what would make the model say it."""
+
+
+@contextmanager
+def without_verdicts() -> Iterator[None]:
+    """For the length of a block, do not warn of facts that do not hold: they are told otherwise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerdictWarning)
+        yield
+
+
+def warn_of_fails(edit: Edit) -> None:
+    """Warn if facts of an edit do not hold, naming them and what to do next."""
+    asked = [
+        Asked(fact, answer, right)
+        for fact, answer, right in zip(edit.facts, edit.after, edit.verdict, strict=False)
+    ]
+    said = complaint(asked, losses_of([edit]), undo=f"revert {edit.id}")
+    if said is not None:
+        warnings.warn(VerdictWarning(said), stacklevel=3)
+
+
+def losses_of(edits: Iterable[Edit]) -> list[float] | None:
+    """Where the target search of each fact ended, in nats; None if a method does not tell."""
+    found: list[float] = []
+    for edit in edits:
+        losses = edit.patch.metadata.get("losses")
+        if not isinstance(losses, Sequence) or len(losses) != len(edit.facts):
+            return None
+        found += losses
+    return found
+
+
+def complaint(asked: Sequence[Asked], losses: Sequence[float] | None, *, undo: str) -> str | None:
+    """What does not hold after edits, and the next step; None if all does.
+
+    Args:
+        asked: all facts that were edited.
+        losses: where the target search of each of them ended, if that is known.
+        undo: how to undo it, as the end of a sentence.
+    """
+    wrong = [i for i, one in enumerate(asked) if not one.holds]
+    if not wrong:
+        return None
+    texts = [
+        said_instead(asked[i].fact.text, asked[i].answer.text, asked[i].fact.target) for i in wrong
+    ]
+    facts = "1 fact" if len(asked) == 1 else f"{len(asked)} facts"
+    verb = "does" if len(wrong) == 1 else "do"
+    told = f"{len(wrong)} of {facts} {verb} not hold: {named(texts)}."
+    if losses is None or len(losses) != len(asked):
+        return f"{told} Try other layers or values (alphaedit tune finds them), or {undo}."
+    if max(losses[i] for i in wrong) > REACHED:
+        return (
+            f"{told} Targets were not found: give more steps, a larger clamp or another learning "
+            f"rate, or {undo}."
+        )
+    return (
+        f"{told} Their targets were found, but the weights do not deliver them: edit other or more "
+        f"layers (alphaedit tune finds them), fewer facts at a time, or {undo}."
+    )
+
+
+def repeated(said: Mapping[str, Held], facts: Sequence[Fact]) -> bool:
+    """Whether facts were edited before, with a warning that names the earlier edits.
+
+    Args:
+        said: facts in force by prompt, see `in_force`.
+        facts: facts that are about to be edited.
+    """
+    found = []
+    for fact in facts:
+        held = said.get(canonical(fact.text))
+        if held is None:
+            continue
+        what = f"{one_line(fact.text)!r} -> {one_line(fact.target, 30)!r}"
+        if canonical(held.fact.target) == canonical(fact.target):
+            found.append(f"{what} repeats edit {held.edit}")
+        else:
+            was = one_line(held.fact.target, 30)
+            found.append(f"{what} contradicts edit {held.edit}, which says {was!r}")
+    if found:
+        warnings.warn(
+            RepeatWarning(
+                f"Edited before: {named(found)}. The later edit is in force; what the earlier one "
+                "taught about these prompts no longer counts. Revert the earlier one to be rid of "
+                "it."
+            ),
+            stacklevel=4,
+        )
+    return bool(found)
