@@ -7,7 +7,6 @@ weighted by how often they are right. Answers that are no label count as wrong a
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from sklearn.metrics import f1_score
 from alphaedit.bench.intervals import Rate
 from alphaedit.bench.qa import matches
 from alphaedit.core.errors import ConfigError, DataError, unknown_name
+from alphaedit.core.parsing import Broken, parse_json
 from alphaedit.core.progress import Progress, silent
+from alphaedit.core.reading import read_text
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
 from alphaedit.world import phrasing
@@ -124,14 +125,18 @@ def _published(folder: Path, name: str, count: int, shots: int, seed: int) -> Ta
     if name not in FORMS:
         raise unknown_name("task", name, list(FORMS))
     form, path = FORMS[name], folder / f"{name}.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise DataError(
             f"There is no file {path}.", remedy="Give the directory that holds NAME.json."
+        )
+    text = read_text(path, error=DataError, what="Task file")
+    try:
+        rows = parse_json(text)
+    except Broken as error:
+        place = f" at line {error.line}" if error.line else ""
+        raise DataError(
+            f"{path} cannot be read: {error.problem}{place}.", remedy="Mend the file."
         ) from None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}.", remedy="Mend the file.") from None
     if not isinstance(rows, list) or len(rows) <= shots:
         raise DataError(
             f"{path} holds no list of more than {shots} records.", remedy="Give a larger file."

@@ -8,8 +8,10 @@ from typing import Any
 
 from alphaedit.core.errors import DataError
 from alphaedit.core.fact import Fact
+from alphaedit.core.fact_text import with_subject, without_subject
 
 _LISTS = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
+_OF_SUBJECT = ("paraphrase_prompts", "generation_prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,16 @@ class EditRecord:
         prompt: rewrite prompt with "{}" for the subject.
         target_new: the counterfactual object.
         target_true: the true object; "" where the data set has none.
+        paraphrase_prompts: of the same fact; "{}" in them is replaced by the subject, as in
+            generation_prompts.
         neighborhood_prompts: about other subjects for which `target_true` holds.
         attribute_prompts: about other subjects for which `target_new` holds.
         probes: questions beyond these, see `Probe`.
         more: facts that are edited together with this one (MQuAKE).
         schema: the data set's schema, see `bench.datasets`.
+
+    Raises:
+        FactError: a prompt has several "{}", or one about other subjects has one.
     """
 
     case_id: str
@@ -57,6 +64,13 @@ class EditRecord:
     probes: tuple[Probe, ...] = ()
     more: tuple[Fact, ...] = ()
     schema: str = "counterfact"
+
+    def __post_init__(self) -> None:
+        """Put the subject in its places."""
+        for name in _LISTS:
+            place = with_subject if name in _OF_SUBJECT else without_subject
+            prompts = (place(name, text, self.subject) for text in getattr(self, name))
+            object.__setattr__(self, name, tuple(prompts))
 
     @property
     def fact(self) -> Fact:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from alphaedit.core.errors import AlphaEditError, FactError
 
@@ -95,20 +98,14 @@ def read_bytes(
         error: it does not exist, is no regular file, larger than `limit`, or cannot be read.
     """
     check_regular(path, error=error, what=what, limit=limit, special=special)
-    # Another file may have taken its place meanwhile: opening a pipe must not wait either.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     parts: list[bytes] = []
     left = limit
-    try:
-        with open(os.open(path, flags), "rb") as file:
-            _check_mode(os.fstat(file.fileno()).st_mode, path, what, special, error)
-            while chunk := file.read(CHUNK):
-                parts.append(chunk)
-                left -= len(chunk)
-                if left < 0:
-                    raise _too_large(path, what, limit, error)
-    except OSError as failure:
-        raise _unreadable(path, what, failure, error) from None
+    with _opened(path, what, special, error) as file:
+        while chunk := file.read(CHUNK):
+            parts.append(chunk)
+            left -= len(chunk)
+            if left < 0:
+                raise _too_large(path, what, limit, error)
     return b"".join(parts)
 
 
@@ -119,9 +116,7 @@ def decode(raw: bytes, name: str, *, error: type[AlphaEditError]) -> str:
         error: it is an archive or another kind of file known by its first bytes, not UTF-8, or
             holds NUL bytes; the message names the line.
     """
-    for magic, kind in _MAGIC:
-        if raw.startswith(magic):
-            raise placed(error, f"this is {kind}, not text.", name, "Give the text inside it.")
+    _check_kind(raw, name, error)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
@@ -130,12 +125,52 @@ def decode(raw: bytes, name: str, *, error: type[AlphaEditError]) -> str:
         where = f"{name}, line {raw.count(10, 0, at) + 1}"
         what = f"not UTF-8 (byte {at} is 0x{raw[at]:02x})."
         raise placed(error, what, where, "Save the file in UTF-8.") from None
+    _check_nul(raw, name, error)
+    return text
+
+
+def _check_kind(raw: bytes, name: str, error: type[AlphaEditError]) -> None:
+    for magic, kind in _MAGIC:
+        if raw.startswith(magic):
+            raise placed(error, f"this is {kind}, not text.", name, "Give the text inside it.")
+
+
+def _check_nul(raw: bytes, name: str, error: type[AlphaEditError]) -> None:
     at = raw.find(0)
     if at >= 0:
         where = f"{name}, line {raw.count(10, 0, at) + 1}"
         what = f"a NUL byte (byte {at}): no text, or not in UTF-8."
-        raise placed(error, what, where, "Save the file in UTF-8.")
-    return text
+        raise placed(error, what, where, "Give text, in UTF-8.")
+
+
+def check_text(
+    path: str | Path,
+    *,
+    error: type[AlphaEditError],
+    what: str = "File",
+    limit: int = LIMIT,
+    special: str = TO_FILE,
+) -> None:
+    """Refuse, by its kind, size and first bytes, what `read_text` would refuse; see there."""
+    check_regular(path, error=error, what=what, limit=limit, special=special)
+    with _opened(path, what, special, error) as file:
+        head = file.read(CHUNK)
+    _check_kind(head, str(path), error)
+    _check_nul(head, str(path), error)
+
+
+@contextmanager
+def _opened(
+    path: str | Path, what: str, special: str, error: type[AlphaEditError]
+) -> Iterator[BinaryIO]:
+    # Another file may have taken its place meanwhile: opening a pipe must not wait either.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            _check_mode(os.fstat(file.fileno()).st_mode, path, what, special, error)
+            yield file
+    except OSError as failure:
+        raise _unreadable(path, what, failure, error) from None
 
 
 def placed(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from os.path import exists, expanduser
 
 import torch
 
-from alphaedit.core.errors import StatsError
+from alphaedit.core.errors import ConfigError, StatsError
+from alphaedit.core.parsing import Broken, parse_json
+from alphaedit.core.reading import check_text, decode, read_bytes
 from alphaedit.model.generate import generate_ids
 from alphaedit.model.handle import ModelHandle
 
@@ -34,6 +34,35 @@ class Corpus:
     texts: Callable[[], Iterator[str]]
 
 
+NAMED = ("bundled", "self")
+
+
+def check_corpus(spec: str | None) -> None:
+    """Refuse a corpus that is a file and no text, before a model is loaded.
+
+    Raises:
+        StatsError: there is no such file, or it is no regular file, too large or no text.
+        ConfigError: it is no text.
+    """
+    if spec is None or spec in NAMED:
+        return
+    if not isinstance(spec, str):
+        raise ConfigError(f"The corpus is {type(spec).__name__}.", remedy=CORPORA)
+    if not spec.startswith("hf:"):
+        check_text(_file(spec), error=StatsError, what=_WHAT)
+
+
+def _file(spec: str) -> str:
+    path = expanduser(spec)
+    if not exists(path):
+        raise StatsError(f"There is no text file at {spec}.", remedy=CORPORA)
+    return path
+
+
+_WHAT = "Text file"
+CORPORA = "Give a text or .jsonl file, 'hf:NAME', 'bundled' or 'self'."
+
+
 def open_corpus(
     spec: str, handle: ModelHandle, *, seed: int = 0, field: str = "text", model: str | None = None
 ) -> Corpus:
@@ -46,7 +75,8 @@ def open_corpus(
         model: fingerprint of the unedited model, for "self".
 
     Raises:
-        StatsError: the file is missing, empty, or has a bad line; the data set cannot be loaded.
+        StatsError: the file is missing, no regular file, larger than 512 MiB, no text in UTF-8,
+            empty, or has a bad line; the data set cannot be loaded.
     """
     if spec == "bundled":
         return _bundled(handle, seed)
@@ -56,40 +86,48 @@ def open_corpus(
         return Corpus("self", print_of, lambda: self_texts(handle, seed))
     if spec.startswith("hf:"):
         return _hub(spec, field)
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        raise StatsError(
-            f"There is no text file at {spec}.",
-            remedy="Give a text or .jsonl file, 'hf:NAME', 'bundled' or 'self'.",
-        )
-    content = path.read_bytes()
-    if not content.strip():
+    path = _file(spec)
+    content = read_bytes(path, error=StatsError, what=_WHAT)
+    text = decode(content, path, error=StatsError)
+    if not text.strip():
         raise StatsError(f"{spec} is empty.", remedy="Give a file with text.")
-    if path.suffix == ".jsonl":
-        texts = _json_lines(path, content, field)
+    if path.endswith(".jsonl"):
+        texts = _json_lines(path, text, field)
     else:
-        text = content.decode("utf-8", errors="replace")
         texts = [part.strip() for part in text.split("\n\n") if part.strip()]
     digest = sha256(content + field.encode()).hexdigest()
-    return Corpus(str(path), digest, lambda: iter(texts))
+    return Corpus(path, digest, lambda: iter(texts))
 
 
-def _json_lines(path: Path, content: bytes, field: str) -> list[str]:
+def _json_lines(path: str, content: str, field: str) -> list[str]:
     texts = []
-    for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
+    # Not splitlines(): JSON text may hold U+2028 and its kin unescaped.
+    for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise StatsError(f"{path}, line {number}: {error}.", remedy="Mend the line.") from None
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            row = parse_json(line)
+        except Broken as error:
+            raise StatsError(
+                f"{path}, line {number}: {error.problem}.", remedy="Mend the line."
+            ) from None
+        text = row.get(field) if isinstance(row, dict) else None
+        if not isinstance(text, str) or not _storable(text):
             raise StatsError(
                 f"{path}, line {number}: there is no text in field {field!r}.",
                 remedy="Give each line an object with that field.",
             )
-        texts.append(row[field])
+        texts.append(text)
     return texts
+
+
+def _storable(text: str) -> bool:
+    """Whether it has no half of a character (a lone surrogate), which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bundled(handle: ModelHandle, seed: int) -> Corpus:
@@ -119,14 +157,20 @@ def _hub(spec: str, field: str) -> Corpus:
         data = load_dataset(name, config or None, split=split or "train", streaming=True)
     except Exception as error:  # datasets raises many kinds, offline too
         raise StatsError(
-            f"Data set {name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            f"Data set {name!r} cannot be loaded: {(str(error).splitlines() or ['?'])[0]}",
             remedy="Check the name and the connection, or give a file.",
         ) from error
-    return Corpus(
-        spec,
-        sha256(f"{spec}:{field}".encode()).hexdigest(),
-        lambda: (row[field] for row in data),
-    )
+
+    def texts() -> Iterator[str]:
+        for number, row in enumerate(data):
+            if not isinstance(row.get(field), str):
+                raise StatsError(
+                    f"{spec}, record {number}: there is no text in field {field!r}.",
+                    remedy=f"It has: {', '.join(map(str, row))}.",
+                )
+            yield row[field]
+
+    return Corpus(spec, sha256(f"{spec}:{field}".encode()).hexdigest(), texts)
 
 
 def self_texts(handle: ModelHandle, seed: int) -> Iterator[str]:

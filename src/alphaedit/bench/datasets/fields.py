@@ -56,20 +56,28 @@ def texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     return tuple(v.strip() for v in items if v.strip())
 
 
+def listed(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    """A list of anything; empty if missing."""
+    value = row.get(name) or []
+    if not isinstance(value, list):
+        raise DataError(f"{_place(where, name)} is not a list.", remedy=REMEDY)
+    return value
+
+
 def answers(value: Any, where: str, field: str) -> tuple[str, ...]:
     """Accepted answers: a text, a list of texts, or a list of lists of them."""
     found: list[str] = []
-    stack = [value]
+    stack = [value]  # the next one last
     while stack:
-        item = stack.pop(0)
+        item = stack.pop()
         if isinstance(item, str):
             found.append(item.strip())
         elif isinstance(item, (int, float)) and not isinstance(item, bool):
             found.append(str(item))
         elif isinstance(item, Sequence):
-            stack = [*item, *stack]
+            stack += reversed(item)
         elif isinstance(item, Mapping) and "value" in item:
-            stack = [item["value"], item.get("aliases", []), *stack]
+            stack += [item.get("aliases", []), item["value"]]
         else:
             raise DataError(f"{_place(where, field)} is not an answer.", remedy=REMEDY)
     kept = tuple(dict.fromkeys(a for a in found if a))

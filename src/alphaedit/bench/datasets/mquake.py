@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alphaedit.bench.data import EditRecord, Probe
-from alphaedit.bench.datasets.fields import REMEDY, answers, obj, text, texts
+from alphaedit.bench.datasets.fields import REMEDY, answers, listed, obj, text, texts
 from alphaedit.bench.datasets.registry import Row, Schema
 from alphaedit.core.errors import DataError
 from alphaedit.core.fact import Fact
@@ -34,7 +34,7 @@ def _fact(rewrite: Any, where: str, field: str) -> tuple[Fact, str]:
 
 def _hops(row: Row, name: str, where: str) -> tuple[Probe, ...]:
     found = []
-    for i, hop in enumerate(row.get(name) or []):
+    for i, hop in enumerate(listed(row, name, where)):
         place = f"{name}.{i}"
         held = obj(hop, where, place)
         given = answers([held.get("answer"), held.get("answer_alias") or []], where, place)

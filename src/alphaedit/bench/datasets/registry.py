@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import warnings
 from collections import defaultdict
@@ -17,7 +18,10 @@ from typing import Any
 from alphaedit.bench import datasets as home
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.fields import REMEDY, SkippedWarning, Unlocatable, obj
-from alphaedit.core.errors import DataError, unknown_name
+from alphaedit.core.errors import DataError, FactError, unknown_name
+from alphaedit.core.fact_text import short
+from alphaedit.core.parsing import Broken, parse_json
+from alphaedit.core.reading import decode, read_bytes
 
 Row = Mapping[str, Any]
 Reader = Callable[[Row, str], EditRecord]
@@ -84,20 +88,27 @@ def load(
     limit: int | None = None,
     seed: int | None = None,
     stratify: bool = False,
+    text: str | None = None,
 ) -> Dataset:
     """The records of a .json (list) or .jsonl file, or of "hf:NAME[:CONFIG[:SPLIT]]".
 
     Args:
+        source: the file, or the name of what `text` holds.
         schema: name of its schema; by default told from the first record.
         limit: at most so many, the first ones or a sample by `seed`.
         stratify: sample in equal parts from each relation.
+        text: a list in JSON, or JSON Lines, in place of a file's content.
 
     Raises:
-        DataError: the source is missing, broken, empty, of mixed schemas, or a field is missing or
-            malformed; the message names file, record and field.
+        DataError: the source is missing, no regular file, too large, broken, empty, of mixed
+            schemas, or a field is missing or malformed; the message names file, record and field.
         UnknownNameError: no such schema.
     """
-    rows, fingerprint = _rows(str(source))
+    if text is None:
+        rows, fingerprint = _rows(str(source))
+    else:
+        lines = not text.lstrip().startswith("[")  # a list may have a line for each record
+        rows, fingerprint = _parsed(text, str(source), lines), sha256(text.encode()).hexdigest()
     if not rows:
         raise DataError(f"{source} holds no records.", remedy="Give a file with records.")
     chosen = get_schema(schema) if schema else detect(rows[0][1], rows[0][0])
@@ -133,7 +144,8 @@ def detect(row: Any, where: str) -> Schema:
         if schema.fits(first):
             return schema
     raise DataError(
-        f"{where}: the fields {', '.join(map(str, first))} are of no known schema.",
+        f"{where}: the fields {short(', '.join(map(str, first)), quoted=False)} are of no known "
+        "schema.",
         remedy=f"Known schemas: {', '.join(known)}. Name one with --schema.",
     )
 
@@ -144,22 +156,29 @@ def read_all(
     """Records of `rows`, and where and why some were set aside.
 
     Raises:
-        DataError: a row is broken, or (unless the schema was named) of another schema.
+        DataError: a row is broken, its fact cannot be edited in, or (unless the schema was named)
+            it is of another schema.
     """
     records: list[EditRecord] = []
     skipped: list[str] = []
     for where, row in rows:
         if limit is not None and len(records) == limit:
             break
-        if not named and not schema.fits(obj(row, where)):
+        if not schema.fits(obj(row, where)) and not named:
             raise DataError(
                 f"{where} does not follow the schema {schema.name} of the first record.",
                 remedy="Give one file for each schema, or name the schema to see what is missing.",
             )
         try:
-            records.append(schema.read(row, where))
+            record = schema.read(row, where)
+            for fact in record.facts:
+                _ = fact.subject_span
         except Unlocatable as error:
             skipped.append(f"{where}: {error}")
+        except FactError as error:
+            raise DataError(f"{where}: {error.bare}", remedy=error.remedy) from None
+        else:
+            records.append(record)
     return records, skipped
 
 
@@ -188,35 +207,38 @@ def sample(
 def _rows(source: str) -> tuple[list[tuple[str, Any]], str]:
     if source.startswith("hf:"):
         return _hub(source)
-    path = Path(source).expanduser()
-    if not path.is_file():
+    path = os.path.expanduser(source)
+    if not os.path.exists(path):
         raise DataError(
             f"There is no file {path}.", remedy="Give a .json or .jsonl file, or hf:NAME."
         )
-    raw = path.read_bytes()
-    try:
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.", remedy="Re-encode it.") from None
-    rows: list[tuple[str, Any]] = []
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(content.split("\n"), start=1):
-            if line.strip():
-                where = f"{path}, line {number}"
-                rows.append((where, _parse(line, where)))
-    else:
-        data = _parse(content, str(path))
-        if not isinstance(data, list):
-            raise DataError(f"{path} does not hold a list of records.", remedy=REMEDY)
-        rows = [(f"{path}, record {i}", row) for i, row in enumerate(data)]
-    return rows, sha256(raw).hexdigest()
+    raw = read_bytes(path, error=DataError, what="Data file", special=_SPECIAL)
+    text = decode(raw, path, error=DataError)
+    return _parsed(text, path, path.endswith(".jsonl")), sha256(raw).hexdigest()
+
+
+_SPECIAL = "Give - to read standard input where a command takes it, or give a file."
+
+
+def _parsed(text: str, name: str, lines: bool) -> list[tuple[str, Any]]:
+    """Rows with their places, of JSON Lines or of one list."""
+    if lines:
+        placed = ((f"{name}, line {i}", line) for i, line in enumerate(text.split("\n"), start=1))
+        return [(where, _parse(line, where)) for where, line in placed if line.strip()]
+    data = _parse(text, name)
+    if not isinstance(data, list):
+        raise DataError(f"{name} does not hold a list of records.", remedy=REMEDY)
+    return [(f"{name}, record {i}", row) for i, row in enumerate(data)]
 
 
 def _parse(content: str, where: str) -> Any:
     try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error}.", remedy="Mend the file.") from None
+        return parse_json(content)
+    except Broken as error:
+        place = f" at line {error.line}, column {error.column}" if error.line else ""
+        raise DataError(
+            f"{where} is not JSON: {error.problem}{place}.", remedy="Mend the file."
+        ) from None
 
 
 def _hub(source: str) -> tuple[list[tuple[str, Any]], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from alphaedit.bench.data import EditRecord, Probe
-from alphaedit.bench.datasets.fields import REMEDY, answers, located, obj, spelled, text
+from alphaedit.bench.datasets.fields import REMEDY, answers, listed, located, obj, spelled, text
 from alphaedit.bench.datasets.registry import Row, Schema
 from alphaedit.core.errors import DataError
 
@@ -23,9 +23,10 @@ _OF = re.compile(r".*\bof (?P<subject>.+) is$")
 def _probes(row: Row, where: str) -> tuple[Probe, ...]:
     found = []
     for name in (*PORTABLE, *LOCAL):
-        for i, test in enumerate(row.get(name) or []):
+        for i, test in enumerate(listed(row, name, where)):
             place = f"{name}.{i}"
-            for j, query in enumerate(obj(test, where, place).get("test_queries") or []):
+            queries = listed(obj(test, where, place), "test_queries", f"{where}, {place}")
+            for j, query in enumerate(queries):
                 held = obj(query, where, f"{place}.test_queries.{j}")
                 if not held.get("answers"):
                     continue
