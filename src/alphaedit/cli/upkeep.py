@@ -158,6 +158,17 @@ def pack(
 def unpack(
     file: Annotated[Path, typer.Argument(help="A file of `alphaedit pack`.")],
     where: ledgers.Where,
+    max_size: Annotated[
+        float | None,
+        typer.Option(
+            "--max-size",
+            metavar="GB",
+            min=0.001,
+            max=1e6,
+            help="How large it may be when unpacked.",
+            show_default="16, and at most 100 times the file",
+        ),
+    ] = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -166,7 +177,8 @@ def unpack(
     from alphaedit.ledger.archive import unpack as unpacked
 
     check_new(where)
-    return _came(unpacked(file, where), None, json=json)
+    size = None if max_size is None else int(max_size * 1e9)
+    return _came(unpacked(file, where, max_size=size), None, json=json)
 
 
 def push(

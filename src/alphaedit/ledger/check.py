@@ -115,7 +115,7 @@ def sweep(ledger: Ledger, *, prune: bool = False, dry_run: bool = False, why: st
     idle = sorted(live - set(history.head.edits)) if prune else []
     if idle and not dry_run:
         ledger.commit("gc", more={"pruned": idle}, why=why)
-    with ledger.locked():
+    with ledger.locked(reading=dry_run):
         history = ledger.history
         live = set(history.files) - set(history.pruned)
         held = store.held()

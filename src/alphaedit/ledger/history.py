@@ -94,14 +94,16 @@ class History:
         files: SHA-256 of each edit's files, by edit id and name.
         about: what is worth a look about each edit.
         pruned: edits that `gc` has removed.
+        where: the journal's file, for messages.
 
     Raises:
         LedgerError: the journal contradicts itself.
     """
 
-    def __init__(self, entries: Sequence[Entry], base: str) -> None:
+    def __init__(self, entries: Sequence[Entry], base: str, where: str = "The journal") -> None:
         self.entries: list[Entry] = []
         self.base = base
+        self.where = where
         self.versions: list[Version] = []
         self.files: dict[str, Mapping[str, str]] = {}
         self.about: dict[str, Mapping[str, Any]] = {}
@@ -123,22 +125,23 @@ class History:
     def _follow(self, entry: Entry) -> None:
         for edit in (*entry.add, *entry.drop, *entry.files):
             if not ID.fullmatch(edit):
-                raise LedgerError(
-                    f"Entry {entry.number} names an edit {edit!r}, which is no id.",
-                    remedy="The ledger was tampered with: take it from a backup.",
-                )
+                raise self._wrong(entry, f"names an edit {edit!r}, which is no id")
         self.files.update(entry.files)
         self.about.update(entry.about)
+        pruned = entry.more.get("pruned", ())
+        for edit in (*entry.add, *entry.files, *pruned):
+            if edit not in self.files or edit not in self.about:
+                raise self._wrong(entry, f"speaks of edit {edit}, which no entry brought")
         for edit in entry.files:
             self.pruned.pop(edit, None)
-        for edit in entry.more.get("pruned", ()):
+        for edit in pruned:
             self.pruned[edit] = entry.number
-        version = self.after(entry.drop, entry.add, entry.start)
+        try:
+            version = self.after(entry.drop, entry.add, entry.start)
+        except LedgerError as error:
+            raise self._wrong(entry, f"cannot be: {error.message.rstrip('.')}") from None
         if version.id != entry.version:
-            raise LedgerError(
-                f"Entry {entry.number} does not follow from the entries before it.",
-                remedy="The ledger was tampered with: take it from a backup.",
-            )
+            raise self._wrong(entry, "does not follow from the entries before it")
         for edit in entry.add:
             self._made.setdefault(edit, entry.number)
         self.versions.append(version)
@@ -147,6 +150,12 @@ class History:
         else:
             self._force.difference_update(entry.drop)
             self._force.update(entry.add)
+
+    def _wrong(self, entry: Entry, what: str) -> LedgerError:
+        return LedgerError(
+            f"{self.where}, line {entry.number + 1}: Entry {entry.number} {what}.",
+            remedy="The ledger was tampered with: take it from a backup.",
+        )
 
     @property
     def head(self) -> Version:

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from alphaedit.core.errors import ConfigError, ResourceError
-from alphaedit.ledger.archive import parts, receive
+from alphaedit.ledger.archive import naming, parts, receive
 from alphaedit.ledger.ledger import Ledger
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "README.md")
@@ -43,7 +43,7 @@ def contents(folder: Path) -> tuple[str, list[str]]:
         ConfigError: neither a ledger nor an export.
     """
     if Ledger.at(folder):
-        return "ledger", parts(folder)
+        return "ledger", parts(Ledger(folder))
     for kind, names in (("adapter", ADAPTER), ("delta", DELTA)):
         if (folder / names[0]).is_file():
             return kind, [name for name in names if (folder / name).is_file()]
@@ -117,7 +117,8 @@ def pull(repo: str, folder: Path, *, revision: str | None = None, download: Any 
             )
         except _FAILURES as error:
             raise _refused(repo, error) from error
-        return receive(Path(place), folder)
+        with naming(Path(place), repo):
+            return receive(Path(place), folder)
 
 
 def _refused(repo: str, error: Exception) -> ResourceError:

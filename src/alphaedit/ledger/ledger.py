@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from alphaedit.core.errors import FingerprintError, LedgerError, ResourceError
+from alphaedit.core.errors import FingerprintError, LedgerError
 from alphaedit.ledger import journal
 from alphaedit.ledger.history import History, Version, root
 from alphaedit.ledger.journal import Entry
+from alphaedit.ledger.lock import EDITS, JOURNAL, LOCK, SIGNATURES, locked
+from alphaedit.ledger.schema import FORMAT
 from alphaedit.ledger.signing import sign
 
 if TYPE_CHECKING:
@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 
     Kept = tuple[Edit, Learned]
 
-JOURNAL, LOCK, EDITS, SIGNATURES = "journal.jsonl", "lock", "edits", "signatures"
+__all__ = ["BEFORE", "EDITS", "JOURNAL", "LOCK", "SIGNATURES", "Ledger"]
+
 BEFORE = {JOURNAL, LOCK, SIGNATURES}
 """All that a ledger can hold whose beginning failed or was killed."""
-FORMAT = 1
-WAIT = 10.0
-"""Seconds to wait for another writer."""
 
 
 class Ledger:
@@ -70,15 +68,16 @@ class Ledger:
             signer: private ssh key to sign entries with.
 
         Raises:
-            LedgerError: there is one already.
+            LedgerError: there is one already, or a file in its place.
             ResourceError: it cannot be written.
         """
         path = Path(path)
-        with _locked(path):
-            if _begun(path / JOURNAL):
+        with locked(path):
+            if journal.begun(path / JOURNAL):
                 raise LedgerError(
                     f"{path} holds a ledger already.", remedy="Use it, or choose another directory."
                 )
+            journal.check_unbegun(path / JOURNAL)
             entry = {
                 "number": 0,
                 "op": "init",
@@ -93,7 +92,7 @@ class Ledger:
     @staticmethod
     def at(path: str | Path) -> bool:
         """Whether there is a ledger."""
-        return _begun(Path(path) / JOURNAL)
+        return journal.begun(Path(path) / JOURNAL)
 
     @property
     def history(self) -> History:
@@ -117,17 +116,15 @@ class Ledger:
             self._read = (seen, known)
             return known
         entries, self._whole = journal.read(file)
-        if not entries or entries[0].op != "init":
+        if not entries:
             raise LedgerError(f"{file} has no beginning.", remedy="Begin it with `alphaedit init`.")
-        held = entries[0].more
-        if held.get("format") != FORMAT:
-            raise LedgerError(
-                f"{self.path} is a ledger of format {held.get('format')}, this version reads "
-                f"{FORMAT}.",
-                remedy="Use the version of alphaedit that wrote it.",
-            )
-        self._read = (seen, History(entries, str(held["base"])))
+        self._read = (seen, History(entries, entries[0].more["base"], str(file)))
         return self._read[1]
+
+    @property
+    def whole(self) -> int:
+        """Length in bytes of what `history` last read of the journal."""
+        return self._whole
 
     @property
     def store(self) -> Store:
@@ -224,7 +221,7 @@ class Ledger:
             LedgerError: another process changed the ledger meanwhile, or the change is impossible.
             ResourceError: it cannot be written, or is locked; the ledger is as it was.
         """
-        with _locked(self.path):
+        with locked(self.path):
             history = self.history
             if expect is not None and history.head.id != expect:
                 last = history.entries[-1]
@@ -279,11 +276,9 @@ class Ledger:
             op = "revert"
         return self.commit(op, add=kept[same:], drop=held[same:], why=why, expect=head.id)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other writers out for the length of a block."""
-        with _locked(self.path):
-            yield
+    def locked(self, *, reading: bool = False) -> AbstractContextManager[None]:
+        """Keep other writers out for the length of a block; see `lock.locked`."""
+        return locked(self.path, reading=reading)
 
 
 def _about(edit: Edit) -> dict[str, Any]:
@@ -315,30 +310,3 @@ def _append(
     if key is not None:
         sign(digest, path / SIGNATURES / f"{digest}.sig", key)
     journal.append(path / JOURNAL, [line.encode()], whole)
-
-
-def _begun(file: Path) -> bool:
-    with suppress(OSError), open(file, "rb") as held:
-        return b"\n" in held.read(1 << 16)
-    return False
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path / LOCK, timeout=WAIT)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ResourceError(
-            f"{path} is being written by another process.", remedy="Wait for it, and try again."
-        ) from None
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot write into {path}: {error.strerror or error}.",
-            remedy="Check its permissions, or choose another directory.",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

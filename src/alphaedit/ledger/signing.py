@@ -67,7 +67,7 @@ def verify(digest: str, path: Path, allowed: Path | None) -> str | None:
             capture_output=True,
             check=False,
         )
-        lines = found.stdout.decode().splitlines()
+        lines = found.stdout.decode(errors="replace").splitlines()
         if found.returncode or not lines:
             raise LedgerError(
                 f"{path.name} is by nobody that {allowed} names.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from alphaedit.core.edit import Answer, Edit, edit_id
-from alphaedit.core.errors import LedgerError
+from alphaedit.core.errors import LedgerError, NonFiniteError
 from alphaedit.core.fact import canonical
 from alphaedit.core.patch import LowRank, Patch
 from alphaedit.linalg.lowrank import concatenate, truncate
@@ -42,7 +42,8 @@ def squash(
         error of each matrix.
 
     Raises:
-        LedgerError: there are fewer than two, or one changes more than weights.
+        LedgerError: there are fewer than two, one changes more than weights, or they do not fit
+            together.
         ConfigError: the tolerance is not between 0 and 1.
     """
     edits = [edit for edit, _ in kept]
@@ -60,9 +61,20 @@ def squash(
             parts.setdefault(name, []).append(change.to("cpu", torch.float64))
     weights, report = {}, []
     for name, changes in parts.items():
+        if len({change.shape for change in changes}) > 1:
+            raise LedgerError(
+                f"The edits give {name} different shapes: they are of different models.",
+                remedy="Do not trust this ledger, or squash others.",
+            )
         whole = concatenate(changes)
-        small, error = truncate(whole, tolerance)
-        weights[name] = small.to(dtype=torch.float32)
+        try:
+            small, error = truncate(whole, tolerance)
+            weights[name] = small.to(dtype=torch.float32)
+        except (RuntimeError, NonFiniteError) as failure:
+            raise LedgerError(
+                f"The changes of {name} are too large to be added up.",
+                remedy="Do not trust this ledger, or squash others.",
+            ) from failure
         report.append(Squashed(name, whole.rank, small.rank, error))
     held: dict[str, tuple[int, int]] = {}
     first: dict[str, tuple[int, int]] = {}

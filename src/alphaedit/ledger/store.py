@@ -111,6 +111,11 @@ class Store:
             raise
         except EditFileError as error:
             raise LedgerError(error.message, remedy=error.remedy) from error
+        if found.id != edit:
+            raise LedgerError(
+                f"{self.folder(edit)} holds edit {found.id}.",
+                remedy="The ledger was tampered with: take it from a backup.",
+            )
         return found, found.learned or Learned()
 
     def facts(self, edit: str, files: Mapping[str, str]) -> tuple[Fact, ...]:
@@ -164,7 +169,7 @@ class Store:
         for path in litter:
             if PART.fullmatch(path.name):
                 sweep(self.path / path.name[1:17])
-            elif OLD.fullmatch(path.name):  # of versions before 0.2
+            elif OLD.fullmatch(path.name):  # of older versions
                 self._recover(path)
         return len(litter) - len(self.litter())
 

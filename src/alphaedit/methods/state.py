@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from alphaedit.core.errors import EditFileError
 from alphaedit.core.learned import Learned
 
 __all__ = ["Learned", "SequentialState"]
@@ -68,6 +69,9 @@ class SequentialState:
         Args:
             gone: columns of past keys to leave out, by number of the step; of steps with a column
                 for each fact.
+
+        Raises:
+            EditFileError: they are of different models.
         """
         contexts: tuple[str, ...] | None = None
         keys: dict[int, list[Tensor]] = {}
@@ -85,8 +89,19 @@ class SequentialState:
                 batches.append(next(iter(left.values())).shape[1])
             held = {**memory, **step.memory}
             memory = {name: held[name] for name in step.kept if name in held}
-        past = {layer: torch.cat(parts, dim=1) for layer, parts in keys.items()}
+        past = {layer: _joined(layer, parts) for layer, parts in keys.items()}
         return cls(contexts, past, edits, memory, tuple(batches))
+
+
+def _joined(layer: int, parts: list[Tensor]) -> Tensor:
+    sizes = sorted({keys.shape[0] for keys in parts})
+    if len(sizes) > 1:
+        raise EditFileError(
+            f"Keys of layer {layer} have {' and '.join(map(str, sizes))} entries: they are of "
+            "different models.",
+            remedy="Do not trust that ledger, or take it from a backup.",
+        )
+    return torch.cat(parts, dim=1)
 
 
 def _without(keys: Tensor, gone: Collection[int]) -> Tensor:
