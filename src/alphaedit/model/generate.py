@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from alphaedit.core.errors import ModelError
 from alphaedit.model.handle import ModelHandle
 
 BATCH_ROWS = 128
@@ -28,8 +29,19 @@ def generate(
         top_k: sample from the k most likely tokens by `generator` (CPU); greedy if not given.
 
     A row ends at the end-of-text token, or where the model's positions end.
+
+    Raises:
+        ModelError: a prompt leaves no room for an answer.
     """
     rows = [handle.tokens.encode(prompt) for prompt in prompts]
+    limit = handle.max_positions
+    for prompt, row in zip(prompts, rows, strict=True):
+        if limit is not None and len(row) >= limit:
+            raise ModelError(
+                f"A prompt of {len(row)} tokens leaves no room for an answer: the model reads "
+                f"{limit} in all. It begins {prompt[:60]!r}.",
+                remedy="Shorten the prompt.",
+            )
     out = []
     for at in range(0, len(rows), BATCH_ROWS):
         progress(at, len(rows))

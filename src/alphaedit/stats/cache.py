@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,29 +15,56 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alphaedit.core.errors import FingerprintError, ResourceError, StatsError
+from alphaedit.core.cache import VARIABLE, default_dir
+from alphaedit.core.errors import AlphaEditWarning, ConfigError
 
-VARIABLE = "ALPHAEDIT_CACHE"
 
-
-def default_dir() -> Path:
-    """$ALPHAEDIT_CACHE, or alphaedit under the user's cache directory."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "alphaedit"
+class CacheWarning(AlphaEditWarning):
+    """The cache is of no use as it is; work goes on without it."""
 
 
 class MomentCache:
     """Tensors under a key of named parts (model, layer, corpus, tokens, kind).
 
-    The file's name is a hash of the key, and the key itself lies in the file: a file that was
-    renamed, swapped or damaged is refused.
+    The file's name is a hash of the key, and the key itself lies in the file: one that was renamed,
+    swapped or damaged is not used, and what it held is computed again. Where nothing can be
+    written, nothing is kept. A warning tells of both.
+
+    Raises:
+        ConfigError: `folder` is a file.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
+        if folder is not None and not isinstance(folder, (str, Path)):
+            raise ConfigError(f"cache_dir is {type(folder).__name__}.", remedy="Give a directory.")
         self.folder = Path(folder) if folder is not None else default_dir()
+        if folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(
+                f"The cache directory {folder} is a file.", remedy="Give a directory, or none."
+            )
+        self._told = False
+
+    def writable(self) -> bool:
+        """Whether files can be made there; a warning says once why not."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                return True
+        except OSError as error:
+            self._tell(f"{self.folder} cannot be written ({error.strerror or error})")
+            return False
+
+    def _tell(self, what: str) -> None:
+        if self._told:
+            return
+        self._told = True
+        warnings.warn(
+            CacheWarning(
+                f"{what}: statistics are computed, but not kept for next time. Give another cache "
+                f"directory (--cache-dir, or {VARIABLE}), or free some space."
+            ),
+            stacklevel=3,
+        )
 
     def path(self, key: dict[str, str]) -> Path:
         """Where the tensors of `key` lie."""
@@ -43,39 +72,29 @@ class MomentCache:
         return self.folder / f"{key.get('kind', 'moment')}-{digest}.safetensors"
 
     def load(self, key: dict[str, str]) -> dict[str, Tensor] | None:
-        """The tensors of `key`, or None if there are none yet.
-
-        Raises:
-            StatsError: the file is damaged.
-            FingerprintError: the file holds other statistics than its name says.
-        """
+        """The tensors of `key`, or None if there are none, or none of use."""
         path = self.path(key)
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             with safe_open(path, framework="pt") as file:
                 stored = json.loads((file.metadata() or {}).get("key", "{}"))
-                if stored != key:
-                    different = [k for k in key if stored.get(k) != key[k]]
-                    raise FingerprintError(
-                        f"{path} holds statistics of another {', '.join(different)}.",
-                        remedy="Delete the file: it will be computed again.",
-                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise StatsError(
-                f"{path} is damaged: {error}.", remedy="Delete it: it will be computed again."
-            ) from error
-        if any(not bool(torch.isfinite(t).all()) for t in tensors.values()):
-            raise StatsError(f"{path} holds NaN or infinity.", remedy="Delete it.")
+        except (SafetensorError, OSError, ValueError) as error:
+            return self._useless(path, f"is damaged ({error})")
+        if stored != key:
+            return self._useless(path, "holds statistics of something else")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            return self._useless(path, "holds NaN or infinity")
         return tensors
 
-    def save(self, key: dict[str, str], tensors: dict[str, Tensor]) -> None:
-        """Write the tensors of `key`, all or nothing.
+    def _useless(self, path: Path, what: str) -> None:
+        warnings.warn(
+            CacheWarning(f"{path} {what}: what it should hold is computed again."), stacklevel=3
+        )
 
-        Raises:
-            ResourceError: the disk is full or cannot be written; nothing is left behind.
-        """
+    def save(self, key: dict[str, str], tensors: dict[str, Tensor]) -> None:
+        """Write the tensors of `key`, all or nothing; a warning tells where that failed."""
         path = self.path(key)
         part: str | None = None
         try:
@@ -89,8 +108,6 @@ class MomentCache:
             os.replace(part, path)
         except (OSError, SafetensorError) as error:
             if part is not None:
-                Path(part).unlink(missing_ok=True)
-            raise ResourceError(
-                f"Cannot write {path}: {error}.",
-                remedy=f"Free some space, or set {VARIABLE} to another directory.",
-            ) from error
+                with suppress(OSError):
+                    Path(part).unlink(missing_ok=True)
+            self._tell(f"{path} cannot be written ({error})")

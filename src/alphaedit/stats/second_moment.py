@@ -7,10 +7,12 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -90,20 +92,26 @@ class _Sums:
         self.in_block = 0
 
     def save(self, path: Path, key: str) -> None:
+        """Keep what was summed; where that fails, a stop costs more and nothing else."""
         part = path.with_suffix(".part")
         about = {"key": key, "tokens": str(self.tokens), "sequences": str(self.sequences)}
-        save_file({str(k): v for k, v in self.sums.items()}, part, {"about": json.dumps(about)})
-        os.replace(part, path)
+        with suppress(OSError, SafetensorError):
+            save_file({str(k): v for k, v in self.sums.items()}, part, {"about": json.dumps(about)})
+            os.replace(part, path)
 
     def load(self, path: Path, key: str) -> None:
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
-        if about["key"] != key:
+        """Go on from what `save` kept under this key; from the beginning if it is of no use."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+            if about["key"] != key:
+                return
+            sums = {int(k): v for k, v in load_file(path).items()}
+            counts = int(about["tokens"]), int(about["sequences"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return
-        self.sums = {int(k): v for k, v in load_file(path).items()}
-        self.tokens, self.sequences = int(about["tokens"]), int(about["sequences"])
+        self.sums = sums
+        self.tokens, self.sequences = counts
 
 
 def _keys(handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]) -> dict[int, Tensor]:

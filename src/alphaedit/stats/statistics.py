@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alphaedit.core.errors import FingerprintError
+from alphaedit.core.errors import AlphaEditWarning, FingerprintError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.linalg.subspace import (
@@ -64,6 +65,7 @@ class ModelStatistics:
         self.model = handle.fingerprint()
         self._moments: dict[int, Tensor] = {}
         self._counted: dict[int, int] = {}
+        self._warned = False
         self._spectra: dict[int, Spectrum] = {}
 
     @cached_property
@@ -102,6 +104,7 @@ class ModelStatistics:
         lacking = self.ranks.objects([layer for layer in layers if layer in missing])
         missing = sorted({layer for one in lacking for layer in one})
         if not missing:
+            self._warn_of_few(layers)
             return
         self.ranks.agree({"corpora": self.corpus.fingerprint, "models": self.model})
         if self.handle.fingerprint() != self.model:
@@ -110,14 +113,13 @@ class ModelStatistics:
                 remedy="Revert the edits, or prepare these layers before the first edit.",
             )
         partial = self.cache.path({**self._key(max(missing), "partial"), "layers": str(missing)})
-        partial.parent.mkdir(parents=True, exist_ok=True)
         moments = collect(
             self.handle,
             self.corpus,
             missing,
             tokens=self.tokens,
             tolerance=self.tolerance,
-            resume=partial,
+            resume=partial if self.cache.writable() else None,
             progress=self.progress,
             ranks=self.ranks,
         )
@@ -129,6 +131,23 @@ class ModelStatistics:
                 )
             self._moments[layer] = moment.matrix
             self._counted[layer] = moment.tokens
+        self._warn_of_few(layers)
+
+    def _warn_of_few(self, layers: Sequence[int]) -> None:
+        """Say once that a second moment cannot tell which directions matter."""
+        few = [layer for layer in layers if self._counted[layer] < self.handle.d_in(layer)]
+        if not few or self._warned:
+            return
+        self._warned = True
+        count, wide = self._counted[few[0]], self.handle.d_in(few[0])
+        warnings.warn(
+            AlphaEditWarning(
+                f"The second moment of layer {few[0]} averages over {count} tokens and so has rank "
+                f"{count} at most, of {wide}: most of what the model knows counts as null space. "
+                f"Give more text or a larger token budget, best {TOKENS_PER_DIRECTION * wide:,}."
+            ),
+            stacklevel=3,
+        )
 
     def second_moment(self, layer: int) -> Tensor:
         """C = E[k k^T] at `layer`, [d_in, d_in] float32."""
