@@ -138,7 +138,7 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OSError("offline\nand more")
 
-    monkeypatch.setattr(load.AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(load.PreTrainedConfig, "get_config_dict", refuse)
     with pytest.raises(ModelError, match=r"config of owner/name cannot be read: offline Give"):
         ModelHandle.load("owner/name")
 

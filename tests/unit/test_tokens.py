@@ -1,5 +1,6 @@
 """Subjects and targets are found in any tokenizer."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -255,8 +256,39 @@ def test_padding() -> None:
 
 def test_padding_stays_in_the_vocabulary() -> None:
     assert Tokens(TOKENIZERS["plain"]).pad_id == 2
-    assert Tokens(TOKENIZERS["plain"], vocabulary=2).pad_id == 1
     assert Tokens(TOKENIZERS["metaspace"]).pad_id == 0
+    added = copy.deepcopy(TOKENIZERS["plain"])
+    size = len(added)
+    added.add_special_tokens({"pad_token": "<fill>"})
+    assert Tokens(added).pad_id == size
+    assert Tokens(added, vocabulary=size).pad_id == 1
+
+
+def test_more_tokens_than_the_model_has_embeddings() -> None:  # finding 17
+    with pytest.raises(ModelError, match=r"\d+ tokens, and the model embeddings for 3.*belongs"):
+        Tokens(TOKENIZERS["plain"], vocabulary=3)
+    added = copy.deepcopy(TOKENIZERS["plain"])
+    size = len(added)
+    added.add_tokens(["Quetzalcoatl"])
+    tokens = Tokens(added, vocabulary=size)
+    assert tokens.encode("The capital")
+    with pytest.raises(ModelError, match=rf"token {size} for 'The Quetzal.*0 to {size - 1}\."):
+        tokens.encode("The Quetzalcoatl")
+
+
+def test_errors_of_a_tokenizer_are_told() -> None:
+    class Broken:
+        is_fast = True
+
+        def __call__(self, *args: object, **kwargs: object) -> None:
+            raise RuntimeError("WordPiece error: Missing [UNK] token from the vocabulary")
+
+        decode = __call__
+
+    with pytest.raises(ModelError, match=r"fails on 'Paris'.*Missing \[UNK\].*tokenizer\.json"):
+        Tokens(Broken()).encode("Paris")
+    with pytest.raises(ModelError, match=r"Missing \[UNK\].*tokenizer\.json"):
+        Tokens(Broken()).decode([1])
 
 
 def test_a_tokenizer_without_offsets() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+R = TypeVar("R")
 
 _COMMON = "Common options"
 
@@ -26,7 +32,15 @@ Json = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=_COMMON)
+    int,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        max=2**32 - 1,
+        help="Seed of everything random.",
+        rich_help_panel=_COMMON,
+    ),
 ]
 Device = Annotated[
     str | None,
@@ -44,6 +58,14 @@ Dtype = Annotated[
         help="Dtype of the weights: float32, bfloat16, float16; 4bit or 8bit by bitsandbytes.",
         rich_help_panel=_COMMON,
         show_default="as stored; float32 on a CPU",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that comes with MODEL: it then has all the rights that you have.",
+        rich_help_panel=_COMMON,
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_COMMON)]
@@ -147,6 +169,74 @@ NoGeneration = Annotated[
     bool,
     typer.Option("--no-generation", help="Skip fluency and consistency, which sample text."),
 ]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a command loads its model.
+
+    Attributes:
+        device: where to compute; the CPU by default.
+        dtype: of the weights; as stored by default, float32 on a CPU.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+    def check(self) -> None:
+        """Refuse a device or dtype that there is not; PyTorch is imported only for other ones.
+
+        Raises:
+            ConfigError: naming those there are.
+        """
+        if self.device not in (None, "cpu"):
+            from alphaedit.model.devices import check_device
+
+            check_device(self.device)
+        if self.dtype is not None:
+            from alphaedit.model.load import as_dtype
+            from alphaedit.model.quantised import BITS
+
+            if self.dtype not in BITS:
+                as_dtype(self.dtype)
+
+
+def loads_model(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command --device, --dtype and --trust-remote-code, where its parameter `loading` is.
+
+    Typer reads a command's signature, which has the three in its place; the command gets them as
+    one `Loading`. They are checked before anything else is done.
+    """
+    given = inspect.signature(command, eval_str=True)
+    shown: list[inspect.Parameter] = []
+    for parameter in given.parameters.values():
+        if parameter.name != "loading":
+            shown.append(parameter)
+            continue
+        for name, kind, default in (
+            ("device", Device, None),
+            ("dtype", Dtype, None),
+            ("trust_remote_code", TrustRemoteCode, False),
+        ):
+            shown.append(inspect.Parameter(name, parameter.kind, default=default, annotation=kind))
+
+    @wraps(command)
+    def wrapper(
+        *args: Any,
+        device: str | None = None,
+        dtype: str | None = None,
+        trust_remote_code: bool = False,
+        **kwargs: Any,
+    ) -> R:
+        loading = Loading(device, dtype, trust_remote_code)
+        loading.check()
+        return command(*args, loading=loading, **kwargs)
+
+    wrapper.__signature__ = given.replace(parameters=shown)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in shown}
+    return wrapper
 
 
 def examples(*lines: str) -> str:

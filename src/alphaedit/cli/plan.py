@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from alphaedit.cli import facts as sources
 from alphaedit.cli import options, prepare
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
-from alphaedit.core.fact import load_facts
 
 EXAMPLES = examples(
     "alphaedit plan bundled facts.jsonl",
@@ -41,6 +41,7 @@ def plan(
     settings: options.Settings = None,
     tokens: options.Tokens = None,
     json: options.Json = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -50,14 +51,14 @@ def plan(
     sheet's, an assumption. Every step of the search is counted: facts that converge early take
     less.
     """
-    wanted = load_facts(facts)
+    wanted = sources.load(facts)
     over = prepare.overrides(settings)
     from alphaedit.editor import plan as planning
 
     machines = [planning.gpu(name) for name in on or ()]
     out = Session(json=json, quiet=quiet)
     with out.progress():
-        shape, hp, chosen, rows = _given(model, preset, over, wanted)
+        shape, hp, chosen, rows = _given(model, trust_remote_code, preset, over, wanted)
         machines.insert(0, planning.here(shape))
         plans = {
             machine.name: planning.plan(
@@ -95,22 +96,21 @@ def plan(
     return result
 
 
-def _given(model: str, preset: str | None, over: dict[str, Any], facts: list[Any]) -> Any:
-    from transformers import AutoTokenizer
-
+def _given(
+    model: str, trust: bool, preset: str | None, over: dict[str, Any], facts: list[Any]
+) -> Any:
     from alphaedit.cli.output import quiet_libraries
     from alphaedit.editor import plan as planning
     from alphaedit.methods.config import Hyperparameters, build
     from alphaedit.methods.presets import matching
     from alphaedit.methods.presets import preset as values_of
-    from alphaedit.model.load import resolve
+    from alphaedit.model.load import read_tokenizer
     from alphaedit.model.shape import shape_of
     from alphaedit.model.tokens import Tokens
 
     quiet_libraries()
-    shape = shape_of(model)
-    where, local = resolve(model)
-    tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+    shape = shape_of(model, trust_remote_code=trust)
+    tokenizer = read_tokenizer(model, trust_remote_code=trust)
     chosen = "given"
     if "layers" not in over:
         name = preset or matching(shape.facts)

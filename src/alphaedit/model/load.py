@@ -6,21 +6,72 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from alphaedit.core.errors import (
-    AlphaEditError,
     ConfigError,
     ModelError,
     NonFiniteError,
     ResourceError,
 )
-from alphaedit.model.quantised import quantisation
+from alphaedit.model.devices import AUTO, check_device
+from alphaedit.model.quantised import BITS, check_quantisation, quantisation
 from alphaedit.model.sharded import part
+from alphaedit.model.source import check_config, check_files, resolve, weight_bytes
+from alphaedit.model.told import AGAIN, told
 
-BUNDLED = "bundled"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DENSEST = 16
+"""Numbers that one byte of a weights file can hold: more than any quantisation puts there."""
+LITTLE = 10_000_000
+"""So many parameters can be made for nothing: what the weights lack is then told by name."""
+
+
+def load_model(
+    source: Any,
+    tokenizer: Any,
+    *,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    trust_remote_code: bool,
+) -> tuple[PreTrainedModel, Any]:
+    """A model and its tokenizer where and as they are wanted; see `ModelHandle.load`."""
+    check_device(device)
+    bits = dtype if isinstance(dtype, str) and dtype in BITS else None
+    chosen = None if bits else as_dtype(dtype)
+    if isinstance(source, (str, Path)):
+        model, tokenizer = load_pretrained(
+            str(source),
+            tokenizer,
+            dtype=chosen,
+            device=device,
+            bits=bits,
+            trust_remote_code=trust_remote_code,
+        )
+    else:
+        if tokenizer is None:
+            raise ModelError("A loaded model needs its tokenizer.", remedy="Give both.")
+        if bits:
+            raise ConfigError("A loaded model cannot be quantised.", remedy="Give its name.")
+        model = source
+    moved: Any = model
+    # A quantised one is where it computes; it must not be moved or cast.
+    if not getattr(model, "is_quantized", False):
+        with told("The model"):
+            if device is not None and device != AUTO:
+                moved = moved.to(device)
+            if chosen is not None:
+                moved = moved.to(chosen)
+    return moved, tokenizer
 
 
 def load_pretrained(
@@ -30,6 +81,7 @@ def load_pretrained(
     dtype: torch.dtype | None,
     device: str | torch.device | None,
     bits: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, Any]:
     """The model at `source` and its tokenizer (or the one given).
 
@@ -48,43 +100,145 @@ def load_pretrained(
         ResourceError: memory does not suffice.
     """
     where, local = resolve(source)
-    config = _read(f"The config of {source}", AutoConfig.from_pretrained, where, local)
+    config = read_config(source, trust_remote_code=trust_remote_code)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{source} is an encoder-decoder model ({config.model_type}).",
             remedy="Give a decoder-only language model.",
         )
-    if dtype is None:
-        on_cpu = not torch.cuda.is_available()
-        if device != "auto":
-            on_cpu = device is None or torch.device(device).type == "cpu"
-        dtype = torch.float32 if on_cpu else getattr(config, "dtype", None) or torch.float32
+    check_quantisation(config)
+    dtype = dtype or _default_dtype(device, config)
     options: dict[str, Any] = {}
     if bits:
         options["quantization_config"] = quantisation(bits, dtype)
         options["device_map"] = {"": device or "cpu"}
-    if device == "auto":
+    if device == AUTO:
         options["device_map"] = _spread()
-    model, info = _read(
-        f"{source} (as a causal language model)",
-        AutoModelForCausalLM.from_pretrained,
-        where,
-        local,
-        dtype=dtype,
-        output_loading_info=True,
-        **options,
-    )
+    _check_room(skeleton(config, source, trust_remote_code), source, dtype, device, bits)
+    with told(f"{source} (as a causal language model)"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where,
+            local_files_only=local,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with their sizes
+            **options,
+        )
+    model, info = loaded
+    _check_complete(info, source)
+    if tokenizer is None:
+        tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code)
+    return model, tokenizer
+
+
+def read_config(source: str, *, trust_remote_code: bool = False) -> Any:
+    """The config of the model at `source`; nothing is built.
+
+    Raises:
+        ModelError: there is none, it cannot be read, is impossible, or needs foreign code.
+    """
+    where, local = resolve(source, weights=False)
+    if local:
+        check_files(Path(where))
+    with told(f"The config of {source}"):
+        raw, _ = PreTrainedConfig.get_config_dict(where, local_files_only=local)
+        check_config(raw, source, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(
+            where, local_files_only=local, trust_remote_code=trust_remote_code
+        )
+
+
+def read_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of the model at `source`.
+
+    Raises:
+        ModelError: there is none, or it cannot be read or has no vocabulary.
+    """
+    where, local = resolve(source, weights=False)
+    with told(f"The tokenizer of {source}"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, local_files_only=local, trust_remote_code=trust_remote_code
+        )
+        check_tokenizer(tokenizer, source)
+    return tokenizer
+
+
+def skeleton(config: Any, source: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a config without any numbers in it.
+
+    Raises:
+        ModelError: the config does not make a causal language model.
+    """
+    with told(f"The config of {source}"), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code
+        )
+    return model
+
+
+def _default_dtype(device: Any, config: Any) -> torch.dtype:
+    on_cpu = not torch.cuda.is_available()
+    if device != AUTO:
+        on_cpu = device is None or torch.device(device).type == "cpu"
+    stored = getattr(config, "dtype", None)
+    return torch.float32 if on_cpu or not isinstance(stored, torch.dtype) else stored
+
+
+def _check_room(
+    model: PreTrainedModel, source: str, dtype: torch.dtype, device: Any, bits: str | None
+) -> None:
+    """Refuse a model that its files cannot hold, or memory: building it would take the machine's.
+
+    Raises:
+        ModelError: the config asks for more than the files of weights hold.
+        ResourceError: the model is to stay on the CPU and does not fit there.
+    """
+    where, local = resolve(source)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    held = weight_bytes(Path(where)) if local else 0
+    if held and numbers > max(DENSEST * held, LITTLE):
+        raise ModelError(
+            f"The config of {source} asks for {numbers:,} parameters, and its files of weights "
+            f"have {held:,} bytes.",
+            remedy=AGAIN,
+        )
+    if device is not None and (device == AUTO or torch.device(device).type != "cpu"):
+        return
+    quantised = bits or getattr(model.config, "quantization_config", None)
+    need = numbers * (0.5 if quantised else dtype.itemsize)
+    need += sum(b.numel() * b.element_size() for b in model.buffers())
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    if need > free:
+        raise ResourceError(
+            f"{source} does not fit into memory: its weights take {need / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free.",
+            remedy="Use a smaller model, a machine with more memory, or dtype bfloat16.",
+        )
+
+
+def _check_complete(info: dict[str, Any], source: str) -> None:
+    """Refuse weights that are not those that the config speaks of.
+
+    Raises:
+        ModelError: tensors have another shape, or are missing.
+    """
+    wrong = sorted(info.get("mismatched_keys") or ())
+    if wrong:
+        name, stored, wanted = wrong[0]
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ModelError(
+            f"The weights of {source} do not fit its config: {name} has shape {tuple(stored)} "
+            f"where the config asks for {tuple(wanted)}{more}.",
+            remedy=AGAIN,
+        )
     missing = sorted(info.get("missing_keys", ()))
     if missing:
         raise ModelError(
             f"The weights of {source} lack {len(missing)} tensors that the model needs: "
             f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}",
-            remedy="Download or save the model again; its config may also belong to another model.",
+            remedy=AGAIN,
         )
-    if tokenizer is None:
-        tokenizer = _read(f"The tokenizer of {source}", AutoTokenizer.from_pretrained, where, local)
-        check_tokenizer(tokenizer, source)
-    return model, tokenizer
 
 
 def _spread() -> str:
@@ -99,66 +253,6 @@ def _spread() -> str:
             remedy="pip install 'alphaedit[peft]', or name one device.",
         )
     return "auto"
-
-
-def resolve(source: str) -> tuple[str, bool]:
-    """Where to read `source` from, and whether that is a local directory.
-
-    Raises:
-        ModelError: `source` is a path with no model.
-    """
-    if source.startswith(BUNDLED):
-        from alphaedit.world.asset import NAMES, path
-
-        if source in NAMES:
-            return str(path(source)), True
-    folder = Path(source).expanduser()
-    if folder.is_file():
-        raise ModelError(f"{source} is a file.", remedy="Give the model's directory.")
-    if not folder.is_dir():
-        if _looks_like_path(source, folder):
-            raise ModelError(
-                f"There is no model at {source}.",
-                remedy="Give a model directory, a hub name (owner/name), or 'bundled'.",
-            )
-        return source, False
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{source} is not a model directory: it has no config.json.",
-            remedy="Give a directory written by save_pretrained.",
-        )
-    return str(folder), True
-
-
-def _looks_like_path(source: str, folder: Path) -> bool:
-    if source.startswith((".", "~")) or folder.is_absolute() or "\\" in source:
-        return True
-    return source.count("/") > 1 or ("/" in source and folder.parent.is_dir())
-
-
-def _read(what: str, read: Any, where: str, local: bool, **options: Any) -> Any:
-    try:
-        return read(where, local_files_only=local, **options)
-    except AlphaEditError:
-        raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise what they like
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        if _out_of_memory(error):
-            raise ResourceError(
-                f"{what} does not fit into memory: {lines[0]}",
-                remedy="Use a smaller model, a machine with more memory, or dtype bfloat16.",
-            ) from error
-        raise ModelError(
-            f"{what} cannot be read: {lines[0]}",
-            remedy="Give a directory written by save_pretrained (config.json, weights, "
-            "tokenizer.json, tokenizer_config.json), a hub name, or 'bundled'.",
-        ) from error
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def check_tokenizer(tokenizer: Any, source: str) -> None:
@@ -206,8 +300,8 @@ def as_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     """
     if name is None or isinstance(name, torch.dtype):
         return name
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    found = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(found, torch.dtype) or found not in DTYPES:
         raise ConfigError(
             f"Unknown dtype {name!r}.", remedy="Give float32, bfloat16, float16 or float64."
         )

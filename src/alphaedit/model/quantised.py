@@ -83,7 +83,10 @@ def check_quantisation(config: Any) -> None:
     found = getattr(config, "quantization_config", None)
     if found is None:
         return
-    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    if isinstance(found, dict):
+        method = found.get("quant_method")
+    else:
+        method = getattr(found, "quant_method", found)
     name = str(getattr(method, "value", method))
     if name != METHOD:
         raise ModelError(

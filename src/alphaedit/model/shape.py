@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import PreTrainedModel
 
-from alphaedit.core.errors import ArchitectureError, ModelError
-from alphaedit.model.load import resolve
+from alphaedit.core.errors import ArchitectureError
+from alphaedit.model.load import read_config, skeleton
 from alphaedit.model.structure import is_linear, linear_shape
+from alphaedit.model.told import told
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,27 @@ class Shape:
     facts: Mapping[str, Any]
 
 
-def shape_of(source: str) -> Shape:
+def shape_of(source: str, *, trust_remote_code: bool = False) -> Shape:
     """The shape of the model at `source`, built on the meta device.
+
+    Args:
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ModelError: there is no such model, or its config cannot be read.
         ArchitectureError: no blocks with a matrix back into the residual stream were found.
     """
-    where, local = resolve(source)
-    try:
-        config = AutoConfig.from_pretrained(where, local_files_only=local)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"The config of {source} cannot be read: {first}",
-            remedy="Give a model directory, a hub name, or 'bundled'.",
-        ) from error
+    config = read_config(source, trust_remote_code=trust_remote_code)
+    model = skeleton(config, source, trust_remote_code)
+    with told(f"The config of {source}"):
+        return _shape(config, model)
+
+
+def _shape(config: Any, model: PreTrainedModel) -> Shape:
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     blocks = max(lists, key=_size, default=None)
-    width = model.get_input_embeddings().weight.shape[1]
+    table: Any = model.get_input_embeddings().weight
+    width = int(table.shape[1])
     inner = 0
     if blocks is not None:
         width = getattr(config.get_text_config(), "hidden_size", width)
@@ -71,14 +72,15 @@ def shape_of(source: str) -> Shape:
             f"{type(model).__name__} has no list of blocks with a matrix of {width} rows.",
             remedy="Plans are for decoder-only models whose MLPs end in a linear layer.",
         )
+    stored = getattr(config, "dtype", None)
     return Shape(
         layers=len(blocks),
         width=width,
         inner=inner,
-        vocabulary=model.get_input_embeddings().weight.shape[0],
+        vocabulary=table.shape[0],
         block=sum(p.numel() for p in blocks[0].parameters() if p.ndim > 1),
         parameters=_size(model),
-        dtype=getattr(config, "dtype", None) or torch.float32,
+        dtype=stored if isinstance(stored, torch.dtype) else torch.float32,
         facts={
             "model_type": config.get_text_config().model_type,
             "layers": len(blocks),

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
-from alphaedit.core.errors import AlphaEditError, ArchitectureError, ModelError
+from alphaedit.core.errors import AlphaEditError, ArchitectureError, ModelError, NonFiniteError
 from alphaedit.model.after_head import AfterHead, find_after_head
 from alphaedit.model.hooks import hidden_of, output_of
+from alphaedit.model.memory import is_out_of_memory
 
 REMEDY = "Give a decoder-only language model such as GPT-2, GPT-Neo, GPT-J, GPT-NeoX or Llama."
 
@@ -85,7 +86,9 @@ def find_structure(model: PreTrainedModel) -> Structure:
     """Watch `model` read two short sequences, and tell its parts from what it does.
 
     Raises:
-        ModelError: the model is not causal, or cannot read token ids and return logits.
+        ModelError: the model is not causal, cannot read token ids and return logits, or gives the
+            same logit to every token.
+        NonFiniteError: it computes NaN or infinity.
         ArchitectureError: a part was not found; the message says what was looked for.
     """
     head = model.get_output_embeddings()
@@ -144,7 +147,9 @@ def _probe(model: PreTrainedModel) -> tuple[list[_Call], Tensor]:
         logits = getattr(out, "logits", None)
     except AlphaEditError:
         raise
-    except (TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # the model's own code may do anything
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"{_kind(model)} cannot be run as a causal language model: {error}", remedy=REMEDY
         ) from error
@@ -153,6 +158,7 @@ def _probe(model: PreTrainedModel) -> tuple[list[_Call], Tensor]:
             handle.remove()
     if not isinstance(logits, Tensor) or logits.ndim != 3:
         raise ModelError(f"{_kind(model)} returns no logits.", remedy=REMEDY)
+    _check_numbers(model, calls, logits)
     first, second = logits[:, :-1].float()
     # The two rows go through one kernel: in a causal model they differ by rounding at most.
     bound = 1e-5 if logits.dtype in (torch.float32, torch.float64) else 1e-3
@@ -162,6 +168,28 @@ def _probe(model: PreTrainedModel) -> tuple[list[_Call], Tensor]:
             remedy=REMEDY,
         )
     return calls, logits
+
+
+def _check_numbers(model: PreTrainedModel, calls: list[_Call], logits: Tensor) -> None:
+    """Refuse a model that computes no numbers, or the same one for every token.
+
+    Raises:
+        NonFiniteError: naming the module where NaN or infinity begins.
+        ModelError: it predicts all tokens alike.
+    """
+    if not bool(logits.isfinite().all()):
+        bad = (c.path for c in calls if c.output is not None and not c.output.isfinite().all())
+        raise NonFiniteError(
+            f"{_kind(model)} computes NaN or infinity, first in {next(bad, '') or 'its logits'}, "
+            f"though its weights are finite (in {str(logits.dtype).removeprefix('torch.')}).",
+            remedy="Load an undamaged copy of the model, or give a wider dtype, such as float32.",
+        )
+    if bool((logits == logits[..., :1]).all()):
+        raise ModelError(
+            f"{_kind(model)} predicts every token alike, whatever it reads: its weights are zero, "
+            "too large to compute with, or were never set.",
+            remedy="Load an undamaged copy of the model.",
+        )
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.errors import FactError, ModelError, SubjectError
+from alphaedit.model.told import told
+
+_TOKENIZER = "Give the tokenizer that belongs to the model (tokenizer.json beside its weights)."
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Tokens:
         vocabulary: Number of ids that the model knows.
 
     Raises:
-        ModelError: the tokenizer gives no character offsets.
+        ModelError: the tokenizer gives no character offsets, or belongs to a larger model.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int | None = None) -> None:
@@ -51,6 +54,13 @@ class Tokens:
                 "subjects.",
                 remedy="Use a fast tokenizer (a tokenizer.json in the model's directory).",
             )
+        # Tokens that were added to it may lie beyond: many models have a padding token there.
+        size = getattr(tokenizer, "vocab_size", 0)
+        if vocabulary is not None and size > vocabulary:
+            raise ModelError(
+                f"The tokenizer has {size:,} tokens, and the model embeddings for {vocabulary:,}.",
+                remedy=_TOKENIZER,
+            )
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
 
@@ -59,23 +69,30 @@ class Tokens:
         """The id that fills padded places; they are masked, so any id does."""
         for name in ("pad_token_id", "eos_token_id"):
             value = getattr(self.tokenizer, name, None)
-            if isinstance(value, int) and (self.vocabulary is None or value < self.vocabulary):
+            if isinstance(value, int) and 0 <= value < (self.vocabulary or value + 1):
                 return value
         return 0
 
     def _encode(self, text: str, special: bool = True) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and character offsets; special tokens have offsets (0, 0)."""
-        out = self.tokenizer(
-            text,
-            add_special_tokens=special,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-        )
+        with told(f"The tokenizer fails on {text[:60]!r}; it", _TOKENIZER):
+            out = self.tokenizer(
+                text,
+                add_special_tokens=special,
+                return_offsets_mapping=True,
+                return_special_tokens_mask=True,
+                return_attention_mask=False,
+                truncation=False,
+                padding=False,
+                verbose=False,
+            )
         ids, offsets = list(out["input_ids"]), [tuple(o) for o in out["offset_mapping"]]
+        if self.vocabulary is not None and ids and max(ids) >= self.vocabulary:
+            raise ModelError(
+                f"The tokenizer gives token {max(ids)} for {text[:60]!r}, and the model has "
+                f"embeddings for tokens 0 to {self.vocabulary - 1}.",
+                remedy=_TOKENIZER,
+            )
         added = list(out["special_tokens_mask"])
         offsets = [(0, 0) if s else o for o, s in zip(offsets, added, strict=True)]
         # An end-of-text token that the tokenizer appends would end every prompt.
@@ -91,9 +108,10 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        with told("What the model wrote", _TOKENIZER):
+            text: str = self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
         return text
 
     def encode_with_subject(self, text: str, span: tuple[int, int], prefix: str = "") -> Encoded:
