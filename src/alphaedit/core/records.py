@@ -212,20 +212,25 @@ def _read_tsv(text: str, name: str) -> list[Placed]:
 def _check_header(header: list[str], where: str) -> list[str]:
     for names in _COLUMNS:
         if not any(name in header for name in names):
+            remedy = "The first line names the columns: prompt, subject and target are needed."
+            if len(header) == 1:
+                remedy += " They are separated by commas in .csv, by tabs in .tsv."
             raise FactError(
-                f"Column {names[0]!r} is missing; found {', '.join(header)}.",
-                remedy="The first line names the columns: prompt, subject and target are needed.",
+                f"Column {names[0]!r} is missing; found {', '.join(header)[:200]}.",
+                remedy=remedy,
                 where=where,
                 field=names[0],
             )
-    doubled = sorted({name for name in header if header.count(name) > 1})
-    if doubled:
-        raise FactError(
-            f"Column {doubled[0]!r} is there twice.",
-            remedy="Remove one of the two.",
-            where=where,
-            field=doubled[0],
-        )
+    seen: set[str] = set()
+    for name in header:
+        if name in seen:
+            raise FactError(
+                f"Column {name[:80]!r} is there twice.",
+                remedy="Remove one of the two.",
+                where=where,
+                field=name,
+            )
+        seen.add(name)
     return header
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alphaedit.core.errors import ModelError
+from alphaedit.core.fact_text import short
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
@@ -60,10 +61,11 @@ def score(
     limit = handle.max_positions
     for (prompt, _), (ids, target) in zip(pairs, encoded, strict=True):
         if limit is not None and len(ids) + len(target) > limit:
+            longer = "target" if len(target) > len(ids) else "prompt"
             raise ModelError(
-                f"A prompt of {len(ids)} tokens and its answer of {len(target)} are longer than "
-                f"the model reads ({limit}): {prompt[:60]!r}...",
-                remedy="Shorten the prompt.",
+                f"A prompt of {len(ids):,} tokens and a target of {len(target):,} are longer than "
+                f"the model reads ({limit:,}): {short(prompt)}.",
+                remedy=f"Shorten the {longer}.",
             )
     # Continuations of one token after the same prompt are read from the same row.
     groups: dict[tuple[int, ...], list[int]] = {}
