@@ -8,7 +8,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +18,13 @@ from alphaedit.cli import (
     change,
     check,
     demo,
+    doctor,
     edit,
     evaluate,
     experiment,
     export,
+    failures,
+    help_page,
     history,
     methods,
     plan,
@@ -32,14 +35,14 @@ from alphaedit.cli import (
     upkeep,
     world,
 )
+from alphaedit.cli.command import Command, Group
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Interruption, Outcome, error_console, to_json
-from alphaedit.core.errors import AlphaEditError, AlphaEditWarning
-
-USAGE, INTERRUPTED = 2, 130
+from alphaedit.cli.output import FAILED, Interruption, Outcome, lenient, print_json
+from alphaedit.core.errors import AlphaEditWarning
 
 app = typer.Typer(
     name="alphaedit",
+    cls=Group,
     help="Change what a language model knows, and nothing else.",
     epilog=examples(
         "alphaedit demo",
@@ -48,7 +51,6 @@ app = typer.Typer(
         "--subject 'Danielle Darrieux' --target English -o my-edits",
     ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -93,11 +95,17 @@ _COMMANDS = {
         ("stats", stats.stats, stats.EXAMPLES),
         ("trace", trace.trace, trace.EXAMPLES),
     ),
+    "Help": (
+        ("help", help_page.help_page, help_page.EXAMPLES),
+        ("doctor", doctor.doctor, doctor.EXAMPLES),
+    ),
 }
 for panel, commands in _COMMANDS.items():
     for name, function, epilog in commands:
-        app.command(name, epilog=epilog, rich_help_panel=panel)(function)
-app.add_typer(world.app, name="world", rich_help_panel="Bundled models")
+        app.command(name, cls=Command, epilog=epilog, rich_help_panel=panel)(function)
+for known in world.app.registered_commands:
+    known.cls = Command
+app.add_typer(world.app, cls=Group, name="world", rich_help_panel="Bundled models")
 
 
 def _version(wanted: bool) -> None:
@@ -123,64 +131,49 @@ def _asked_for(argv: Sequence[str], flag: str) -> bool:
     return flag in options
 
 
-def _report(kind: str, message: str, remedy: str | None, *, as_json: bool) -> None:
-    # Of several ranks one speaks on standard output; at once, as the end of another may end it.
-    if as_json and (os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"):
-        error = {"type": kind, "message": message, "remedy": remedy}
-        print(to_json({"error": error}), flush=True)
-        return
-    console = error_console()
-    console.print("[bold red]Error:[/bold red] ", end="")
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
-    if remedy:
-        console.print(remedy, markup=False, highlight=False, soft_wrap=True)
-
-
 def run(argv: Sequence[str]) -> int:
     """Run the command line `argv` (without the program's name) and return its exit code.
 
     With --json, standard output gets one JSON object and nothing else, whatever happens: what
     commands and libraries print meanwhile goes to standard error.
     """
+    out = failures.Watched(sys.stdout)
+    try:
+        with redirect_stdout(out):
+            code = _told(list(argv), out)
+            out.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has gone
+        failures.discard_output()
+        return FAILED
+    except OSError as error:  # all others have been told
+        return failures.output_lost(error)
+
+
+def _told(argv: list[str], out: failures.Watched) -> int:
     as_json = _asked_for(argv, "--json")
     debug = _asked_for(argv, "--debug") or bool(os.environ.get("ALPHAEDIT_DEBUG"))
     try:
-        return _invoke(list(argv), silence=as_json)
+        return _invoke(argv, silence=as_json)
     except BrokenPipeError:
-        # The reader of our output has gone; keep the interpreter from complaining about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        raise
     except (Interruption, KeyboardInterrupt, typer.Abort) as stop:
-        return _interrupted(stop, as_json=as_json)
+        return failures.interrupted(stop, as_json=as_json)
     except Exception as error:
-        if _comes_from_interrupt(error):
-            return _interrupted(error, as_json=as_json)
+        if out.lost and isinstance(error, OSError):
+            raise
+        if failures.comes_from_interrupt(error):
+            return failures.interrupted(error, as_json=as_json)
         if debug:
             traceback.print_exc()
-        return _fail(error, as_json=as_json, debug=debug)
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    if issubclass(category, AlphaEditWarning):
-        console = error_console()
-        console.print("[bold yellow]Warning:[/bold yellow] ", end="")
-        console.print(str(message), markup=False, highlight=False, soft_wrap=True)
-    else:
-        error_console().print(f"{category.__name__}: {message}", markup=False, highlight=False)
+        return failures.fail(error, as_json=as_json, debug=debug)
 
 
 def _invoke(argv: list[str], *, silence: bool) -> int:
     def call() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("always", AlphaEditWarning)
-            warnings.showwarning = _show_warning
+            warnings.showwarning = failures.Warner()
             return app(args=argv, prog_name="alphaedit", standalone_mode=False)
 
     if silence and not ({"-h", "--help", "--version"} & set(argv)):
@@ -188,62 +181,20 @@ def _invoke(argv: list[str], *, silence: bool) -> int:
             result = call()
         # Commands return what they have to say.
         if isinstance(result, dict):
-            print(to_json(result))
+            print_json(result)
     else:
         result = call()
-    if result == INTERRUPTED:  # newer typer makes an exit code of Ctrl-C
+    if result == failures.INTERRUPTED:  # newer typer makes an exit code of Ctrl-C
         raise Interruption
     if isinstance(result, Outcome):
         return result.code
     return result if isinstance(result, int) else 0
 
 
-def _interrupted(stop: BaseException, *, as_json: bool) -> int:
-    note = stop.note if isinstance(stop, Interruption) else Interruption.NOTHING
-    _report("Interrupted", "Interrupted.", note, as_json=as_json)
-    return INTERRUPTED
-
-
-def _comes_from_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind `error`: lazy imports of transformers make another error of it."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _fail(error: Exception, *, as_json: bool, debug: bool) -> int:
-    if isinstance(error, AlphaEditError):
-        _report(type(error).__name__, error.message, error.remedy, as_json=as_json)
-        return FAILED
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage
-        message = str(error.format_message()).strip()
-        if not message:  # bare `alphaedit` or `alphaedit world`: help has been shown
-            return USAGE
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "alphaedit"
-        remedy = f"See {command} --help."
-        _report("UsageError", message, remedy, as_json=as_json)
-        return USAGE
-    kind = type(error).__name__
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        remedy = "Nothing was changed. Use a smaller batch or model, or --dtype bfloat16."
-        _report("ResourceError", "Memory does not suffice.", remedy, as_json=as_json)
-    elif isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror or error}."
-        remedy = "Check that the path exists, may be written, and that the disk is not full."
-        _report("ResourceError", message, remedy, as_json=as_json)
-    else:
-        lines = str(error).strip().splitlines() or [""]
-        remedy = "" if debug else "This is a bug of alphaedit. See more of it with --debug."
-        _report(kind, f"{kind}: {lines[0]}", remedy or None, as_json=as_json)
-    return FAILED
-
-
 def main() -> None:
     """Entry point of the command `alphaedit`."""
+    for stream in (sys.stdout, sys.stderr):
+        lenient(stream)
     code = run(sys.argv[1:])
     if "alphaedit.core.ranks" in sys.modules:
         sys.modules["alphaedit.core.ranks"].leave()

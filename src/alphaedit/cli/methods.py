@@ -34,12 +34,17 @@ def list_methods(json: options.Json = False, debug: options.Debug = False) -> di
     }
     if not json:
         from rich.table import Table
+        from rich.text import Text
 
         for kind, rows in found.items():
             table = Table("name", "method" if kind == "methods" else "plug-in", "what it does")
             for row in rows:
-                given = ", ".join(f"{k}={v:g}" for k, v in row.get("options", {}).items())
-                name = f"{row['name']}\n[dim]{given}[/]" if given else row["name"]
-                table.add_row(name, f"{row['title']}\n[dim]{row['paper']}[/]", row["summary"])
+                given = ", ".join(
+                    f"{k}={v:g}" if isinstance(v, (int, float)) else k
+                    for k, v in row.get("options", {}).items()
+                )
+                name = Text(row["name"]).append(f"\n{given}" if given else "", "dim")
+                title = Text(row["title"]).append(f"\n{row['paper']}", "dim")
+                table.add_row(name, title, row["summary"])
             output_console().print(table)
     return found

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.core.text import in_encoding, json_visible, visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alphaedit.cli.console import SafeConsole
     from alphaedit.core.progress import Progress
 
 FAILED = 1
@@ -21,6 +26,12 @@ FAILED = 1
 
 LINE_EVERY = 15.0
 """Seconds between lines of progress where standard error is no terminal."""
+
+INSTEAD = "alphaedit.instead"
+"""Name of the way in which streams write what their encoding does not have."""
+
+WIDTH = 120
+"""Columns of standard output where it is no terminal."""
 
 
 class Outcome(dict[str, Any]):
@@ -41,26 +52,54 @@ class Interruption(Exception):
         self.note = note
 
 
-def error_console() -> Console:
+def error_console() -> SafeConsole:
     """Standard error as a rich console."""
-    from rich.console import Console
+    from alphaedit.cli.console import SafeConsole
 
-    return Console(stderr=True)
+    return SafeConsole(stderr=True)
 
 
-def output_console() -> Console:
+def output_console() -> SafeConsole:
     """Standard output as a rich console, wide enough for tables when it is no terminal."""
-    from rich.console import Console
+    from alphaedit.cli.console import SafeConsole
 
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=120)
+    console = SafeConsole()
+    unknown = not console.is_terminal and "COLUMNS" not in os.environ
+    if unknown or console.width < 1:
+        console = SafeConsole(width=WIDTH)
     return console
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
-    """`data` as JSON; what is neither number nor infinity becomes null."""
-    return json.dumps(_finite(data), indent=indent, ensure_ascii=False, allow_nan=False)
+    """`data` as JSON; what is neither number nor infinity becomes null.
+
+    Characters that would act on a terminal stand there as JSON's escapes.
+    """
+    text = json.dumps(_finite(data), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json_visible(text)
+
+
+def lenient(stream: Any) -> None:
+    """Let a stream write what its encoding does not have otherwise, instead of failing."""
+
+    def instead(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return in_encoding(error.object[error.start : error.end], error.encoding), error.end
+
+    codecs.register_error(INSTEAD, instead)
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors=INSTEAD)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON object on standard output, in ASCII where its encoding has no more."""
+    text = to_json(data)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    print(text, flush=True)
 
 
 def _finite(value: Any) -> Any:
@@ -175,8 +214,8 @@ def _lines(console: Console) -> Callable[[str, int, int], None]:
 
 
 def shorten(text: str, length: int = 40) -> str:
-    """One line of at most `length` characters."""
-    line = " ".join(text.split())
+    """One line of at most `length` characters, as it is shown."""
+    line = visible(" ".join(text.split()))
     return line if len(line) <= length else line[: length - 1] + "…"
 
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
+from typing import Any
 
+from alphaedit.core.arguments import as_text
 from alphaedit.core.errors import unknown_name
-from alphaedit.methods import zoo
+from alphaedit.methods import others, zoo
 from alphaedit.methods.base import Method
 
 ENTRY_POINTS = "alphaedit.methods"
 
 
 def methods() -> dict[str, Method]:
-    """Every known method by name, the package's own first."""
-    found: dict[str, Method] = {}
-    for module in sorted(iter_modules(zoo.__path__), key=lambda m: m.name):
-        method: Method = import_module(f"{zoo.__name__}.{module.name}").METHOD
-        found[method.name] = method
-    for point in entry_points(group=ENTRY_POINTS):
-        method = point.load()
-        found.setdefault(method.name, method)
-    return found
+    """Every known method by name, the package's own first.
+
+    Warns:
+        BrokenEntryPoint: a method of another package cannot be loaded; it is left out.
+    """
+    foreign, broken = _foreign()
+    others.warn("method", broken)
+    own = _own()
+    return own | {name: method for name, method in foreign.items() if name not in own}
 
 
 def get_method(name: str) -> Method:
@@ -30,9 +32,36 @@ def get_method(name: str) -> Method:
 
     Raises:
         UnknownNameError: there is none; the message suggests the nearest.
+        ConfigError: another package declares it, and it cannot be loaded.
     """
-    known = methods()
-    key = name.lower().replace("_", "-")
-    if key not in known:
-        raise unknown_name("method", name, list(known))
-    return known[key]
+    own = _own()
+    key = as_text("The method", name).lower().replace("_", "-")
+    if key in own:  # other packages are not asked, nor can they be in the way
+        return own[key]
+    foreign, broken = _foreign()
+    if key in foreign:
+        return foreign[key]
+    others.refuse("method", key, broken)
+    others.warn("method", broken)
+    raise unknown_name("method", name, [*own, *foreign])
+
+
+def _own() -> dict[str, Method]:
+    found: dict[str, Method] = {}
+    for module in sorted(iter_modules(zoo.__path__), key=lambda m: m.name):
+        method: Method = import_module(f"{zoo.__name__}.{module.name}").METHOD
+        found[method.name] = method
+    return found
+
+
+def _foreign() -> tuple[dict[str, Method], list[others.Broken]]:
+    return others.load(entry_points(group=ENTRY_POINTS), _problem)
+
+
+def _problem(thing: Any) -> str | None:
+    for field in ("name", "title", "paper", "summary"):
+        if not isinstance(getattr(thing, field, None), str):
+            return f"{type(thing).__name__} has no text {field!r}, which methods have"
+    if isinstance(thing, type) or not callable(getattr(thing, "solve", None)):
+        return f"{getattr(thing, '__name__', type(thing).__name__)} is no object with solve()"
+    return None

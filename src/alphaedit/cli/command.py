@@ -1,0 +1,92 @@
+"""A command of ours: refuses values that no option means, whatever its type says."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+MOST = 2**31 - 1
+"""Largest number of an option that names no limit of its own."""
+NARROW, LEAST = 60, 20
+"""Columns: below the first, help is plain; it is never set narrower than the second."""
+EMPTY = "alphaedit.empty"
+
+
+class Narrow:
+    """Help for narrow terminals: plain lines, as frames would leave no room for words."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page."""
+        columns = shutil.get_terminal_size().columns
+        page: Any = super()
+        if columns >= NARROW:
+            page.format_help(ctx, formatter)
+            return
+        from rich.text import Text
+
+        known = {name: getattr(self, name) for name in ("rich_markup_mode", "epilog")}
+        formatter.width = max(columns, LEAST)
+        try:
+            self.rich_markup_mode = None
+            self.epilog = Text.from_markup(known["epilog"] or "").plain
+            page.format_help(ctx, formatter)
+        finally:
+            for name, value in known.items():
+                setattr(self, name, value)
+
+
+class Group(Narrow, TyperGroup):
+    """A group of commands."""
+
+
+class Command(Narrow, TyperCommand):
+    """Checks all values before the command runs.
+
+    Whole numbers stay below 2**31 (unless the option has a limit of its own), numbers are finite,
+    texts are UTF-8 without NUL, and paths are not empty.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and remember whether a value is empty: paths do not show it afterwards."""
+        ctx.meta[EMPTY] = "." not in args and any(not arg or arg.endswith("=") for arg in args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Check, then run.
+
+        Raises:
+            BadParameter: a value is none of this.
+        """
+        for param in self.params:
+            given = ctx.params.get(param.name or "")
+            for value in given if isinstance(given, (list, tuple)) else (given,):
+                problem = _problem(value, getattr(param, "max", None))
+                if value == Path() and ctx.meta.get(EMPTY):
+                    problem = "An empty path (is a variable of the shell not set?)."
+                if problem:
+                    raise typer.BadParameter(problem, ctx=ctx, param=param)
+        return super().invoke(ctx)
+
+
+def _problem(value: Any, most: float | None) -> str | None:
+    """What is wrong with one value, if anything."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int) and most is None and abs(value) > MOST:
+        return f"Numbers here are at most {MOST}."
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number."
+    if isinstance(value, Path):
+        if "\0" in str(value):
+            return "A path cannot hold a NUL character."
+    elif isinstance(value, str):
+        if "\0" in value:
+            return "A command line cannot hold a NUL character."
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            return "This is not UTF-8."
+    return None
