@@ -20,6 +20,7 @@ EXAMPLES = examples(
 )
 
 
+@options.loads_model
 def ability(
     model: options.Model,
     edits: Annotated[
@@ -53,8 +54,7 @@ def ability(
     ] = None,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -76,9 +76,7 @@ def ability(
         if data:
             chosen = wanted or list(bench.FORMS)
             made = bench.published_tasks(data, chosen, count=count, shots=shots, seed=seed)
-        editor = prepare.open_editor(
-            model, progress, seed=seed, device=device, dtype=dtype, session=edits
-        )
+        editor = prepare.open_editor(model, progress, seed=seed, loading=loading, session=edits)
         if harness:
             names = [name.strip() for name in harness.split(",")]
             scores = bench.harness_scores(editor.handle, names, limit=limit)

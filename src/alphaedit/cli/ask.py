@@ -20,6 +20,7 @@ EXAMPLES = examples(
 )
 
 
+@options.loads_model
 def ask(
     model: options.Model,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Texts to go on from.")],
@@ -31,15 +32,14 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer.")] = 12,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
     """Let a model go on from prompts (greedily), with or without edits."""
     out = Session(json=json, quiet=quiet)
     with out.progress() as progress:
-        editor = open_editor(model, progress, seed=seed, device=device, dtype=dtype, session=edits)
+        editor = open_editor(model, progress, seed=seed, loading=loading, session=edits)
         from alphaedit.model.generate import generate
 
         asked = prompts

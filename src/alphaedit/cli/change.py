@@ -38,14 +38,14 @@ MERGE_EXAMPLES = examples(
 )
 
 
+@options.loads_model
 def init(
     where: ledgers.Where,
     model: Annotated[str, typer.Option("--model", help="The unedited model.")],
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
     json: options.Json = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -54,13 +54,15 @@ def init(
     `alphaedit edit -o` does this too.
     """
     from alphaedit.cli.prepare import check_new, open_editor
+    from alphaedit.ledger.known import remember
     from alphaedit.ledger.ledger import Ledger
 
     check_new(where)
     out = Session(json=json, quiet=quiet)
     with out.progress() as progress:
-        base = open_editor(model, progress, device=device, dtype=dtype).base
+        base = open_editor(model, progress, loading=loading).base
         ledger = Ledger.create(where, base, model=model, why=why, signer=sign)
+        remember(ledger, model)
     if not json:
         output_console().print(
             f"Began {where} for {model}, fingerprint {base[:16]}.", highlight=False, soft_wrap=True
@@ -68,6 +70,7 @@ def init(
     return {"ledger": str(where), "model": model, "base": base, "version": ledger.head.id}
 
 
+@options.loads_model
 def apply(
     where: ledgers.Where,
     edits: Annotated[list[str], typer.Argument(metavar="EDIT...", help="Ids of edits.")],
@@ -76,8 +79,7 @@ def apply(
     model: ledgers.ModelOption = None,
     no_measure: ledgers.NoMeasure = False,
     json: options.Json = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -85,12 +87,14 @@ def apply(
     from alphaedit.ledger.ledger import Ledger
 
     ledger = Ledger(where, signer=sign)
+    if not no_measure:
+        ledgers.model_of(ledger, model, measuring=True)
     names = [ledger.history.edit(name) for name in edits]
     for name in names:
         ledger.read(name)
     entry = ledger.commit("apply", add=names, why=why)
     out = Session(json=json, quiet=quiet)
-    asked = [] if no_measure else _ask(ledger, model, out, (device, dtype))
+    asked = [] if no_measure else _ask(ledger, model, out, loading)
     return _done(ledger, entry, asked, json=json)
 
 
@@ -171,6 +175,7 @@ def squash(
     return {**_done(ledger, entry, [], json=json), "edit": one.id, "matrices": rows}
 
 
+@options.loads_model
 def merge(
     where: ledgers.Where,
     other: Annotated[
@@ -195,8 +200,7 @@ def merge(
     model: ledgers.ModelOption = None,
     no_measure: ledgers.NoMeasure = False,
     json: options.Json = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -210,6 +214,8 @@ def merge(
 
     ledger = Ledger(where, signer=sign)
     before = ledger.head
+    if not no_measure:
+        ledgers.model_of(ledger, model, measuring=True)
     with opened(other) as source:
         source.check_base(ledger.base)
         theirs = ledgers.facts_of(source, source.head)
@@ -229,7 +235,7 @@ def merge(
                 source=source,
             )
     out = Session(json=json, quiet=quiet)
-    asked = [] if no_measure or entry is None else _ask(ledger, model, out, (device, dtype))
+    asked = [] if no_measure or entry is None else _ask(ledger, model, out, loading)
     console = output_console()
     if not json:
         for clash in merged.clashes:
@@ -275,13 +281,10 @@ def _choices(pairs: list[str] | None, ours: Ledger, theirs: Ledger) -> dict[str,
     return found
 
 
-def _ask(
-    ledger: Ledger, model: str | None, out: Session, how: tuple[str | None, str | None]
-) -> list[Asked]:
+def _ask(ledger: Ledger, model: str | None, out: Session, loading: options.Loading) -> list[Asked]:
     """Ask the model for all facts that should hold now."""
-    device, dtype = how
     with out.progress() as progress:
-        editor = ledgers.editor_at(ledger, model, ledger.head, progress, device=device, dtype=dtype)
+        editor = ledgers.editor_at(ledger, model, ledger.head, progress, loading=loading)
         return ledgers.ask_in_force(editor, ledger, ledger.head)
 
 

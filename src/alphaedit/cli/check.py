@@ -25,6 +25,7 @@ EXAMPLES = examples(
 )
 
 
+@options.loads_model
 def check(
     model: options.Model,
     facts: Annotated[Path, typer.Argument(metavar="FACTS", help="Facts, as for `alphaedit edit`.")],
@@ -49,8 +50,7 @@ def check(
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def check(
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
     with out.progress() as progress:
-        editor = open_editor(model, progress, seed=seed, device=device, dtype=dtype, session=edits)
+        editor = open_editor(model, progress, seed=seed, loading=loading, session=edits)
         from dataclasses import replace
 
         from alphaedit.editor.measured import ask_facts

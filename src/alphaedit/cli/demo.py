@@ -179,6 +179,7 @@ def titles() -> dict[str, str]:
     return {"alphaedit": "AlphaEdit", RIVAL: "MEMIT without history"}
 
 
+@options.loads_model
 def demo(
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where report.html goes.")
@@ -197,8 +198,7 @@ def demo(
     cache_dir: options.CacheDir = None,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -210,9 +210,7 @@ def demo(
     report = out_dir / "report.html"
     console = output_console()
     with out.progress() as progress:
-        editor = open_editor(
-            MODEL, progress, seed=seed, device=device, dtype=dtype, cache_dir=cache_dir
-        )
+        editor = open_editor(MODEL, progress, seed=seed, loading=loading, cache_dir=cache_dir)
         run = Demo(editor, seed, progress)
         run.show_edits()
         if not json:

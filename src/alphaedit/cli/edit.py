@@ -39,6 +39,7 @@ KEPT = 100
 """Facts of the bundled world that are asked before and after an edit."""
 
 
+@options.loads_model
 def edit(
     model: options.Model,
     facts: Annotated[
@@ -106,8 +107,7 @@ def edit(
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any] | int:
@@ -129,7 +129,7 @@ def edit(
     prepare.check_folder(checkpoint, prepare.CHECKPOINT, force=force)
     prepare.check_file(report, force=force)
     ranks = prepare.join_ranks(
-        device,
+        loading.device,
         {"facts": [fact.to_dict() for fact in source.facts], "options": [method, over, seed]},
     )
     if ranks is not None and not ranks.first:  # one prints and writes
@@ -141,8 +141,7 @@ def edit(
             model,
             progress,
             seed=seed,
-            device=device,
-            dtype=dtype,
+            loading=loading,
             corpus=corpus,
             tokens=tokens,
             tolerance=tolerance,

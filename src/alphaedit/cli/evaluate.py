@@ -29,6 +29,7 @@ WORLD = "world"
 DEFAULT_EDITS = 100
 
 
+@options.loads_model
 def evaluate(
     model: options.Model,
     records: Annotated[
@@ -104,8 +105,7 @@ def evaluate(
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -130,8 +130,7 @@ def evaluate(
             model,
             progress,
             seed=seed,
-            device=device,
-            dtype=dtype,
+            loading=loading,
             corpus=corpus,
             tokens=tokens,
             tolerance=tolerance,
@@ -166,7 +165,7 @@ def evaluate(
             from alphaedit.bench.judge import judged_metrics, open_judge
 
             measured = chosen[: run.edits or edits or len(chosen)]
-            with_judge = open_judge(judge, judge_model, device=device)
+            with_judge = open_judge(judge, judge_model, device=loading.device)
             run.metrics.update(
                 judged_metrics(editor.handle, measured, with_judge, progress=progress)
             )

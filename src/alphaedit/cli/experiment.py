@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,7 @@ REPORT_EXAMPLES = examples(
 PAGE = "report.html"
 
 
+@options.loads_model
 def experiment(
     name: Annotated[
         str | None,
@@ -74,8 +76,7 @@ def experiment(
     tolerance: options.Tolerance = None,
     cache_dir: options.CacheDir = None,
     json: options.Json = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -110,8 +111,7 @@ def experiment(
             folder,
             about={"command": command_line(), "versions": versions()},
             progress=progress,
-            device=device,
-            dtype=dtype,
+            **asdict(loading),
             cache_dir=cache_dir,
             tolerance=tolerance,
         )

@@ -21,6 +21,7 @@ EXAMPLES = examples(
 MARKS = {"lora": "adapter_config.json", "delta": "delta.json", "checkpoint": "config.json"}
 
 
+@options.loads_model
 def export(
     where: ledgers.Where,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Write here.")],
@@ -46,8 +47,7 @@ def export(
     ] = 1e-7,
     force: options.Force = False,
     json: options.Json = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def export(
     prepare.check_folder(out, MARKS[form], force=force)
     said = Session(json=json, quiet=quiet)
     with said.progress() as progress:
-        editor = ledgers.editor_at(ledger, model, at, progress, device=device, dtype=dtype)
+        editor = ledgers.editor_at(ledger, model, at, progress, loading=loading)
         from alphaedit.editor import export as write
 
         if form == "lora":

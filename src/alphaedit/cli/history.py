@@ -182,6 +182,7 @@ def status(
     return result
 
 
+@options.loads_model
 def diff(
     where: ledgers.Where,
     a: Entry,
@@ -192,8 +193,7 @@ def diff(
     model: ledgers.ModelOption = None,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -218,14 +218,19 @@ def diff(
     if ask:
         out = Session(json=json, quiet=quiet)
         with out.progress() as progress:
-            answers = _answers(ledger, versions, model, progress, (seed, device, dtype))
+            answers = _answers(ledger, versions, model, progress, seed, loading)
     if not json:
         _show_diff(rows, answers, (a, b), asked=ask)
     return {"ledger": str(where), "a": a, "b": b, "facts": rows, "answers": answers}
 
 
 def _answers(
-    ledger: Any, versions: list[Any], model: str | None, progress: Any, how: tuple[Any, Any, Any]
+    ledger: Any,
+    versions: list[Any],
+    model: str | None,
+    progress: Any,
+    seed: int,
+    loading: options.Loading,
 ) -> list[dict[str, Any]]:
     """What two versions say to all prompts of both, where it differs."""
     from alphaedit.editor.session import ANSWER_TOKENS
@@ -234,10 +239,7 @@ def _answers(
 
     said = [ledgers.facts_of(ledger, version) for version in versions]
     prompts = list({held.fact.text: 0 for one in said for held in in_force(one).values()})
-    seed, device, dtype = how
-    editor = ledgers.editor_at(
-        ledger, model, versions[0], progress, seed=seed, device=device, dtype=dtype
-    )
+    editor = ledgers.editor_at(ledger, model, versions[0], progress, seed=seed, loading=loading)
     first = generate(editor.handle, prompts, ANSWER_TOKENS) if prompts else []
     editor.set_edits(ledger.edits(versions[1]))
     second = generate(editor.handle, prompts, ANSWER_TOKENS) if prompts else []

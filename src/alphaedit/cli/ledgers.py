@@ -45,16 +45,33 @@ NoMeasure = Annotated[
 ]
 
 
-def model_of(ledger: Ledger, model: str | None) -> str:
-    """The model that commands load.
+def model_of(ledger: Ledger, model: str | None, *, measuring: bool = False) -> str:
+    """The model that commands load: the one given, or the ledger's, if the user gave it that.
+
+    Args:
+        ledger: of whose model.
+        model: named on the command line.
+        measuring: the model is only loaded to ask it for facts.
 
     Raises:
-        ConfigError: neither the command line nor the ledger names one.
+        ConfigError: no model is named, or only by a ledger that somebody else has begun.
     """
-    chosen = model or ledger.model
-    if not chosen:
+    from alphaedit.ledger.known import known_model
+    from alphaedit.world.asset import NAMES
+
+    chosen = model or known_model(ledger)
+    if chosen:
+        return chosen
+    if not ledger.model:
         raise ConfigError(f"{ledger.path} does not name its model.", remedy="Give --model.")
-    return chosen
+    if ledger.model in NAMES:
+        return ledger.model
+    without = ", or --no-measure to do without it" if measuring else ""
+    raise ConfigError(
+        f"{ledger.path} asks for the model {ledger.model!r}. It was not begun by you on this "
+        "machine, so that this was not loaded.",
+        remedy=f"If you trust that model give it by --model, or a copy of your own{without}.",
+    )
 
 
 def editor_at(
@@ -62,9 +79,12 @@ def editor_at(
 ) -> Editor:
     """The model with the edits of a version."""
     from alphaedit.cli.prepare import open_editor
+    from alphaedit.ledger.known import remember
 
     editor = open_editor(model_of(ledger, model), progress, **options)
     ledger.check_base(editor.base)
+    if model:
+        remember(ledger, model)
     editor.set_edits(ledger.edits(version))
     return editor
 

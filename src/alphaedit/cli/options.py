@@ -203,6 +203,9 @@ class Loading:
                 as_dtype(self.dtype)
 
 
+AS_STORED = Loading()
+
+
 def loads_model(command: Callable[..., R]) -> Callable[..., R]:
     """Give a command --device, --dtype and --trust-remote-code, where its parameter `loading` is.
 

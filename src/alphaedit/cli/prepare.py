@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.cli.options import AS_STORED, Loading
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,8 +26,7 @@ def open_editor(
     progress: Progress,
     *,
     seed: int = 0,
-    device: str | None = None,
-    dtype: str | None = None,
+    loading: Loading = AS_STORED,
     corpus: str | None = None,
     tokens: int | None = None,
     tolerance: float | None = None,
@@ -35,9 +36,10 @@ def open_editor(
     ranks: Ranks | None = None,
 ) -> Editor:
     """The editor for `model`, with the edits in force in the ledger `session` applied."""
-    if session is not None:
-        from alphaedit.ledger.ledger import Ledger
+    from alphaedit.ledger.known import remember
+    from alphaedit.ledger.ledger import Ledger
 
+    if session is not None:
         Ledger(session)  # what is wrong with it is better known before a model is loaded
     from alphaedit.cli.output import quiet_libraries
     from alphaedit.editor.session import Editor
@@ -45,8 +47,7 @@ def open_editor(
     quiet_libraries()
     editor = Editor.from_pretrained(
         model,
-        device=device,
-        dtype=dtype,
+        **asdict(loading),
         seed=seed,
         corpus=corpus,
         tokens=tokens,
@@ -58,6 +59,7 @@ def open_editor(
     )
     if session is not None:
         editor.load(session)
+        remember(Ledger(session), model)
     return editor
 
 

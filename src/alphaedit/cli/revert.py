@@ -22,6 +22,7 @@ EXAMPLES = examples(
 )
 
 
+@options.loads_model
 def revert(
     where: ledgers.Where,
     edits: Annotated[
@@ -41,8 +42,7 @@ def revert(
     sign: ledgers.Sign = None,
     force: options.Force = False,
     json: options.Json = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def revert(
     asked = []
     with out.progress() as progress:
         if checkpoint is not None or (dependants and not no_measure):
-            editor = ledgers.editor_at(ledger, model, after, progress, device=device, dtype=dtype)
+            editor = ledgers.editor_at(ledger, model, after, progress, loading=loading)
             if dependants and not no_measure:
                 asked = ledgers.ask_in_force(editor, ledger, after, dependants)
             if checkpoint is not None:

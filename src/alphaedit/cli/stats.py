@@ -26,6 +26,7 @@ ENERGY = 0.98
 GO_ON = "What was computed is kept: the same command goes on from there."
 
 
+@options.loads_model
 def stats(
     model: options.Model,
     corpus: options.CorpusName = None,
@@ -60,8 +61,7 @@ def stats(
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -85,8 +85,7 @@ def stats(
             model,
             progress,
             seed=seed,
-            device=device,
-            dtype=dtype,
+            loading=loading,
             corpus=corpus,
             tokens=tokens,
             tolerance=tolerance,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ ALL = "all"
 DEFAULT_COUNT = 100
 
 
+@options.loads_model
 def trace(
     model: options.Model,
     facts: Annotated[
@@ -83,8 +85,7 @@ def trace(
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def trace(
         from alphaedit.locate.trace import trace as run
         from alphaedit.model.handle import ModelHandle
 
-        handle = ModelHandle.load(model, device=device, dtype=dtype)
+        handle = ModelHandle.load(model, **asdict(loading))
         if chosen is None:
             chosen = _from_world(handle, count or DEFAULT_COUNT, seed)
         seconds = {"model": time.perf_counter() - began}

@@ -30,6 +30,7 @@ WORLD = "world"
 WORLD_FACTS = 72
 
 
+@options.loads_model
 def tune(
     model: options.Model,
     facts: Annotated[
@@ -75,8 +76,7 @@ def tune(
     force: options.Force = False,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -104,8 +104,7 @@ def tune(
             model,
             on,
             seed=seed,
-            device=device,
-            dtype=dtype,
+            loading=loading,
             corpus=corpus,
             tokens=tokens,
             tolerance=tolerance,

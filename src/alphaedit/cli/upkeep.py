@@ -28,6 +28,7 @@ PUSH_EXAMPLES = examples(
 PULL_EXAMPLES = examples("alphaedit pull me/my-edits my-edits")
 
 
+@options.loads_model
 def verify(
     where: ledgers.Where,
     ask: Annotated[
@@ -50,8 +51,7 @@ def verify(
     model: ledgers.ModelOption = None,
     json: options.Json = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    loading: options.Loading = options.AS_STORED,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -63,6 +63,8 @@ def verify(
     from alphaedit.ledger.ledger import Ledger
 
     ledger = Ledger(where)
+    if ask:
+        ledgers.model_of(ledger, model)
     out = Session(json=json, quiet=quiet)
     asked = []
     with out.progress() as progress:
@@ -74,7 +76,7 @@ def verify(
         )
         if ask and not verdict.problems:
             editor = ledgers.editor_at(
-                ledger, model, ledger.head, progress, seed=seed, device=device, dtype=dtype
+                ledger, model, ledger.head, progress, seed=seed, loading=loading
             )
             asked = ledgers.ask_in_force(editor, ledger, ledger.head)
     wrong = [one for one in asked if not one.holds]

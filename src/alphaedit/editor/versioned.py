@@ -14,6 +14,7 @@ from alphaedit.core.fact import Fact, canonical
 from alphaedit.editor.layers import Layers
 from alphaedit.ledger.facts import Held, in_force
 from alphaedit.ledger.history import version_of
+from alphaedit.ledger.known import remember
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.state import Learned, SequentialState
 from alphaedit.model.handle import ModelHandle
@@ -291,7 +292,9 @@ def open_ledger(
         FingerprintError: it is of another model.
     """
     if not Ledger.at(folder):
-        return Ledger.create(folder, base, model=model, signer=signer)
+        ledger = Ledger.create(folder, base, model=model, signer=signer)
+        remember(ledger, model)
+        return ledger
     ledger = Ledger(folder, signer=signer)
     ledger.check_base(base)
     return ledger
