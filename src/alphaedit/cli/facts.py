@@ -1,29 +1,100 @@
-"""Facts from a file or the command line, and the records that measure them."""
+"""Facts from a file, standard input or the command line, and the records that measure them."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from alphaedit.cli.tables import first_answer
-from alphaedit.core.errors import ConfigError
-from alphaedit.core.fact import Fact, check_facts, load_facts
-from alphaedit.core.records import read_records
+from alphaedit.core.errors import ConfigError, FactError
+from alphaedit.core.fact import Fact, check_facts, facts_of
+from alphaedit.core.reading import LIMIT, decode, megabytes, read_stream
+from alphaedit.core.records import FORMATS, Placed, format_of, parse_records, read_records
 
 if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
     from alphaedit.core.edit import Answer
     from alphaedit.model.handle import ModelHandle
 
+STDIN = "-"
+STDIN_NAME = "standard input"
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help=f"Format of FACTS: {', '.join(FORMATS)}.",
+        show_default="by the ending; of standard input, by its first line",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Source:
-    """Facts, and CounterFact's records of them where the file has that schema."""
+    """Facts, and CounterFact's records of them, by number, where the file has that schema."""
 
     facts: list[Fact]
-    rows: dict[int, dict[str, Any]]
+    rows: dict[int, EditRecord]
+
+
+def standard_input() -> str:
+    """All of standard input, as text.
+
+    Raises:
+        ConfigError: it is a terminal, closed, too large, or shared by several processes.
+        FactError: it is not text in UTF-8.
+    """
+    remedy = "Pipe text in, as in `cat facts.jsonl | alphaedit ...`, or give a file."
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            "Standard input cannot be read by several processes.", remedy="Give a file."
+        )
+    if sys.stdin is None or sys.stdin.closed:
+        raise ConfigError("Standard input is closed.", remedy=remedy)
+    if sys.stdin.isatty():
+        raise ConfigError("Standard input is a terminal, and nothing comes from it.", remedy=remedy)
+    try:
+        raw = read_stream(sys.stdin.buffer)
+    except OSError as error:
+        raise ConfigError(
+            f"Standard input cannot be read: {error.strerror or error}.", remedy=remedy
+        ) from None
+    if raw is None:
+        raise ConfigError(
+            f"Standard input has more than {megabytes(LIMIT)}, the most that is read.",
+            remedy="Give the facts in several parts.",
+        )
+    return decode(raw, STDIN_NAME, error=FactError)
+
+
+def placed_records(path: str | Path, kind: str | None = None) -> list[Placed]:
+    """The records of a file, or of standard input if it is called "-".
+
+    Raises:
+        ConfigError: see `standard_input`.
+        FactError: they cannot be used.
+        UnknownNameError: no such format.
+    """
+    if str(path) != STDIN:
+        return read_records(path, kind)
+    text = standard_input()
+    return parse_records(text, kind or format_of(text), STDIN_NAME)
+
+
+def name_of(path: str | Path) -> str:
+    """What to call a file, or standard input."""
+    return STDIN_NAME if str(path) == STDIN else str(path)
+
+
+def load(path: str | Path, kind: str | None = None) -> list[Fact]:
+    """The facts of a file, or of standard input; see `placed_records`."""
+    return facts_of(placed_records(path, kind))
 
 
 def read(
@@ -32,12 +103,14 @@ def read(
     subject: str | None,
     target: str | None,
     truth: str | None = None,
+    kind: str | None = None,
 ) -> Source:
     """The facts that a command line names.
 
     Raises:
         ConfigError: there are none, or two sources.
         FactError: a record cannot be used.
+        DataError: a record of CounterFact's schema lacks a field of it.
     """
     given = {"--prompt": prompt, "--subject": subject, "--target": target}
     if path is not None:
@@ -46,17 +119,32 @@ def read(
                 "Facts are given both in a file and on the command line.",
                 remedy="Give one of the two.",
             )
-        facts = load_facts(path)
-        rows = [record for _, record in read_records(path)]
-        return Source(facts, {i: r for i, r in enumerate(rows) if "requested_rewrite" in r})
+        placed = placed_records(path, kind)
+        return Source(facts_of(placed), _counterfact(placed))
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise ConfigError(
             "No facts are given." if len(missing) == 3 else f"{' and '.join(missing)} missing.",
-            remedy="Give a file of facts, or --prompt, --subject and --target.",
+            remedy="Give a file of facts, - for standard input, or --prompt, --subject and "
+            "--target.",
         )
+    if kind is not None:
+        raise ConfigError("--format is for facts of a file.", remedy="Leave it out.")
     fact = Fact(str(prompt), str(subject), str(target), truth=truth)
-    return Source(check_facts([fact], ["command line"]), {})
+    return Source(check_facts([fact], ["command line"], warn=False), {})
+
+
+def _counterfact(placed: Sequence[Placed]) -> dict[int, EditRecord]:
+    from alphaedit.bench.data import EditRecord
+
+    found = {}
+    for index, (where, record) in enumerate(placed):
+        if "requested_rewrite" in record:
+            try:
+                found[index] = EditRecord.from_dict(record, where)
+            except FactError as error:
+                raise error.at(where) from None
+    return found
 
 
 def in_chat(source: Source, handle: ModelHandle) -> Source:
@@ -77,7 +165,7 @@ def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
     records = []
     for index, (fact, answer) in enumerate(zip(source.facts, before, strict=True)):
         if index in source.rows:
-            records.append(EditRecord.from_dict(source.rows[index], f"record {index + 1}"))
+            records.append(source.rows[index])
             continue
         # As long as the new object: the mean over the tokens of a long answer says little.
         former = first_answer(answer.text, len(fact.target.split()))

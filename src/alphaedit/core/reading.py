@@ -98,14 +98,21 @@ def read_bytes(
         error: it does not exist, is no regular file, larger than `limit`, or cannot be read.
     """
     check_regular(path, error=error, what=what, limit=limit, special=special)
-    parts: list[bytes] = []
-    left = limit
     with _opened(path, what, special, error) as file:
-        while chunk := file.read(CHUNK):
-            parts.append(chunk)
-            left -= len(chunk)
-            if left < 0:
-                raise _too_large(path, what, limit, error)
+        raw = read_stream(file, limit)
+    if raw is None:
+        raise _too_large(path, what, limit, error)
+    return raw
+
+
+def read_stream(file: BinaryIO, limit: int = LIMIT) -> bytes | None:
+    """All that `file` still holds, without setting aside `limit` bytes for it; None if more."""
+    parts: list[bytes] = []
+    while chunk := file.read(CHUNK):
+        parts.append(chunk)
+        limit -= len(chunk)
+        if limit < 0:
+            return None
     return b"".join(parts)
 
 

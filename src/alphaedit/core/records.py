@@ -66,6 +66,7 @@ def parse_records(text: str, kind: str, name: str) -> list[Placed]:
         FactError: It is empty or broken; the message names line or record.
         UnknownNameError: No such format.
     """
+    kind = _ENDINGS.get(f".{kind.lower().removeprefix('.')}", kind)
     if kind not in FORMATS:
         raise unknown_name("format of facts", kind, FORMATS)
     if not text.strip():
