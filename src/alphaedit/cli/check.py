@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 import typer
 
+from alphaedit.cli import facts as sources
 from alphaedit.cli import ledgers, options
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 from alphaedit.cli.prepare import check_file, open_editor
-from alphaedit.core.fact import load_facts
 
 if TYPE_CHECKING:
     from alphaedit.editor.measured import Asked
@@ -22,17 +22,24 @@ EXAMPLES = examples(
     "alphaedit check bundled facts.jsonl --edits my-edits",
     "alphaedit check ./my-model facts.csv --junit report.xml",
     "alphaedit check ./my-model facts.csv --edits my-edits --at-least 0.95 --json",
+    "psql -c 'COPY facts TO STDOUT CSV HEADER' | alphaedit check ./my-model - --format csv",
 )
 
 
 @options.loads_model
 def check(
     model: options.Model,
-    facts: Annotated[Path, typer.Argument(metavar="FACTS", help="Facts, as for `alphaedit edit`.")],
+    facts: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FACTS", help="Facts, as for `alphaedit edit`; - for standard input."
+        ),
+    ],
     edits: Annotated[
         Path | None,
         typer.Option("--edits", metavar="LEDGER", help="Apply the edits in force there first."),
     ] = None,
+    format: sources.Format = None,
     paraphrases: Annotated[
         bool, typer.Option("--paraphrases", help="Also ask the paraphrases of each fact.")
     ] = False,
@@ -59,7 +66,7 @@ def check(
     A fact holds if what the model says to its prompt begins with the target.
     """
     check_file(junit, force=force)
-    wanted = load_facts(facts)
+    wanted = sources.load(facts, format)
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
     with out.progress() as progress:
@@ -83,7 +90,7 @@ def check(
         if junit is not None:
             from alphaedit.core.files import write_text
 
-            write_text(junit_xml(asked, str(facts), seconds), junit)
+            write_text(junit_xml(asked, sources.name_of(facts), seconds), junit)
             out.wrote(junit)
     wrong = [one for one in asked if not one.holds]
     share = 1 - len(wrong) / len(asked)

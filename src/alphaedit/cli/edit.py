@@ -31,6 +31,7 @@ EXAMPLES = examples(
     "alphaedit edit bundled facts.jsonl --method alphaedit -o my-edits --report report.html",
     "alphaedit edit bundled more.csv -o my-edits --batch-size 100 --why 'ticket 123'",
     "alphaedit edit bundled facts.jsonl --batch-size 50 --guard rollback:max_kl=0.05 -o my-edits",
+    "grep -v draft facts.jsonl | alphaedit edit bundled - -o my-edits",
     "torchrun --nproc-per-node 2 -m alphaedit edit ./my-model facts.jsonl -o my-edits",
     "alphaedit edit ./my-instruct-model facts.jsonl --chat -o my-edits",
     "alphaedit edit ./my-model facts.yaml --set layers=3-5 --set clamp=1.5 --checkpoint edited",
@@ -45,22 +46,27 @@ def edit(
     facts: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FACTS]",
-            help="Facts: .jsonl, .json (also CounterFact's), .csv, .tsv or .yaml.",
+            metavar="FACTS",
+            help="Facts: .jsonl, .json (also CounterFact's), .csv, .tsv or .yaml; - for standard "
+            "input.",
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="Instead of FACTS: prompt with {} in it.")
+        str | None,
+        typer.Option("--prompt", metavar="TEXT", help="Instead of FACTS: prompt with {} in it."),
     ] = None,
     subject: Annotated[
-        str | None, typer.Option("--subject", help="What stands for {} in the prompt.")
+        str | None,
+        typer.Option("--subject", metavar="TEXT", help="What stands for {} in the prompt."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="What the model should say next.")
+        str | None, typer.Option("--target", metavar="TEXT", help="What the model should say next.")
     ] = None,
     truth: Annotated[
-        str | None, typer.Option("--truth", help="What it says now, to compare with.")
+        str | None,
+        typer.Option("--truth", metavar="TEXT", help="What it says now, to compare with."),
     ] = None,
+    format: sources.Format = None,
     method: options.Method = "alphaedit",
     out_dir: Annotated[
         Path | None,
@@ -117,7 +123,7 @@ def edit(
     `alphaedit log` and `alphaedit revert`). Without -o or --checkpoint this is a dry run: it shows
     what an edit would do and keeps nothing. MODEL itself is never written to.
     """
-    source = sources.read(facts, prompt, subject, target, truth)
+    source = sources.read(facts, prompt, subject, target, truth, format)
     over = prepare.overrides(settings, plugins)
     watch = prepare.guard_of(guard)
     from alphaedit.ledger.ledger import Ledger

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import options, prepare, tables
+from alphaedit.cli import complete, options, prepare, tables
+from alphaedit.cli.facts import STDIN, name_of, standard_input
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 
@@ -22,6 +23,7 @@ EXAMPLES = examples(
     "alphaedit eval bundled world --method none --edits 100",
     "alphaedit eval bundled world:knowedit --edits 50",
     "alphaedit eval ./my-model zsre_mend_eval.json --edits 200 --json",
+    "zcat zsre_mend_eval.json.gz | alphaedit eval ./my-model - --edits 200 --json",
     "alphaedit eval ./my-model counterfact.json --method memit --batch-size 50 --edits 200 "
     "--every 1 --report report.html",
 )
@@ -36,8 +38,10 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RECORDS",
-            help="A data set in its published schema (.json, .jsonl, hf:NAME), or 'world': records "
-            "about the bundled world, drawn by --seed ('world:zsre' for another schema).",
+            autocompletion=complete.records,
+            help="A data set in its published schema (.json, .jsonl, hf:NAME), - for standard "
+            "input, or 'world': records about the bundled world, drawn by --seed ('world:zsre' for "
+            "another schema).",
         ),
     ],
     method: Annotated[
@@ -45,6 +49,8 @@ def evaluate(
         typer.Option(
             "--method",
             "-m",
+            metavar="METHOD",
+            autocompletion=complete.methods_or_none,
             help="Editing method (see `alphaedit methods`), or 'none': the unedited model.",
         ),
     ] = "alphaedit",
@@ -67,6 +73,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--schema",
+            metavar="SCHEMA",
+            autocompletion=complete.schemas,
             help="Schema of RECORDS (see docs/datasets.md).",
             show_default="told from the first record",
         ),
@@ -90,7 +98,8 @@ def evaluate(
         ),
     ] = None,
     judge_model: Annotated[
-        str | None, typer.Option("--judge-model", help="The model's name at that address.")
+        str | None,
+        typer.Option("--judge-model", metavar="NAME", help="The model's name at that address."),
     ] = None,
     no_generation: options.NoGeneration = False,
     preset: options.Preset = None,
@@ -199,7 +208,9 @@ def _from_file(
     from alphaedit.bench.datasets.registry import load
 
     limit = edits or DEFAULT_EDITS
-    found = list(load(path, schema, limit=limit, seed=seed if sample else None).records)
+    text = standard_input() if path == STDIN else None
+    path = name_of(path)
+    found = list(load(path, schema, limit=limit, seed=seed if sample else None, text=text).records)
     if edits is not None and len(found) < edits:
         from alphaedit.core.errors import DataError
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import options, prepare
+from alphaedit.cli import complete, options, prepare
+from alphaedit.cli import facts as sources
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, quiet_libraries
 from alphaedit.core.errors import ConfigError
@@ -23,6 +24,7 @@ EXAMPLES = examples(
     "alphaedit trace bundled --count 20 --suggest-layers",
     "alphaedit trace bundled world --kind all --plot trace.svg",
     "alphaedit trace ./my-model facts.jsonl --kind mlp --window 5 --json",
+    "grep France facts.jsonl | alphaedit trace ./my-model - --json",
 )
 WORLD = "world"
 ALL = "all"
@@ -36,10 +38,11 @@ def trace(
         str,
         typer.Argument(
             metavar="FACTS",
-            help="A file of facts (.json, .jsonl, .csv, .yaml), or 'world': facts of the bundled "
-            "world, drawn by --seed.",
+            help="A file of facts (.json, .jsonl, .csv, .yaml), - for standard input, or 'world': "
+            "facts of the bundled world, drawn by --seed.",
         ),
     ] = WORLD,
+    format: sources.Format = None,
     count: Annotated[
         int | None,
         typer.Option(
@@ -62,6 +65,8 @@ def trace(
         str,
         typer.Option(
             "--kind",
+            metavar="KIND",
+            autocompletion=complete.kinds,
             help="What is restored: hidden (states that leave a layer), mlp or attention (outputs "
             "in a window of layers), or all.",
         ),
@@ -103,7 +108,7 @@ def trace(
         from alphaedit.report.figures import check_ending
 
         check_ending(plot)
-    chosen = None if facts == WORLD else _from_file(facts, count)
+    chosen = None if facts == WORLD else _from_file(facts, format, count)
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
     with out.progress() as progress:
@@ -169,12 +174,10 @@ def _kinds(kind: str, window: int | None) -> list[str]:
     return list(known) if kind == ALL else [kind]
 
 
-def _from_file(path: str, count: int | None) -> list[Fact]:
-    from alphaedit.core.fact import load_facts
-
-    found = load_facts(Path(path))
+def _from_file(path: str, kind: str | None, count: int | None) -> list[Fact]:
+    found = sources.load(path, kind)
     if count is not None and len(found) < count:
-        raise _too_few(count, path, len(found))
+        raise _too_few(count, sources.name_of(path), len(found))
     return found[: count or DEFAULT_COUNT]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alphaedit.cli import facts as sources
 from alphaedit.cli import options, prepare
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
@@ -96,7 +97,7 @@ def tune(
     log = out.with_name(f"{out.name}.trials.jsonl")
     if force and out.exists():
         log.unlink(missing_ok=True)
-    given = None if facts == WORLD else _from_file(facts)
+    given = None if facts == WORLD else sources.load(facts)
     said = Session(json=json, quiet=quiet)
     began = time.perf_counter()
     with said.progress(f"Trials so far are in {log}: the same command goes on from there.") as on:
@@ -136,12 +137,6 @@ def tune(
     if not json:
         _show(tuned, result)
     return result
-
-
-def _from_file(path: str) -> list[Fact]:
-    from alphaedit.core.fact import load_facts
-
-    return load_facts(path)
 
 
 def _from_world(handle: ModelHandle, seed: int) -> list[Fact]:
