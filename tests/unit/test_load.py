@@ -1,9 +1,11 @@
 """Model folders of others: nothing of theirs is run, and what is wrong with them is told."""
 
+import ast
 import builtins
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.fuzz import in_time, run_cli
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
+import alphaedit
 from alphaedit.core.errors import ConfigError, ModelError, ResourceError
 from alphaedit.model.devices import check_device, devices
 from alphaedit.model.handle import ModelHandle
@@ -310,3 +313,18 @@ def test_configs_that_are_none(text: str, tmp_path: Path) -> None:
     for call in (ModelHandle.load, shape_of):
         with pytest.raises(ModelError, match="config"):
             call(str(tmp_path))
+
+
+def test_every_call_that_reads_a_model_says_whether_its_code_is_trusted() -> None:  # finding 12
+    """Where it is not said, transformers asks on standard input."""
+    calls, silent = 0, []
+    for path in sorted((Path(alphaedit.__file__).parent).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.match(
+                r"Auto\w+\.from_(pretrained|config)$", ast.unparse(node.func)
+            ):
+                calls += 1
+                if "trust_remote_code" not in {word.arg for word in node.keywords}:
+                    silent.append(f"{path.name}:{node.lineno}")
+    assert calls >= 4
+    assert silent == []

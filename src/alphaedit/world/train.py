@@ -270,7 +270,7 @@ def rescale(model: Any, factor: float) -> None:
 def _tokenizer(world: World, recipe: Recipe, folder: Path) -> Any:
     """The tokenizer that a resumed run began with, or a new one, written before training."""
     if (folder / "tokenizer.json").is_file():
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer = train_tokenizer(world, recipe.vocabulary)
     tokenizer.save_pretrained(folder)
     return tokenizer
