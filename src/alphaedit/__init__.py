@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from alphaedit.core.patch import Patch
     from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
+    from alphaedit.ledger.ledger import Ledger
 
 # What is logged under this name is shown only where the caller sets logging up.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
-__all__ = ["Edit", "Editor", "Fact", "Guard", "Patch", "load_facts"]
+__all__ = ["Edit", "Editor", "Fact", "Guard", "Ledger", "Patch", "load_facts"]
 
 _HOME = {
     "Edit": "alphaedit.core.edit",
     "Editor": "alphaedit.editor.session",
     "Fact": "alphaedit.core.fact",
     "Guard": "alphaedit.editor.guard",
+    "Ledger": "alphaedit.ledger.ledger",
     "Patch": "alphaedit.core.patch",
     "load_facts": "alphaedit.core.fact",
 }

@@ -75,3 +75,8 @@ def test_link_checker(tmp_path: Path) -> None:
         '![picture](b.png) <img alt="c" src="c.png">\n```\n[code](no.md)\n```\n[d](<d e.md>)'
     )
     assert check["broken_links"](page) == ["b.png", "c.png", "d e.md"]
+
+
+def test_the_page_of_the_api_is_made_from_the_docstrings() -> None:
+    made = runpy.run_path(str(ROOT / "docs/update_api.py"))["page"]()
+    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == made, "run docs/update_api.py"

@@ -30,9 +30,11 @@ from alphaedit.bench.qa import (
     story_metrics,
     unedited_answers,
 )
+from alphaedit.core.arguments import as_count, as_flag, as_text, each_of
 from alphaedit.core.bars import as_progress, close
 from alphaedit.core.errors import DataError, GuardError
 from alphaedit.core.progress import Progress, silent
+from alphaedit.editor.inputs import as_seed
 from alphaedit.editor.session import Editor
 from alphaedit.editor.verdict import without_verdicts
 from alphaedit.model.handle import ModelHandle
@@ -162,14 +164,19 @@ def measure(
     from alphaedit.bench.sources import kept_of, records_of
 
     report = editor.progress if progress is None else as_progress(progress)
+    if limit is not None:
+        as_count("limit", limit)
+    as_text("schema", schema or "")
+    seed = as_seed(seed)
+    as_flag("generation", generation)
     if isinstance(records, (str, Path)):
         name = str(records)
         if name.partition(":")[0] == "world":
             records = records_of(editor.handle, name, limit or 100, seed, schema)
         else:
             records = load(name, schema, limit=limit).records
-    chosen = list(records)[:limit]
-    if not chosen or not all(isinstance(record, EditRecord) for record in chosen):
+    chosen = each_of("records", records, EditRecord)[:limit]
+    if not chosen:
         raise DataError("There are no records to evaluate.", remedy="Give a data set, or records.")
     kept = kept_of(editor.handle, {record.subject for record in chosen}, seed=seed)
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from alphaedit.core.arguments import as_path
 from alphaedit.core.errors import EditFileError
 from alphaedit.core.fact import Fact
 from alphaedit.core.files import atomic_folder
@@ -128,7 +129,7 @@ class Edit:
         Raises:
             ResourceError: the disk is full or cannot be written; nothing is left behind.
         """
-        folder = Path(folder)
+        folder = as_path("The folder", folder)
         with atomic_folder(folder) as part:
             self.write_files(part)
         return folder
@@ -148,7 +149,7 @@ class Edit:
         Raises:
             EditFileError: a file is missing, truncated, changed, or of another format.
         """
-        folder = Path(folder)
+        folder = as_path("The folder", folder)
         for name in (_JSON, _TENSORS):
             if not (folder / name).is_file():
                 raise EditFileError(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit.core.arguments import as_text, shown
 from alphaedit.core.errors import AlphaEditError, ConfigError, EditFileError, NonFiniteError
 
 _DTYPES = (torch.float32, torch.float64)
@@ -31,6 +32,9 @@ class LowRank:
     def __post_init__(self) -> None:
         """Check shapes, dtypes, devices and finiteness."""
         left, right = self.left, self.right
+        for name, factor in (("left", left), ("right", right)):
+            if not isinstance(factor, Tensor):
+                raise ConfigError(f"{name} is {shown(factor)}.", remedy="Give a tensor.")
         if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
             raise ConfigError(
                 f"Low-rank factors of shapes {tuple(left.shape)} and {tuple(right.shape)} "
@@ -104,7 +108,14 @@ class Patch:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the names and the modules' tensors."""
+        """Check the kinds of all parts, the names, and the modules' tensors."""
+        _require_mapping("weights", self.weights, LowRank)
+        _require_mapping("modules", self.modules, dict)
+        for path, tensors in self.modules.items():
+            _require_mapping(f"modules[{path!r}]", tensors, Tensor)
+        if self.prompt is not None:
+            as_text("prompt", self.prompt)
+        _require_mapping("metadata", self.metadata, object)
         for path, tensors in self.modules.items():
             for name, tensor in tensors.items():
                 if not name or "/" in name:
@@ -185,6 +196,17 @@ class Patch:
 
 
 _RESAVE = "Save the edit again, or take it from a backup."
+
+
+def _require_mapping(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {shown(value)}.", remedy="Give a mapping by name.")
+    for key, item in value.items():
+        as_text(f"A name in {name}", key)
+        if not isinstance(item, kind):
+            raise ConfigError(
+                f"{name}[{key!r}] is {shown(item)}.", remedy=f"Give a {kind.__name__}."
+            )
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from alphaedit.core.text import one_line
+
 if TYPE_CHECKING:
     from alphaedit.core.edit import Edit
 
@@ -15,10 +17,9 @@ ROWS = 50
 """Facts that a table shows."""
 
 
-def one_line(text: str, length: int = 60) -> str:
-    """A text on one line of at most `length` characters, what is not printable escaped."""
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+def short(text: str, length: int = 60) -> str:
+    """A text on one line of at most `length` characters, fit to be shown."""
+    line = one_line(" ".join(text.split()))
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
@@ -58,7 +59,7 @@ def failing(edit: Edit) -> list[str]:
 
 def said_instead(prompt: str, answer: str, target: str) -> str:
     """One failing fact."""
-    return f"{one_line(prompt)!r} says {one_line(answer, 30)!r}, wanted {one_line(target, 30)!r}"
+    return f"{short(prompt)!r} says {short(answer, 30)!r}, wanted {short(target, 30)!r}"
 
 
 def named(texts: Sequence[str]) -> str:
@@ -76,7 +77,7 @@ def html(edit: Edit) -> str:
         after = edit.after[i].text if i < len(edit.after) else ""
         right = verdict.get(i)
         mark = "" if right is None else "✓" if right else "✗"
-        rows.append((fact.text, fact.target, one_line(before, 40), one_line(after, 40), mark))
+        rows.append((fact.text, fact.target, short(before, 40), short(after, 40), mark))
     head = summary(edit).split("\n")[0]
     more = len(edit.facts) - ROWS
     tail = f"<p>… and {more} more.</p>" if more > 0 else ""

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import psutil
 
+from alphaedit.core.arguments import as_text, each_of
 from alphaedit.core.bars import as_progress
 from alphaedit.core.edit import Answer, Edit, edit_id
 from alphaedit.core.errors import ConfigError, GuardError, ResourceError
@@ -84,7 +85,8 @@ class Editing(Versioned):
         shows (once; later batches of the same sequence, also after `load`, use the same). What one
         call was given counts for that call alone.
         """
-        return self._choose(method, preset, facts, over)[0]
+        as_text("preset", preset or "")
+        return self._choose(as_text("method", method), preset, each_of("facts", facts, Fact), over)[0]
 
     def _choose(
         self, method: str, preset: str | None, facts: Sequence[Fact], over: Mapping[str, Any]
@@ -216,6 +218,7 @@ class Editing(Versioned):
 
     def asked(self, facts: Sequence[Fact]) -> list[Asked]:
         """What the model says to the prompt of each fact now, and whether it holds."""
+        facts = each_of("facts", facts, Fact)
         return cast(list[Asked], self.ranks.map(facts, self._asked))
 
     def _asked(self, facts: Sequence[Fact]) -> list[Asked]:

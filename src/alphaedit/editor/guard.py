@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
+from alphaedit.core.arguments import as_count, as_number, as_text
 from alphaedit.core.errors import AlphaEditWarning, ConfigError, GuardError, unknown_name
 from alphaedit.stats.drift import TOKENS, Drift
 
@@ -37,6 +38,12 @@ class Guard:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        as_text("The guard's action", self.action)
+        as_number("Guard: max_kl", self.max_kl)
+        as_number("Guard: max_perplexity", self.max_perplexity)
+        as_count("Guard: tokens", self.tokens, 0)
+        if self.text is not None:
+            as_text("Guard: text", self.text)
         if self.action not in ACTIONS:
             raise unknown_name("guard action", self.action, ACTIONS)
         if not self.max_kl > 0:
@@ -56,7 +63,7 @@ class Guard:
         Raises:
             ConfigError: an unknown action or option, or a value that is not a number.
         """
-        action, _, rest = spec.partition(":")
+        action, _, rest = as_text("The guard", spec).partition(":")
         values: dict[str, Any] = {"action": action.strip()}
         known = [field.name for field in fields(cls)][1:]
         for part in filter(None, (p.strip() for p in rest.split(","))):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alphaedit.core.arguments import as_path, shown
 from alphaedit.core.errors import ConfigError, FactError
 from alphaedit.core.fact import ALIASES, Fact, load_facts
 from alphaedit.editor.guard import Guard
@@ -41,13 +42,13 @@ def as_facts(facts: Any) -> list[Fact]:
     if isinstance(facts, Fact):
         return [facts]
     if isinstance(facts, (str, Path)):
-        return load_facts(facts)
+        return load_facts(as_path("The facts file", facts))
     if isinstance(facts, Mapping):
         return [Fact.from_dict(facts, "fact 1")]
     if _is_triple(facts):
         return [Fact(*facts)]
     if isinstance(facts, bytes) or not isinstance(facts, Iterable):
-        raise FactError(f"Facts are given as {type(facts).__name__}.", remedy=SHAPES)
+        raise FactError(f"Facts are given as {shown(facts)}.", remedy=SHAPES)
     return [_as_fact(item, f"fact {number}") for number, item in enumerate(facts, start=1)]
 
 
@@ -61,7 +62,7 @@ def _as_fact(item: Any, where: str) -> Fact:
             return Fact(*item)
         except FactError as error:
             raise error.at(where) from None
-    raise FactError(f"{type(item).__name__} {str(item)[:40]!r} is no fact.", remedy=SHAPES).at(
+    raise FactError(f"{shown(item)} is no fact.", remedy=SHAPES).at(
         where
     )
 
@@ -111,7 +112,7 @@ def from_keywords(keywords: dict[str, Any]) -> list[Fact] | None:
 
 def _listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise FactError(f"{name} is {type(value).__name__}.", remedy="Give a text or a list.")
+        raise FactError(f"{name} is {shown(value)}.", remedy="Give a text or a list.")
     return list(value)
 
 
@@ -126,7 +127,7 @@ def as_guard(guard: Any) -> Guard | None:
     if isinstance(guard, str):
         return Guard.parse(guard)
     raise ConfigError(
-        f"The guard is {type(guard).__name__}.",
+        f"The guard is {shown(guard)}.",
         remedy="Give a Guard, or a text such as 'rollback:max_kl=0.05'.",
     )
 
@@ -139,28 +140,6 @@ def as_seed(seed: Any) -> int:
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not SEEDS[0] <= seed <= SEEDS[1]:
         raise ConfigError(
-            f"The seed is {str(seed)[:40]}.", remedy=f"Give a whole number up to {SEEDS[1]}."
+            f"The seed is {shown(seed)}.", remedy=f"Give a whole number up to {SEEDS[1]}."
         )
     return seed
-
-
-def as_text(name: str, value: Any) -> str:
-    """`value`, if it is a text.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is {type(value).__name__}.", remedy="Give a text.")
-    return value
-
-
-def as_count(name: str, value: Any) -> int:
-    """`value`, if it is a whole number of at least 1.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} is {str(value)[:40]!r}.", remedy="Give a whole number above 0.")
-    return value

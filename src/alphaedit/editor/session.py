@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from alphaedit.core.arguments import as_count, as_flag, as_path, as_text, each_of
 from alphaedit.core.bars import as_progress, close
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import ConfigError
@@ -20,7 +21,7 @@ from alphaedit.core.show import table_html
 from alphaedit.editor.checkpoint import save_checkpoint
 from alphaedit.editor.editing import Editing
 from alphaedit.editor.guard import Guard
-from alphaedit.editor.inputs import as_count, as_facts, as_guard, as_seed, as_text, from_keywords
+from alphaedit.editor.inputs import as_facts, as_guard, as_seed, from_keywords
 from alphaedit.editor.verdict import warn_of_fails
 from alphaedit.model.chat import templated
 from alphaedit.model.generate import generate
@@ -190,10 +191,11 @@ class Editor(Editing):
                 remedy="Give facts as the first argument, or as keywords.",
             )
         checked = check_facts(as_facts(facts) if given is None else given)
+        for name, value in (("method", method), ("preset", preset or ""), ("why", why)):
+            as_text(name, value)
+        as_flag("chat", chat)
         try:
-            edit, stop = self._edit(
-                checked, as_text("method", method), preset, chat, why, hyperparameters
-            )
+            edit, stop = self._edit(checked, method, preset, chat, why, hyperparameters)
         finally:
             close(self.progress)
         warn_of_fails(edit)
@@ -256,6 +258,7 @@ class Editor(Editing):
         several = not isinstance(prompt, str) and isinstance(prompt, Iterable)
         texts = [as_text("A prompt", one) for one in (prompt if several else [prompt])]
         as_count("max_new_tokens", max_new_tokens)
+        as_flag("chat", chat)
         if chat:
             texts = [templated(self.handle.tokenizer, text) for text in texts]
         said = generate(self.handle, texts, max_new_tokens)
@@ -267,7 +270,7 @@ class Editor(Editing):
         As with transformers, files are added to an existing folder or replaced by name; others
         stay.
         """
-        return save_checkpoint(self.handle, Path(folder))
+        return save_checkpoint(self.handle, as_path("folder", folder))
 
     def export(self, folder: str | Path, form: str = "lora", **options: Any) -> Any:
         """Write the edits in force for other programs; see `alphaedit.editor.export`.
@@ -283,7 +286,8 @@ class Editor(Editing):
         """
         from alphaedit.editor.export import export
 
-        return export(self.handle, self.edits, folder, form, **options)
+        path = as_path("folder", folder)
+        return export(self.handle, self.edits, path, as_text("form", form), **options)
 
     def evaluate(self, records: Any, **options: Any) -> Any:
         """The metrics of the papers, of the model as it is now.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import RepeatWarning, VerdictWarning
 from alphaedit.core.fact import Fact, canonical
-from alphaedit.core.show import named, one_line, said_instead
+from alphaedit.core.show import named, said_instead, short
 from alphaedit.editor.measured import Asked
 from alphaedit.ledger.facts import Held
 
@@ -89,11 +89,11 @@ def repeated(said: Mapping[str, Held], facts: Sequence[Fact]) -> bool:
         held = said.get(canonical(fact.text))
         if held is None:
             continue
-        what = f"{one_line(fact.text)!r} -> {one_line(fact.target, 30)!r}"
+        what = f"{short(fact.text)!r} -> {short(fact.target, 30)!r}"
         if canonical(held.fact.target) == canonical(fact.target):
             found.append(f"{what} repeats edit {held.edit}")
         else:
-            was = one_line(held.fact.target, 30)
+            was = short(held.fact.target, 30)
             found.append(f"{what} contradicts edit {held.edit}, which says {was!r}")
     if found:
         warnings.warn(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alphaedit.core.arguments import as_path, as_text, each_of, shown
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import AlphaEditWarning, ConfigError, EditFileError, FingerprintError
 from alphaedit.core.fact import Fact, canonical
@@ -56,7 +57,7 @@ class Versioned:
         """
         if not isinstance(edit, Edit):
             raise ConfigError(
-                f"{type(edit).__name__} {str(edit)[:40]!r} is no Edit.",
+                f"{shown(edit)} is no Edit.",
                 remedy="Give what `edit` returned or `Edit.load` read.",
             )
         check_edit(edit, self.base)
@@ -104,6 +105,9 @@ class Versioned:
         """
         if isinstance(ids, (Edit, str)):
             ids = [ids]
+        elif not isinstance(ids, Iterable):
+            raise ConfigError(f"The edits are {shown(ids)}.", remedy="Give Edits, or their ids.")
+        as_text("why", why)
         gone = {self._index(one.id if isinstance(one, Edit) else one) for one in ids}
         kept = [i for i in range(len(self.edits)) if i not in gone]
         removed = [self.edits[i] for i in sorted(gone, reverse=True)]
@@ -115,7 +119,7 @@ class Versioned:
     def _index(self, name: str) -> int:
         if not isinstance(name, str):
             raise ConfigError(
-                f"{type(name).__name__} {str(name)[:40]!r} names no edit.",
+                f"{shown(name)} names no edit.",
                 remedy="Give an Edit, or its id.",
             )
         found = [i for i, edit in enumerate(self.edits) if edit.id.startswith(name)]
@@ -192,7 +196,8 @@ class Versioned:
             FingerprintError: the ledger is of another model.
             ResourceError: it cannot be written; it is as before.
         """
-        ledger = open_ledger(folder, self.base, model=model)
+        as_text("why", why)
+        ledger = open_ledger(folder, self.base, model=as_text("model", model))
         ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
         return ledger.path
 
@@ -210,9 +215,9 @@ class Versioned:
             raise EditFileError(
                 "This editor has edits already.", remedy="Load into a fresh editor, or revert."
             )
-        ledger = folder if isinstance(folder, Ledger) else Ledger(folder)
+        ledger = folder if isinstance(folder, Ledger) else Ledger(as_path("The ledger", folder))
         ledger.check_base(self.base)
-        self.set_edits(ledger.edits(ledger.version(version)))
+        self.set_edits(ledger.edits(ledger.version(as_text("version", version))))
 
     def track(self, folder: str | Path, *, model: str = "", sign: str | Path | None = None) -> None:
         """Record each change in the ledger in `folder` from now on, as soon as it is made.
@@ -229,7 +234,8 @@ class Versioned:
             FingerprintError: the ledger is of another model.
             LedgerError: the ledger is broken.
         """
-        ledger = open_ledger(folder, self.base, model=model, signer=sign)
+        key = None if sign is None else as_path("sign", sign)
+        ledger = open_ledger(folder, self.base, model=as_text("model", model), signer=key)
         if self.edits:
             ledger.sync(list(zip(self.edits, self._learned, strict=True)))
         else:
@@ -242,8 +248,11 @@ class Versioned:
         Raises:
             EditFileError: one is of another model, or does not fit; nothing is changed.
         """
-        for edit, _ in kept:
-            check_edit(edit, self.base)
+        kept = each_of("Edits with what they taught", kept, tuple)
+        for pair in kept:
+            if len(pair) != 2 or not isinstance(pair[0], Edit) or not isinstance(pair[1], Learned):
+                raise ConfigError(f"{shown(pair)} is no edit.", remedy="Give what Ledger.edits does.")
+            check_edit(pair[0], self.base)
         ledger, self.ledger = self.ledger, None
         try:
             self._go([edit for edit, _ in kept], [learned for _, learned in kept], op="checkout")
@@ -291,6 +300,7 @@ def open_ledger(
     Raises:
         FingerprintError: it is of another model.
     """
+    folder = as_path("The ledger", folder)
     if not Ledger.at(folder):
         ledger = Ledger.create(folder, base, model=model, signer=signer)
         remember(ledger, model)

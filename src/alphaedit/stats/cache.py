@@ -81,11 +81,14 @@ class MomentCache:
                 stored = json.loads((file.metadata() or {}).get("key", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError, ValueError) as error:
-            return self._useless(path, f"is damaged ({error})")
+            self._useless(path, f"is damaged ({error})")
+            return None
         if stored != key:
-            return self._useless(path, "holds statistics of something else")
+            self._useless(path, "holds statistics of something else")
+            return None
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-            return self._useless(path, "holds NaN or infinity")
+            self._useless(path, "holds NaN or infinity")
+            return None
         return tensors
 
     def _useless(self, path: Path, what: str) -> None:
