@@ -39,11 +39,20 @@ def ability(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option("--tasks", help="Only these, by name.", show_default="all there are"),
+        typer.Option(
+            "--tasks",
+            metavar="NAME,...",
+            help="Only these, by name.",
+            show_default="all there are",
+        ),
     ] = None,
     harness: Annotated[
         str | None,
-        typer.Option("--harness", help="Tasks of lm-evaluation-harness instead, by name."),
+        typer.Option(
+            "--harness",
+            metavar="NAME,...",
+            help="Tasks of lm-evaluation-harness instead, by name.",
+        ),
     ] = None,
     count: Annotated[int, typer.Option("--count", min=2, help="Questions of each task.")] = 100,
     shots: Annotated[

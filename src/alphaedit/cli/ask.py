@@ -23,13 +23,15 @@ EXAMPLES = examples(
 @options.loads_model
 def ask(
     model: options.Model,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Texts to go on from.")],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to go on from.")],
     edits: Annotated[
         Path | None,
         typer.Option("--edits", metavar="LEDGER", help="Apply the edits in force there first."),
     ] = None,
     chat: options.Chat = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer.")] = 12,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer.")
+    ] = 20,
     json: options.Json = False,
     seed: options.Seed = 0,
     loading: options.Loading = options.AS_STORED,
@@ -40,14 +42,7 @@ def ask(
     out = Session(json=json, quiet=quiet)
     with out.progress() as progress:
         editor = open_editor(model, progress, seed=seed, loading=loading, session=edits)
-        from alphaedit.model.generate import generate
-
-        asked = prompts
-        if chat:
-            from alphaedit.model.chat import templated
-
-            asked = [templated(editor.handle.tokenizer, prompt) for prompt in prompts]
-        answers = generate(editor.handle, asked, max_new_tokens)
+        answers: list[str] = editor.ask(prompts, max_new_tokens, chat=chat)
     if not json:
         console = output_console()
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import ledgers, options
+from alphaedit.cli import complete, ledgers, options
 from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
@@ -41,7 +41,15 @@ MERGE_EXAMPLES = examples(
 @options.loads_model
 def init(
     where: ledgers.Where,
-    model: Annotated[str, typer.Option("--model", help="The unedited model.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            autocompletion=complete.models,
+            help="The unedited model.",
+        ),
+    ],
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
     json: options.Json = False,
@@ -73,7 +81,7 @@ def init(
 @options.loads_model
 def apply(
     where: ledgers.Where,
-    edits: Annotated[list[str], typer.Argument(metavar="EDIT...", help="Ids of edits.")],
+    edits: Annotated[list[str], typer.Argument(metavar="EDIT", help="Ids of edits.")],
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
     model: ledgers.ModelOption = None,
@@ -101,7 +109,12 @@ def apply(
 def checkout(
     where: ledgers.Where,
     version: Annotated[
-        str, typer.Argument(help="An entry of the log: @3, head~1, base, or an edit's id.")
+        str,
+        typer.Argument(
+            metavar="VERSION",
+            autocompletion=complete.versions,
+            help="An entry of the log (@3, head~1, base), or an edit's id.",
+        ),
     ],
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
@@ -180,18 +193,26 @@ def merge(
     where: ledgers.Where,
     other: Annotated[
         Path,
-        typer.Argument(help="Another ledger of the same model, or a file of `alphaedit pack`."),
+        typer.Argument(
+            metavar="LEDGER|ARCHIVE",
+            help="Another ledger of the same model, or a file of `alphaedit pack`.",
+        ),
     ],
     take: Annotated[
         str | None,
-        typer.Option("--take", help="Who is right where both speak of a prompt: ours or theirs."),
+        typer.Option(
+            "--take",
+            metavar="SIDE",
+            autocompletion=complete.sides,
+            help="Who is right where both speak of a prompt: ours or theirs.",
+        ),
     ] = None,
     resolve: Annotated[
         list[str] | None,
         typer.Option(
             "--resolve",
-            metavar="EDIT=ours|theirs",
-            help="The same for one edit. Repeatable.",
+            metavar="EDIT=SIDE",
+            help="The same for one edit, as in 4f2a=ours. Repeatable.",
             show_default=False,
         ),
     ] = None,

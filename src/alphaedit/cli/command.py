@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +18,49 @@ NARROW, LEAST = 60, 20
 EMPTY = "alphaedit.empty"
 
 
-class Narrow:
-    """Help for narrow terminals: plain lines, as frames would leave no room for words."""
+def _plain_help(command: Any, page: Callable[[Any, Any], None], ctx: Any, formatter: Any) -> None:
+    """A help page; in narrow terminals in plain lines, as frames would leave no room for words."""
+    columns = shutil.get_terminal_size().columns
+    if columns >= NARROW:
+        page(ctx, formatter)
+        return
+    from rich.text import Text
+
+    known = {name: getattr(command, name) for name in ("rich_markup_mode", "epilog")}
+    formatter.width = max(columns, LEAST)
+    try:
+        command.rich_markup_mode = None
+        command.epilog = Text.from_markup(known["epilog"] or "").plain
+        page(ctx, formatter)
+    finally:
+        for name, value in known.items():
+            setattr(command, name, value)
+
+
+class Group(TyperGroup):
+    """A group of commands."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page."""
-        columns = shutil.get_terminal_size().columns
-        page: Any = super()
-        if columns >= NARROW:
-            page.format_help(ctx, formatter)
-            return
-        from rich.text import Text
-
-        known = {name: getattr(self, name) for name in ("rich_markup_mode", "epilog")}
-        formatter.width = max(columns, LEAST)
-        try:
-            self.rich_markup_mode = None
-            self.epilog = Text.from_markup(known["epilog"] or "").plain
-            page.format_help(ctx, formatter)
-        finally:
-            for name, value in known.items():
-                setattr(self, name, value)
+        _plain_help(self, super().format_help, ctx, formatter)
 
 
-class Group(Narrow, TyperGroup):
-    """A group of commands."""
-
-
-class Command(Narrow, TyperCommand):
+class Command(TyperCommand):
     """Checks all values before the command runs.
 
     Whole numbers stay below 2**31 (unless the option has a limit of its own), numbers are finite,
     texts are UTF-8 without NUL, and paths are not empty.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for param in self.params:
+            if param.metavar is None:
+                param.metavar = _metavar(param)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page."""
+        _plain_help(self, super().format_help, ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and remember whether a value is empty: paths do not show it afterwards."""
@@ -62,6 +73,7 @@ class Command(Narrow, TyperCommand):
         Raises:
             BadParameter: a value is none of this.
         """
+        param: Any
         for param in self.params:
             given = ctx.params.get(param.name or "")
             for value in given if isinstance(given, (list, tuple)) else (given,):
@@ -71,6 +83,15 @@ class Command(Narrow, TyperCommand):
                 if problem:
                     raise typer.BadParameter(problem, ctx=ctx, param=param)
         return super().invoke(ctx)
+
+
+def _metavar(param: Any) -> str | None:
+    """How a number is called in help: N if it is whole, X if it need not be."""
+    descriptor = getattr(param, "type_descriptor", None)
+    if descriptor is not None:
+        return {int: "N", float: "X"}.get(descriptor.annotation)
+    # Older typer has click's types.
+    return {"integer": "N", "float": "X"}.get(str(param.type.name).split(" ")[0])
 
 
 def _problem(value: Any, most: float | None) -> str | None:

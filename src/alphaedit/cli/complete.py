@@ -20,7 +20,15 @@ GPUS = ("h200", "h100", "a100-80gb", "a100-40gb", "l40s", "rtx-4090", "l4", "t4"
 GUARDS = ("warn", "stop", "rollback")
 KINDS = ("hidden", "mlp", "attention", "all")
 DTYPES = ("float32", "bfloat16", "float16", "float64", "4bit", "8bit")
-SCHEMAS = ("cknowedit", "counterfact", "easyedit", "knowedit", "leme", "longform", "mquake")
+SCHEMAS: tuple[str, ...] = (
+    "cknowedit",
+    "counterfact",
+    "easyedit",
+    "knowedit",
+    "leme",
+    "longform",
+    "mquake",
+)
 SCHEMAS += ("qaedit", "ripple-edits", "wikibio", "zsre")
 MADE = ("counterfact", "leme", "zsre", "knowedit", "mquake", "ripple-edits", "longform", "easyedit")
 """Schemas in which records about the bundled world are made."""

@@ -182,7 +182,10 @@ def titles() -> dict[str, str]:
 @options.loads_model
 def demo(
     out_dir: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Where report.html goes.")
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Directory in which report.html is written."
+        ),
     ] = Path("alphaedit-demo"),
     load: Annotated[
         float | None,

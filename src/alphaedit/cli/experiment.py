@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import options
+from alphaedit.cli import complete, options
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 from alphaedit.core.errors import ConfigError
@@ -39,7 +39,8 @@ def experiment(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="EXPERIMENT",
+            autocompletion=complete.experiments,
             help="An experiment of --list, or a YAML file of your own.",
             show_default=False,
         ),
@@ -51,23 +52,33 @@ def experiment(
             "-o",
             metavar="DIR",
             help="Results; a run that was stopped goes on from there.",
-            show_default="results/NAME",
+            show_default="results/EXPERIMENT",
         ),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the experiments.")] = False,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Model in place of the experiment's. Repeatable."),
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            autocompletion=complete.models,
+            help="Model in place of the experiment's. Repeatable.",
+        ),
     ] = None,
     records: Annotated[
         list[str] | None,
-        typer.Option("--records", help="Data set in place of the experiment's. Repeatable."),
+        typer.Option(
+            "--records",
+            metavar="RECORDS",
+            autocompletion=complete.records,
+            help="Data set in place of the experiment's. Repeatable.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="FIELD=VALUE",
+            metavar="KEY=VALUE",
             help="Another field of the experiment, such as edits=100, seeds=[0,1,2] or "
             "methods=[alphaedit,memit]. Repeatable.",
         ),
@@ -122,7 +133,7 @@ def experiment(
 def report(
     directories: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR...", help="Directories that `alphaedit experiment` wrote."),
+        typer.Argument(metavar="DIR", help="Directories that `alphaedit experiment` wrote."),
     ],
     out: Annotated[
         Path | None,
@@ -193,6 +204,7 @@ def _said(directory: RunDirectory, page: Path, *, json: bool) -> dict[str, Any]:
     }
     if not json:
         from rich.table import Table
+        from rich.text import Text
 
         console = output_console()
         for group in results.groups:
@@ -207,8 +219,8 @@ def _said(directory: RunDirectory, page: Path, *, json: bool) -> dict[str, Any]:
                 for metric in metrics:
                     rate, rank = column.numbers.get(metric), best[metric].get(column.label)
                     digits = 3 if metric in FINE else 1
-                    style = {1: "[bold]", 2: "[underline]"}.get(rank or 0, "")
-                    cells.append(f"{style}{rate.value:.{digits}f}" if rate else "-")
+                    style = {1: "bold", 2: "underline"}.get(rank or 0, "")
+                    cells.append(Text(f"{rate.value:.{digits}f}" if rate else "-", style))
                 table.add_row(column.label, *cells)
             console.print(table)
         for state in failed:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alphaedit.cli import ledgers, options
+from alphaedit.cli import complete, ledgers, options
 from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, shorten
@@ -21,9 +21,7 @@ DIFF_EXAMPLES = examples(
     "alphaedit diff my-edits base head --ask",
     "alphaedit diff my-edits @3 @7 --ask --json",
 )
-Entry = Annotated[
-    str, typer.Argument(help="An entry of the log: @3, head~1, base, or an edit's id.")
-]
+ENTRY = "an entry of the log (@3, head~1, base), or an edit's id."
 
 
 def log(
@@ -86,9 +84,9 @@ def log(
 
 def show(
     where: ledgers.Where,
-    edit: Annotated[str, typer.Argument(help="An edit's id (or its beginning), or 'last'.")] = (
-        "last"
-    ),
+    edit: Annotated[
+        str, typer.Argument(metavar="EDIT", help="An edit's id (or its beginning), or 'last'.")
+    ] = ("last"),
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
@@ -185,8 +183,18 @@ def status(
 @options.loads_model
 def diff(
     where: ledgers.Where,
-    a: Entry,
-    b: Entry = "head",
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="VERSION", autocompletion=complete.versions, help=f"The first: {ENTRY}"
+        ),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(
+            metavar="VERSION", autocompletion=complete.versions, help=f"The second: {ENTRY}"
+        ),
+    ] = "head",
     ask: Annotated[
         bool, typer.Option("--ask", help="Also load the model and ask both versions.")
     ] = False,
@@ -233,7 +241,7 @@ def _answers(
     loading: options.Loading,
 ) -> list[dict[str, Any]]:
     """What two versions say to all prompts of both, where it differs."""
-    from alphaedit.editor.session import ANSWER_TOKENS
+    from alphaedit.editor.measured import ANSWER_TOKENS
     from alphaedit.ledger.facts import in_force
     from alphaedit.model.generate import generate
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alphaedit.cli import complete
 from alphaedit.cli.output import output_console, shorten
 from alphaedit.core.errors import ConfigError
 
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
 Where = Annotated[
     Path,
     typer.Argument(
-        metavar="LEDGER", help="Directory of a ledger (see `alphaedit init`).", show_default=False
+        metavar="LEDGER",
+        autocompletion=complete.ledgers,
+        help="Directory of a ledger (see `alphaedit init`).",
+        show_default=False,
     ),
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="The unedited model.", show_default="as the ledger names it"),
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        autocompletion=complete.models,
+        help="The unedited model.",
+        show_default="as the ledger names it",
+    ),
 ]
 Why = Annotated[
     str, typer.Option("--why", metavar="TEXT", help="Message for the log.", show_default=False)
@@ -35,7 +45,7 @@ Sign = Annotated[
     Path | None,
     typer.Option(
         "--sign",
-        metavar="KEY",
+        metavar="FILE",
         help="Sign the entry with this private ssh key (by ssh-keygen).",
         show_default=False,
     ),
@@ -97,7 +107,7 @@ def ask_in_force(
     from alphaedit.ledger.facts import in_force
 
     held = in_force(facts_of(ledger, version)).values()
-    return ask_facts(editor, [one.fact for one in held if only is None or one.edit in only])
+    return ask_facts(editor.handle, [one.fact for one in held if only is None or one.edit in only])
 
 
 def asked_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from alphaedit.cli import complete
+
 R = TypeVar("R")
 
 _COMMON = "Common options"
@@ -19,6 +21,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=complete.models,
         help="A model directory, a hub name (owner/name), 'bundled' or 'bundled-small'.",
         show_default=False,
     ),
@@ -46,6 +49,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device",
+        metavar="DEVICE",
         help="Where to compute: cpu, cuda:0, or auto (spread over all devices).",
         rich_help_panel=_COMMON,
         show_default="cpu",
@@ -55,6 +59,8 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         "--dtype",
+        metavar="DTYPE",
+        autocompletion=complete.dtypes,
         help="Dtype of the weights: float32, bfloat16, float16; 4bit or 8bit by bitsandbytes.",
         rich_help_panel=_COMMON,
         show_default="as stored; float32 on a CPU",
@@ -79,12 +85,21 @@ Debug = Annotated[
 ]
 
 Method = Annotated[
-    str, typer.Option("--method", "-m", help="Editing method; see `alphaedit methods`.")
+    str,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="METHOD",
+        autocompletion=complete.methods,
+        help="Editing method; see `alphaedit methods`.",
+    ),
 ]
 Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
+        metavar="PRESET",
+        autocompletion=complete.presets,
         help="Hyperparameters: a name, or a file that `alphaedit tune` wrote.",
         show_default="the one that fits the model, else measured on it",
     ),
@@ -102,7 +117,8 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option(
         "--plugin",
-        metavar="NAME[:KEY=VALUE,...]",
+        metavar="PLUGIN[:KEY=VALUE,...]",
+        autocompletion=complete.plugins,
         help="Add a plug-in, such as project or sphere:strength=0.8 (see `alphaedit methods`). "
         "Repeatable.",
         show_default=False,
@@ -113,6 +129,7 @@ Guard = Annotated[
     typer.Option(
         "--guard",
         metavar="ACTION[:KEY=VALUE,...]",
+        autocompletion=complete.guards,
         help="After each batch measure held-out text, and past a limit warn, stop (keep the batch) "
         "or rollback (undo it): rollback:max_kl=0.05,max_perplexity=1.1,text=FILE.",
         show_default=False,
@@ -122,6 +139,8 @@ CorpusName = Annotated[
     str | None,
     typer.Option(
         "--corpus",
+        metavar="CORPUS",
+        autocompletion=complete.corpora,
         help="Text for the second moments: a .txt or .jsonl file, hf:NAME, 'bundled', or 'self' "
         "(sampled from the model).",
         show_default="bundled for bundled models, else self",
@@ -150,6 +169,7 @@ CacheDir = Annotated[
     Path | None,
     typer.Option(
         "--cache-dir",
+        metavar="DIR",
         help="Where second moments are kept.",
         show_default="$ALPHAEDIT_CACHE, or ~/.cache/alphaedit",
     ),

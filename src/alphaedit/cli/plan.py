@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from alphaedit.cli import complete, options, prepare
 from alphaedit.cli import facts as sources
-from alphaedit.cli import options, prepare
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
 
@@ -28,6 +28,7 @@ def plan(
         typer.Option(
             "--on",
             metavar="GPU",
+            autocompletion=complete.gpus,
             help="Also for a GPU: h200, h100, a100-80gb, a100-40gb, l40s, rtx-4090, l4, t4. "
             "Repeatable.",
             show_default=False,

@@ -27,7 +27,7 @@ def revert(
     where: ledgers.Where,
     edits: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EDIT...]", help="Ids of edits.", show_default="the last"),
+        typer.Argument(metavar="EDIT", help="Ids of edits.", show_default="the last"),
     ] = None,
     count: Annotated[
         int, typer.Option("-n", "--count", min=1, help="How many of the last edits.")
@@ -35,7 +35,9 @@ def revert(
     model: ledgers.ModelOption = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", help="Also write the model with what remains, here."),
+        typer.Option(
+            "--checkpoint", metavar="DIR", help="Also write the model with what remains, here."
+        ),
     ] = None,
     no_measure: ledgers.NoMeasure = False,
     why: ledgers.Why = "",

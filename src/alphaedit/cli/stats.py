@@ -35,7 +35,10 @@ def stats(
     layers: Annotated[
         str | None,
         typer.Option(
-            "--layers", help="Layers, such as 3,4,5 or 3-5.", show_default="the preset's, or all"
+            "--layers",
+            metavar="LAYERS",
+            help="Layers, such as 3,4,5 or 3-5.",
+            show_default="the preset's, or all",
         ),
     ] = None,
     threshold: Annotated[

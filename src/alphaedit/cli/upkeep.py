@@ -136,7 +136,9 @@ def gc(
 
 def pack(
     where: ledgers.Where,
-    file: Annotated[Path, typer.Argument(help="A new .tar, .tar.gz or .tgz file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="ARCHIVE", help="A new .tar, .tar.gz or .tgz file.")
+    ],
     force: options.Force = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -158,7 +160,7 @@ def pack(
 
 
 def unpack(
-    file: Annotated[Path, typer.Argument(help="A file of `alphaedit pack`.")],
+    file: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A file of `alphaedit pack`.")],
     where: ledgers.Where,
     max_size: Annotated[
         float | None,
@@ -184,8 +186,13 @@ def unpack(
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="A ledger, or an exported adapter or delta.")],
-    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub: owner/name.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="LEDGER|DIR", help="A ledger, or an exported adapter or delta."),
+    ],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="Repository on the Hugging Face Hub: owner/name.")
+    ],
     public: Annotated[
         bool, typer.Option("--public", help="If the repository is made: for all to see.")
     ] = False,
@@ -223,10 +230,12 @@ def push(
 
 
 def pull(
-    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub: owner/name.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="Repository on the Hugging Face Hub: owner/name.")
+    ],
     where: ledgers.Where,
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit.")
+        str | None, typer.Option("--revision", metavar="REVISION", help="Branch, tag or commit.")
     ] = None,
     json: options.Json = False,
     debug: options.Debug = False,

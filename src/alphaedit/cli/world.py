@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import options, prepare
+from alphaedit.cli import complete, options, prepare
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, to_json
 from alphaedit.core.errors import ConfigError, ModelError, unknown_name
@@ -31,7 +31,9 @@ app = typer.Typer(
 
 Output = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write here.", show_default="standard output"),
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="Write into this file.", show_default="standard output"
+    ),
 ]
 GO_ON = "The last checkpoint is kept: the same command goes on from it."
 
@@ -71,12 +73,21 @@ def _deliver(text: str, path: Path | None, *, as_json: bool, force: bool) -> Non
 )
 def facts(
     relation: Annotated[
-        str | None, typer.Option("--relation", help="Of one relation only, such as P103.")
+        str | None,
+        typer.Option("--relation", metavar="RELATION", help="Of one relation only, such as P103."),
     ] = None,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="The best known only.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="tsv or json.")] = "tsv",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            autocompletion=complete.tables,
+            help="tsv or json.",
+        ),
+    ] = "tsv",
     out_file: Output = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -120,12 +131,19 @@ def records(
     count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 100,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="About what this bundled model knows only."),
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            autocompletion=complete.bundled,
+            help="About what this bundled model knows only.",
+        ),
     ] = None,
     schema: Annotated[
         str,
         typer.Option(
             "--schema",
+            metavar="SCHEMA",
+            autocompletion=complete.made_schemas,
             help="counterfact, leme, zsre, knowedit, mquake, ripple-edits, longform or easyedit.",
         ),
     ] = "counterfact",
@@ -158,7 +176,13 @@ def records(
 def corpus(
     count: Annotated[int, typer.Option("--count", min=1, help="How many texts.")] = 1000,
     model: Annotated[
-        str | None, typer.Option("--model", help="About what this bundled model knows only.")
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            autocompletion=complete.bundled,
+            help="About what this bundled model knows only.",
+        ),
     ] = None,
     out_file: Output = None,
     force: options.Force = False,
@@ -185,7 +209,13 @@ def corpus(
 def tasks(
     count: Annotated[int, typer.Option("--count", min=1, help="How many of each task.")] = 100,
     model: Annotated[
-        str | None, typer.Option("--model", help="About what this bundled model knows only.")
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            autocompletion=complete.bundled,
+            help="About what this bundled model knows only.",
+        ),
     ] = None,
     out_file: Output = None,
     force: options.Force = False,
@@ -217,7 +247,12 @@ def tasks(
 )
 def train(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Recipe: 'bundled' or 'bundled-small'.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete.bundled,
+            help="Recipe: 'bundled' or 'bundled-small'.",
+        ),
     ],
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.")
