@@ -11,17 +11,20 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any
 
-import yaml
 from torch import Tensor
 
+from alphaedit.core.arguments import as_text
 from alphaedit.core.errors import ConfigError, unknown_name
 from alphaedit.core.patch import LowRank
 from alphaedit.linalg.subspace import Subspace
+from alphaedit.methods import others
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.target_value import Targets
 
 ENTRY_POINTS = "alphaedit.plugins"
+LARGEST = 1e300
+"""Numbers of options are smaller."""
 Memory = MutableMapping[str, Tensor]
 """What is kept from batch to batch, saved with the session."""
 Restrain = Callable[[Tensor], Tensor]
@@ -54,6 +57,23 @@ class Plugin:
     summary = ""
     solves = False
     searches = False
+
+    def check(self, option: str, allowed: str, fits: bool) -> None:
+        """Refuse a value of an option, for `__post_init__`.
+
+        Args:
+            option: its name.
+            allowed: what it may be, such as "a share above 0, up to 1".
+            fits: whether it is.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if not fits:
+            raise ConfigError(
+                f"Plug-in {self.name}: {option} is {getattr(self, option)!r}.",
+                remedy=f"Give {allowed}.",
+            )
 
     def search(self, hp: Hyperparameters) -> Hyperparameters:
         """Settings of the target search."""
@@ -90,17 +110,56 @@ class Plugin:
 
 
 def plugins() -> dict[str, type[Plugin]]:
-    """Every known plug-in by name, the package's own first."""
+    """Every known plug-in by name, the package's own first.
+
+    Warns:
+        BrokenEntryPoint: a plug-in of another package cannot be loaded; it is left out.
+    """
+    own = _own()
+    foreign, broken = _foreign()
+    others.warn("plug-in", broken)
+    return own | {name: kind for name, kind in foreign.items() if name not in own}
+
+
+def get_plugin(name: str) -> type[Plugin]:
+    """The plug-in called `name`; case and underscores do not matter.
+
+    Raises:
+        UnknownNameError: there is none; the message suggests the nearest.
+        ConfigError: another package declares it, and it cannot be loaded.
+    """
+    own = _own()
+    key = name.strip().lower().replace("_", "-")
+    if key in own:
+        return own[key]
+    foreign, broken = _foreign()
+    if key in foreign:
+        return foreign[key]
+    others.refuse("plug-in", key, broken)
+    others.warn("plug-in", broken)
+    raise unknown_name("plug-in", key, [*own, *foreign])
+
+
+def _own() -> dict[str, type[Plugin]]:
     from alphaedit.methods import plugins as home
 
     found: dict[str, type[Plugin]] = {}
     for module in sorted(iter_modules(home.__path__), key=lambda m: m.name):
         kind: type[Plugin] = import_module(f"{home.__name__}.{module.name}").PLUGIN
         found[kind.name] = kind
-    for point in entry_points(group=ENTRY_POINTS):
-        kind = point.load()
-        found.setdefault(kind.name, kind)
     return found
+
+
+def _foreign() -> tuple[dict[str, type[Plugin]], list[others.Broken]]:
+    return others.load(entry_points(group=ENTRY_POINTS), _problem)
+
+
+def _problem(thing: Any) -> str | None:
+    if not (isinstance(thing, type) and issubclass(thing, Plugin)):
+        return f"{getattr(thing, '__name__', type(thing).__name__)} is no class of Plugin"
+    if not thing.name or not isinstance(thing.name, str):
+        return f"{thing.__name__} has no name"
+    return None
 
 
 def make(spec: str) -> Plugin:
@@ -110,12 +169,9 @@ def make(spec: str) -> Plugin:
         UnknownNameError: no such plug-in or option.
         ConfigError: an option without a value, or of the wrong type.
     """
-    name, _, rest = spec.partition(":")
-    known = plugins()
-    name = name.strip().lower().replace("_", "-")
-    if name not in known:
-        raise unknown_name("plug-in", name, list(known))
-    kind = known[name]
+    name, _, rest = as_text("A plug-in", spec).partition(":")
+    kind = get_plugin(name)
+    name = kind.name
     given: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in rest.split(","))):
         option, equals, value = part.partition("=")
@@ -124,8 +180,19 @@ def make(spec: str) -> Plugin:
                 f"Plug-in {name}: {part!r} is not an option.",
                 remedy=f"Write {name}:option=value.",
             )
-        given[option.strip()] = yaml.safe_load(value)
+        given[option.strip()] = _number(value.strip())
     return _checked(kind, given)
+
+
+def _number(text: str) -> Any:
+    """The number that `text` is, or `text` itself."""
+    for read in (int, float):
+        try:
+            value = read(text)
+        except (ValueError, OverflowError):
+            continue
+        return value if abs(value) < LARGEST else text
+    return text
 
 
 def _checked(kind: type[Plugin], given: Mapping[str, Any]) -> Plugin:
@@ -135,7 +202,12 @@ def _checked(kind: type[Plugin], given: Mapping[str, Any]) -> Plugin:
             raise unknown_name(f"option of plug-in {kind.name}", option, options)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(
-                f"Plug-in {kind.name}: {option} is {value!r}.", remedy="Give a number."
+                f"Plug-in {kind.name}: {option} is {str(value)[:80]!r}.",
+                remedy="Give a number.",
+            )
+        if isinstance(options_of(kind)[option], int) and isinstance(value, float):
+            raise ConfigError(
+                f"Plug-in {kind.name}: {option} is {value:g}.", remedy="Give a whole number."
             )
     return kind(**given)
 
