@@ -66,5 +66,12 @@ def test_sampling_is_decided_by_its_generator() -> None:
 
 def test_too_long_a_prompt_is_refused() -> None:
     handle = ModelHandle.load(*tiny_model("gpt2"))
-    with pytest.raises(ModelError, match="longer than the model reads"):
+    with pytest.raises(ModelError, match="longer than the model reads") as caught:
         score(handle, [("word " * 100, "end")])
+    assert caught.value.remedy == "Shorten the prompt."
+    # the rest of D: a target of 500,000 tokens, and "Shorten the prompt"
+    with pytest.raises(
+        ModelError, match=r"prompt of \d tokens and a target of 1,\d+ .*\(128\)"
+    ) as caught:
+        score(handle, [("The capital of France is", "Paris " * 1000)])
+    assert caught.value.remedy == "Shorten the target."

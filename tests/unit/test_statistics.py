@@ -7,7 +7,12 @@ import pytest
 import torch
 from tests.tiny import SENTENCES, tiny_model
 
-from alphaedit.core.errors import ConfigError, FingerprintError, StatsError
+from alphaedit.core.errors import (
+    AlphaEditWarning,
+    ConfigError,
+    FingerprintError,
+    StatsError,
+)
 from alphaedit.core.patch import LowRank
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.cache import CacheWarning, MomentCache
@@ -147,6 +152,27 @@ def test_a_cache_that_cannot_be_made_is_no_obstacle(  # finding 21
     assert statistics.second_moment(0).shape == (statistics.handle.d_in(0),) * 2
     with pytest.raises(ConfigError, match="is a file"):
         MomentCache(tmp_path / "file")
+
+
+# the rest of D: --tokens 1
+def test_fewer_tokens_than_directions_are_told(tmp_path: Path) -> None:
+    handle = ModelHandle.load(*tiny_model("gpt2", n_inner=200))
+    plain = tmp_path / "text.txt"
+    plain.write_text("\n\n".join(SENTENCES * 20), encoding="utf-8")
+
+    def prepare(tokens: int, layers: list[int]) -> None:
+        made = ModelStatistics(handle, str(plain), tokens=tokens, cache_dir=tmp_path / "cache")
+        made.prepare(layers)
+        made.prepare([2])  # told once
+
+    for _ in ("computed", "from the cache"):
+        with pytest.warns(AlphaEditWarning) as caught:
+            prepare(1, [0, 1])
+        (said,) = [str(one.message) for one in caught]
+        assert "layer 0 averages over" in said
+        assert "at most, of 200" in said
+        assert "budget, best 8,000" in said
+    prepare(300, [0, 1])  # warnings are errors here
 
 
 def test_statistics_are_of_the_unedited_model(tmp_path: Path) -> None:
