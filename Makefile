@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench experiments docs clean
+.PHONY: help install demo test test-all lint format bench experiments real docs clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -58,6 +58,11 @@ experiments: $(STAMP)  ## Run all experiments on the bundled model, two at a tim
 	  'import json, sys; [print(e["name"]) for e in json.load(sys.stdin)["experiments"]]' | \
 	  OMP_NUM_THREADS=1 xargs -P 2 -I NAME $(BIN)/alphaedit experiment NAME -o results/NAME
 	@$(BIN)/alphaedit report results/*/ -o results/report.html
+
+real: $(STAMP)  ## Fetch two small real models and llama.cpp, for tests and trials (0.5 GB, once)
+	@$(BIN)/python -c 'import xllamacpp' 2>/dev/null || $(BIN)/python -m pip install --quiet \
+	  $(PIP_ARGS) -c constraints.txt -e '.[engines]' || echo "llama.cpp is not at hand here."
+	@$(BIN)/python -m benchmarks.real_models
 
 docs: $(STAMP)  ## Check that links and pictures in the documentation exist
 	@$(BIN)/python docs/check_links.py

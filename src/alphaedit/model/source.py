@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from alphaedit.core.errors import ModelError, nearest
+from alphaedit.model.gguf_file import is_gguf
 
 BUNDLED = "bundled"
 MOST_LAYERS = 4096
@@ -26,8 +27,10 @@ _AGAIN = "Download or save the model again."
 def resolve(source: str, *, weights: bool = True) -> tuple[str, bool]:
     """Where to read `source` from, and whether that is a local directory.
 
+    A GGUF file is converted, unless that was done before.
+
     Args:
-        source: a directory, a hub name, or the name of a bundled model.
+        source: a directory, a GGUF file, a hub name, or the name of a bundled model.
         weights: they will be read, and not the config and tokenizer alone.
 
     Raises:
@@ -44,8 +47,14 @@ def resolve(source: str, *, weights: bool = True) -> tuple[str, bool]:
         is_file = folder.is_file()
     except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a NUL
         folder, is_file = Path(source), False
+    if is_file and is_gguf(source):
+        from alphaedit.model import gguf
+
+        return str(gguf.converted(folder) if weights else gguf.described(folder)), True
     if is_file:
-        raise ModelError(f"{source} is a file.", remedy="Give the model's directory.")
+        raise ModelError(
+            f"{source} is a file.", remedy="Give the model's directory, or a file NAME.gguf."
+        )
     close = nearest(source, NAMES) if "/" not in source else []
     if close:
         raise ModelError(
@@ -55,7 +64,7 @@ def resolve(source: str, *, weights: bool = True) -> tuple[str, bool]:
     if not source.strip() or not source.isprintable() or _looks_like_path(source, folder):
         raise ModelError(
             f"There is no model at {source if source.isprintable() and source else repr(source)}.",
-            remedy="Give a model directory, a hub name (owner/name), or 'bundled'.",
+            remedy="Give a model directory, a .gguf file, a hub name (owner/name), or 'bundled'.",
         )
     return source, False
 

@@ -1,0 +1,127 @@
+"""What `alphaedit export` does for engines that read GGUF, and what it says to all of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphaedit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alphaedit.editor.session import Editor
+
+FORMS = ("gguf", "gguf-lora")
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank."""
+MODELFILE = "Modelfile"
+ASKED = 50
+"""Facts asked for with the weights as they were written."""
+
+
+def check(out: Path, form: str, *, force: bool, kind: str | None, ollama: bool) -> None:
+    """Refuse what cannot be meant, before a model is loaded.
+
+    Raises:
+        ConfigError: a file that exists, a name that engines do not read, or options of other forms.
+    """
+    from alphaedit.cli.prepare import check_file
+    from alphaedit.model.gguf_file import is_gguf
+
+    if form in FORMS:
+        if not is_gguf(out):
+            raise ConfigError(f"{out} is no name of a GGUF file.", remedy=f"Give {out.name}.gguf.")
+        check_file(out, force=force)
+    elif kind is not None:
+        raise ConfigError(f"--type is not for --format {form}.", remedy="Leave it out.")
+    if ollama and form != "gguf":
+        raise ConfigError(
+            f"--ollama is not for --format {form}.", remedy="Ollama takes --format gguf."
+        )
+    if ollama:
+        check_file(out.parent / MODELFILE, force=force)
+
+
+def base_file(model: str) -> Path:
+    """The GGUF file that edits of `model` go into.
+
+    Raises:
+        ConfigError: it is not known, or no longer as it was.
+    """
+    from alphaedit.editor.gguf_export import base_of
+
+    found = base_of(model)
+    if found is None:
+        raise ConfigError(
+            f"{model} is no GGUF file, and was not converted from one that is still there.",
+            remedy="Give --model BASE.gguf, the file that was edited, or use --format gguf-lora.",
+        )
+    return found
+
+
+def write_gguf(
+    editor: Editor, model: str, out: Path, *, kind: str | None, ollama: bool
+) -> dict[str, Any]:
+    """Write the base file with edited tensors; what was written, and what it still says."""
+    from alphaedit.core.files import write_text
+    from alphaedit.editor.gguf_export import save_gguf, weights_in
+    from alphaedit.editor.measured import ask_facts
+
+    rows = save_gguf(base_file(model), editor.edits, out, kind=kind or "F16")
+    if ollama:
+        write_text(f"FROM ./{out.name}\n", out.parent / MODELFILE)
+    facts = [fact for edit in editor.edits for fact in edit.facts][-ASKED:]
+    handle = editor.handle
+    before = sum(one.holds for one in ask_facts(handle, facts))
+    saved = handle.snapshot([row.parameter for row in rows])
+    layers = {handle.edited_name(layer): layer for layer in range(handle.n_layers)}
+    try:
+        for name, weight in weights_in(out, rows).items():
+            handle.set_weight(layers[name], weight)
+        after = sum(one.holds for one in ask_facts(handle, facts))
+    finally:
+        handle.restore(saved)
+    return {
+        "tensors": [asdict(row) for row in rows],
+        "facts": {"asked": len(facts), "hold": before, "hold_as_written": after},
+        "bytes": out.stat().st_size,
+    }
+
+
+def show_gguf(found: dict[str, Any], out: Path, title: str) -> list[str]:
+    """Print the table of `write_gguf`; sentences to say after it."""
+    from rich.table import Table
+
+    from alphaedit.cli.output import output_console
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("tensor")
+    for name in ("was", "is", "rounding error", "change kept"):
+        table.add_column(name, justify="right")
+    for row in found["tensors"]:
+        cells = (row["before"], row["type"], f"{row['error']:.1e}", f"{row['kept']:.1%}")
+        table.add_row(row["name"], *cells)
+    output_console().print(table)
+    facts = found["facts"]
+    lines = [
+        f"With the weights as they were written {facts['hold_as_written']} of {facts['asked']} "
+        f"facts hold, {facts['hold']} before."
+    ]
+    if facts["hold_as_written"] < facts["hold"]:
+        lines.append("Rounding took some of them back: give --type F16 or F32.")
+    return lines
+
+
+def ranks_line(form: str, rank: int, out: Path) -> list[str]:
+    """How to serve an adapter of this rank."""
+    if form == "gguf-lora":
+        return [f"Serve it: llama-server --model BASE.gguf --lora {out}"]
+    if form != "lora":
+        return []
+    fitting = [allowed for allowed in VLLM_RANKS if allowed >= rank]
+    if not fitting:
+        return [f"vLLM takes ranks up to {VLLM_RANKS[-1]}, not {rank}: give --max-rank for it."]
+    return [
+        f"Serve it: vllm serve BASE --enable-lora --max-lora-rank {fitting[0]} "
+        f"--lora-modules edited={out}"
+    ]
