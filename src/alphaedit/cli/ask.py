@@ -47,8 +47,8 @@ def ask(
         console = output_console()
         for prompt, answer in zip(prompts, answers, strict=True):
             end = "\n" if chat else ""
-            console.print(prompt, style="dim", end=end, markup=False, highlight=False)
-            console.print(answer, style="bold", markup=False, highlight=False, soft_wrap=True)
+            console.print(prompt, style="dim", end=end, lines=True, soft_wrap=True)
+            console.print(answer, style="bold", lines=True, soft_wrap=True)
     return {
         "model": model,
         "edits": [edit.id for edit in editor.edits],

@@ -20,11 +20,13 @@ EMPTY = "alphaedit.empty"
 
 def _plain_help(command: Any, page: Callable[[Any, Any], None], ctx: Any, formatter: Any) -> None:
     """A help page; in narrow terminals in plain lines, as frames would leave no room for words."""
+    from rich.console import Console
+    from rich.text import Text
+
     columns = shutil.get_terminal_size().columns
-    if columns >= NARROW:
+    if min(columns, Console().width) >= NARROW:  # they differ where COLUMNS is 0
         page(ctx, formatter)
         return
-    from rich.text import Text
 
     known = {name: getattr(command, name) for name in ("rich_markup_mode", "epilog")}
     formatter.width = max(columns, LEAST)

@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from alphaedit.core.text import in_encoding, visible
+from alphaedit.core.text import in_encoding, one_line, visible
 
 NARROW = 60
 """Columns; from there down a table that would be squeezed becomes a list."""
@@ -53,9 +53,14 @@ class SafeConsole(Console):
             else:
                 yield Segment(self.fit(segment.text), segment.style)
 
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print, tables that do not fit as lists."""
-        shown = [self._fitting(one) if isinstance(one, Table) else one for one in objects]
+    def print(self, *objects: Any, lines: bool = False, **options: Any) -> None:
+        """Print, tables that do not fit as lists.
+
+        Args:
+            lines: strings may have several; else a newline in one is shown as an escape, so that
+                no text of others can pass for a line of ours.
+        """
+        shown = [self._shown(one, lines) for one in objects]
         try:
             super().print(*shown, **options)
         except OSError:
@@ -65,6 +70,11 @@ class SafeConsole(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command line as a whole (called where the error is caught)."""
         raise BrokenPipeError
+
+    def _shown(self, one: Any, lines: bool) -> Any:
+        if isinstance(one, Table):
+            return self._fitting(one)
+        return one_line(one) if isinstance(one, str) and not lines else one
 
     def _fitting(self, table: Table) -> Table | Text:
         natural = self.measure(table, options=self.options.update(width=VERY_WIDE)).maximum

@@ -257,12 +257,13 @@ def _show_edits(run: Demo) -> None:
 
 def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table("prompt", "before", "after", title=title, title_justify="left")
     for prompt, before, after, known in rows:
         style = "" if known is None else "green" if after == before else "yellow"
-        table.add_row(Text(shorten(prompt, 70)), Text(before), Text(after, style=style))
+        table.add_row(
+            tables.cell(shorten(prompt, 70)), tables.cell(before), tables.cell(after, style)
+        )
     output_console().print(table)
 
 

@@ -33,7 +33,7 @@ def _tell(label: str, style: str, message: str) -> None:
     if label:
         console.print(label, style=style, end="")
     # Lines after the first are set in, so that no text of others can pass for a line of ours.
-    console.print(visible(message).replace("\n", "\n  "), soft_wrap=True)
+    console.print(visible(message).replace("\n", "\n  "), lines=True, soft_wrap=True)
 
 
 def shortened(text: str) -> str:

@@ -266,9 +266,8 @@ def _show_diff(
     asked: bool,
 ) -> None:
     from rich.table import Table
-    from rich.text import Text
 
-    from alphaedit.cli.tables import first_answer
+    from alphaedit.cli.tables import cell, first_answer
 
     console = output_console()
     if not rows:
@@ -279,7 +278,7 @@ def _show_diff(
             table.add_column(name, overflow="fold")
         for row in rows:
             cells = (row["prompt"], row["a"] or "-", row["b"] or "-", row["edit"])
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(cell(one) for one in cells))
         console.print(table)
     if asked:
         table = Table(title=f"Answers that differ: {len(answers)}", title_justify="left")
@@ -287,8 +286,8 @@ def _show_diff(
             table.add_column(name, overflow="fold")
         for row in answers:
             table.add_row(
-                Text(shorten(row["prompt"], 70)),
-                Text(first_answer(row["a"])),
-                Text(first_answer(row["b"])),
+                cell(shorten(row["prompt"], 70)),
+                cell(first_answer(row["a"])),
+                cell(first_answer(row["b"])),
             )
         console.print(table)

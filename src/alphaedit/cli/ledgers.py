@@ -127,9 +127,8 @@ def asked_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:
 def asked_table(asked: Sequence[Asked], title: str) -> None:
     """Print facts and answers."""
     from rich.table import Table
-    from rich.text import Text
 
-    from alphaedit.cli.tables import first_answer, probability
+    from alphaedit.cli.tables import cell, first_answer, probability
 
     table = Table(title=title, title_justify="left")
     for name in ("prompt", "wanted", "says"):
@@ -137,9 +136,9 @@ def asked_table(asked: Sequence[Asked], title: str) -> None:
     table.add_column("p(wanted)", justify="right", no_wrap=True)
     for one in asked:
         table.add_row(
-            Text(shorten(one.fact.text, 70)),
-            Text(one.fact.target),
-            Text(first_answer(one.answer.text), style="green" if one.holds else "yellow"),
+            cell(shorten(one.fact.text, 70)),
+            cell(one.fact.target),
+            cell(first_answer(one.answer.text), style="green" if one.holds else "yellow"),
             probability(one.answer.p_target),
         )
     output_console().print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
 
+_LAYER = re.compile("[0-9]{1,4}")
 CHECKPOINT = "config.json"
 """File by which a directory is known as ours to replace."""
 
@@ -42,6 +44,7 @@ def open_editor(
     if session is not None:
         Ledger(session)  # what is wrong with it is better known before a model is loaded
     from alphaedit.cli.output import quiet_libraries
+    from alphaedit.core.ranks import ALONE
     from alphaedit.editor.session import Editor
 
     quiet_libraries()
@@ -55,7 +58,7 @@ def open_editor(
         cache_dir=cache_dir,
         progress=progress,
         guard=guard,
-        **({"ranks": ranks} if ranks is not None else {}),
+        ranks=ranks or ALONE,
     )
     if session is not None:
         editor.load(session)
@@ -194,12 +197,16 @@ def numbers(text: str) -> tuple[int, ...]:
     Raises:
         ConfigError: `text` is none of these.
     """
+    wrong = ConfigError(
+        f"Layers {text[:60]!r} are not numbers.", remedy="Write layers as 3,4,5 or 3-5."
+    )
     chosen: list[int] = []
     for part in text.strip("[]() ").split(","):
         first, dash, last = (piece.strip() for piece in part.strip().partition("-"))
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ConfigError(
-                f"Layers {text!r} are not numbers.", remedy="Write layers as 3,4,5 or 3-5."
-            )
-        chosen += range(int(first), int(last if dash else first) + 1)
+        ends = [first, last] if dash else [first]
+        if not all(_LAYER.fullmatch(end) for end in ends):
+            raise wrong
+        chosen += range(int(first), int(ends[-1]) + 1)
+    if not chosen:
+        raise wrong
     return tuple(sorted(set(chosen)))

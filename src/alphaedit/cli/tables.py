@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alphaedit.cli.output import output_console, shorten
+from alphaedit.core.text import one_line
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from alphaedit.core.edit import Answer
     from alphaedit.core.fact import Fact
 
@@ -51,7 +54,6 @@ def facts_table(
 ) -> None:
     """Print what the model said and says to the prompt of each fact."""
     from rich.table import Table
-    from rich.text import Text
 
     from alphaedit.editor.measured import says
 
@@ -62,16 +64,23 @@ def facts_table(
     for fact, old, new in list(zip(facts, before, after, strict=True))[:SHOWN]:
         holds = says(new.text, fact.target)
         table.add_row(
-            Text(shorten(fact.text, 70)),
-            Text(fact.target),
-            Text(first_answer(old.text)),
-            Text(first_answer(new.text), style="green" if holds else "yellow"),
+            cell(shorten(fact.text, 70)),
+            cell(fact.target),
+            cell(first_answer(old.text)),
+            cell(first_answer(new.text), style="green" if holds else "yellow"),
             f"{probability(old.p_target)} -> {probability(new.p_target)}",
         )
     console = output_console()
     console.print(table)
     if len(facts) > SHOWN:
         console.print(f"... and {len(facts) - SHOWN} more.")
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Text of others in one line, for a table."""
+    from rich.text import Text
+
+    return Text(one_line(text), style=style)
 
 
 def first_answer(text: str, words: int = ANSWER_WORDS) -> str:

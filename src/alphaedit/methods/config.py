@@ -10,10 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from alphaedit.core.errors import ConfigError, unknown_name
 
 
+MOST = 2**31 - 1
+"""Largest whole number."""
+
+
 class Hyperparameters(BaseModel):
     """Everything a locate-then-edit method can be told; unknown names are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layers: tuple[int, ...] = Field(min_length=1, description="edited layers, counted from 0")
     steps: int = Field(25, ge=1, description="most gradient steps of the target search")
@@ -63,6 +67,9 @@ class Hyperparameters(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Hyperparameters:
+        for name, value in self:
+            if isinstance(value, int) and value > MOST:
+                raise ValueError(f"{name} must be at most {MOST}")
         if len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
             raise ValueError("layers must be different and not negative")
         if list(self.layers) != sorted(self.layers):
