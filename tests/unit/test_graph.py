@@ -26,7 +26,7 @@ def test_a_dangling_triple_is_named(line: str, tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_graphs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist"):
         load_graph(str(tmp_path / "none.tsv"))
     (tmp_path / "empty.tsv").write_text("\n")
     with pytest.raises(DataError, match="no triples"):

@@ -14,10 +14,13 @@ from tests.tiny import tiny_model
 
 from alphaedit.bench.ability import published_tasks
 from alphaedit.bench.datasets.registry import load
+from alphaedit.bench.experiments import spec
 from alphaedit.core import reading
-from alphaedit.core.errors import AlphaEditError, DataError, FactError, StatsError
+from alphaedit.core.errors import AlphaEditError, ConfigError, DataError, FactError, StatsError
 from alphaedit.core.fact import load_facts
 from alphaedit.core.reading import check_text, decode, read_text
+from alphaedit.methods.presets import read_preset
+from alphaedit.methods.steps.graph import load_graph
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.corpus import check_corpus, open_corpus
 
@@ -41,6 +44,9 @@ READERS: dict[str, tuple[Reader, str, type[AlphaEditError]]] = {
     "checked corpus": (lambda path: check_corpus(str(path)), "f.txt", StatsError),
     "text": (corpus, "f.txt", StatsError),
     "task": (task, "sst2.json", DataError),
+    "preset": (read_preset, "p.yaml", ConfigError),
+    "experiment": (lambda path: spec.load(str(path)), "e.yaml", ConfigError),
+    "graph": (lambda path: load_graph(str(path)), "g.tsv", DataError),
 }
 every_reader = pytest.mark.parametrize("name", READERS)
 
@@ -87,7 +93,8 @@ def test_what_never_ends_is_not_read(name: str, tmp_path: Path) -> None:
 def test_a_limit_that_is_told(name: str, tmp_path: Path) -> None:
     with open(tmp_path / READERS[name][1], "wb") as file:
         file.truncate(reading.LIMIT + 1)
-    refused(name, tmp_path, "512 MiB", "Split it, or give a part of it")
+    limit = "8 MiB" if name in ("preset", "experiment") else "512 MiB"
+    refused(name, tmp_path, f"at most {limit} are read", "Split it, or give a part of it")
 
 
 def test_a_file_that_grows_while_it_is_read(
@@ -148,7 +155,7 @@ def test_what_is_not_there(name: str, tmp_path: Path) -> None:
     refused(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["facts", "data", "corpus", "text", "task"])
+@pytest.mark.parametrize("name", [name for name in READERS if name != "checked corpus"])
 def test_other_encodings(name: str, tmp_path: Path) -> None:
     (tmp_path / READERS[name][1]).write_bytes("one\nZoë".encode("latin-1"))
     refused(name, tmp_path, "line 2", "0xeb", "UTF-8")
@@ -179,3 +186,22 @@ def test_a_corpus_of_half_characters_names_its_line(tmp_path: Path) -> None:
     refused("corpus", tmp_path, "line 2")
     (tmp_path / "f.jsonl").write_text("[" * 100_000)
     refused("corpus", tmp_path, "line 1", "nested too deeply")
+
+
+# finding 17
+@pytest.mark.parametrize("name", ["preset", "experiment"])
+@pytest.mark.parametrize("text", ["[" * 20_000, "a: 1\nb: 2\na: 3", "a: &a [*a]", "a: !!x y"])
+def test_settings_in_yaml(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / READERS[name][1]).write_text(text)
+    refused(name, tmp_path, "line ", "is not YAML")
+
+
+# finding 17
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5000, "!!int x"])
+def test_settings_that_are_no_numbers(value: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(f"all: {{layers: [1], clamp: {value}}}")
+    refused("preset", tmp_path, "clamp")
+    (tmp_path / "e.yaml").write_text(f"name: {value}")
+    refused("experiment", tmp_path, "name: Input should be a valid string")
+    with pytest.raises(ConfigError, match="sample: Input should be"):
+        spec.load("hidden-shift", spec.parse_overrides([f"sample={value}"]))

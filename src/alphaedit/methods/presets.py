@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import yaml
 
 from alphaedit.core.errors import ConfigError, unknown_name
 from alphaedit.core.files import write_text
+from alphaedit.core.parsing import YAML_LIMIT, Broken, parse_yaml
+from alphaedit.core.reading import read_text
 from alphaedit.methods.config import build
 
 ENDINGS = (".yaml", ".yml")
@@ -67,18 +70,17 @@ def read_preset(path: Path) -> dict[str, Any]:
     """The preset in a file.
 
     Raises:
-        ConfigError: it is missing, is not YAML, or has a field that presets do not have; the
-            message names file and field.
+        ConfigError: it is missing, no regular file, not YAML, or has a field that presets do not
+            have; the message names file and field.
     """
+    if not exists(path):
+        raise ConfigError(f"There is no preset file {path}.", remedy=_REMEDY)
+    text = read_text(path, error=ConfigError, what="Preset file", limit=YAML_LIMIT)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no preset file {path}.", remedy=_REMEDY) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.", remedy=_REMEDY) from None
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"{path} is not YAML: {first}.", remedy=_REMEDY) from None
+        data = parse_yaml(text)
+    except Broken as error:
+        where = f"{path}, line {error.line}," if error.line else f"{path}"
+        raise ConfigError(f"{where} is not YAML: {error.problem}.", remedy=_REMEDY) from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no preset.", remedy=_REMEDY)
     for field, value in data.items():

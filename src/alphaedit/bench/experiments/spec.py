@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from alphaedit.core.errors import ConfigError, unknown_name
+from alphaedit.core.parsing import YAML_LIMIT, Broken, parse_yaml
+from alphaedit.core.reading import read_text
 
 NONE = "none"
 """The unedited model, as a method."""
@@ -109,9 +111,9 @@ def load(source: str, over: Mapping[str, Any] | None = None) -> Spec:
     """
     if source.endswith((".yaml", ".yml")):
         path = Path(source).expanduser()
-        if not path.is_file():
+        if not exists(path):
             raise ConfigError(f"There is no file {path}.", remedy="Give a YAML file or a name.")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, error=ConfigError, what="Experiment file", limit=YAML_LIMIT)
     elif source in names():
         text = (files("alphaedit.bench.experiments") / "configs" / f"{source}.yaml").read_text(
             encoding="utf-8"
@@ -119,10 +121,10 @@ def load(source: str, over: Mapping[str, Any] | None = None) -> Spec:
     else:
         raise unknown_name("experiment", source, names())
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"{source} is not YAML: {first}.", remedy="Mend it.") from None
+        data = parse_yaml(text)
+    except Broken as error:
+        where = f"{source}, line {error.line}," if error.line else source
+        raise ConfigError(f"{where} is not YAML: {error.problem}.", remedy="Mend it.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{source} holds no experiment.", remedy="See an existing one.")
     return build({**data, **(over or {})}, source)
@@ -163,9 +165,11 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         if name not in Spec.model_fields:
             raise unknown_name("field of an experiment", name, list(Spec.model_fields))
         try:
-            given[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {name}: {value!r} is not YAML.", remedy="[1, 2]?") from None
+            given[name] = parse_yaml(value)
+        except Broken:
+            raise ConfigError(
+                f"--set {name}: {value[:80]!r} is not YAML.", remedy="[1, 2]?"
+            ) from None
     return given
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from alphaedit.core.errors import DataError
+from alphaedit.core.reading import read_text
 
 Triple = tuple[str, str, str]
 WORLD = "world"
@@ -53,7 +53,8 @@ def load_graph(source: str) -> Graph:
     """The graph "world" (the bundled facts), or that of a file of tab-separated triples.
 
     Raises:
-        DataError: the file is missing, or a line has a node or relation missing; it is named.
+        DataError: the file is missing or no text, or a line has a node or relation missing; it is
+            named.
     """
     if source == WORLD:
         from alphaedit.world.facts import World
@@ -61,14 +62,7 @@ def load_graph(source: str) -> Graph:
         world = World.load()
         names = {key: relation.name for key, relation in world.relations.items()}
         return Graph.of((f.subject, names[f.relation], f.object) for f in world.facts)
-    path = Path(source)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The graph {source} cannot be read: {error}.",
-            remedy="Give a text file of subject, relation and object, separated by tabs.",
-        ) from error
+    lines = read_text(source, error=DataError, what="Graph").split("\n")
     triples: list[Triple] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
