@@ -24,6 +24,10 @@ class EarlyStop(Plugin):
     summary = "Ends the target search once the target is most likely in every context."
     searches = True
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("steps", "a whole number from 1", self.steps >= 1 and self.steps % 1 == 0)
+
     def search(self, hp: Hyperparameters) -> Hyperparameters:
         """See Plugin."""
         return hp.model_copy(update={"top1_steps": int(self.steps)})

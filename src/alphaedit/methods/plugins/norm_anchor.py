@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,6 +31,11 @@ class NormAnchor(Plugin):
     paper = "https://arxiv.org/abs/2602.02543"
     summary = "v <- a v / |v|: target values do not grow from batch to batch."
     searches = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("dropped", "a share from 0, below 1", 0 <= self.dropped < 1)
+        self.check("skip", "a finite number above 0", 0 < self.skip < math.inf)
 
     def targets(self, problem: Problem, found: Targets, memory: Memory) -> Targets:
         """See Plugin."""

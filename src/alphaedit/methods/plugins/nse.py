@@ -34,6 +34,10 @@ class Nse(Plugin):
     solves = True
     searches = True
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("share", "a share above 0, up to 1", 0 < self.share <= 1)
+
     @contextmanager
     def searching(self, problem: Problem, memory: Memory) -> Iterator[None]:
         """See Plugin."""

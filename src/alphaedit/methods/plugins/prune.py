@@ -35,6 +35,10 @@ class Prune(Plugin):
         "A singular value s of the accumulated change above s0 = s_max(W): log s - log s0 + s0."
     )
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("base", "a finite number above 1", 1 < self.base < math.inf)
+
     def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         key = f"prune/{layer}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,11 @@ class Queue(Plugin):
     paper = "https://arxiv.org/abs/2505.15702"
     summary = "The weight of C grows with a queue of the preservation error beyond a budget."
     solves = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("alpha", "a finite number from 0", 0 <= self.alpha < math.inf)
+        self.check("weight", "a finite number from 0", 0 <= self.weight < math.inf)
 
     def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
         """See Plugin."""

@@ -25,6 +25,10 @@ class Rect(Plugin):
     paper = "https://arxiv.org/abs/2401.04700"
     summary = "Keeps the entries with the largest |Delta / W|, zeroes the others."
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("keep", "a share above 0, up to 1", 0 < self.keep <= 1)
+
     def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         weight = problem.handle.weight(layer).to(delta.left)

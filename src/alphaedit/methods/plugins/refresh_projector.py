@@ -40,6 +40,12 @@ class RefreshProjector(Plugin):
     summary = "C weighs inside the null space; every 1,000 edits P is made anew with their keys."
     solves = True
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("every", "a whole number from 1", self.every >= 1 and self.every % 1 == 0)
+        self.check("weight", "a finite number from 0", 0 <= self.weight < math.inf)
+        self.check("abort", "a number above 0", self.abort > 0)
+
     def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
         """See Plugin.
 

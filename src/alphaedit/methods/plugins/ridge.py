@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from alphaedit.methods.base import Problem
@@ -23,6 +24,10 @@ class Ridge(Plugin):
     paper = "https://arxiv.org/abs/2502.01636"
     summary = "R K'(w C + Kp Kp' + K K' + weight I)^-1: keeps the norm of the change small."
     solves = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("weight", "a finite number from 0", 0 <= self.weight < math.inf)
 
     def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
         """See Plugin."""

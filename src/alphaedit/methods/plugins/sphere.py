@@ -28,6 +28,11 @@ class Sphere(Plugin):
     paper = "https://arxiv.org/abs/2510.01172"
     summary = "Takes the part along the weight's main directions out of the change."
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check("energy", "a share above 0, up to 1", 0 < self.energy <= 1)
+        self.check("strength", "a share from 0 to 1", 0 <= self.strength <= 1)
+
     def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         basis = row_directions(problem.handle.weight(layer).float(), self.energy).to(delta.right)
