@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from alphaedit.core.arguments import shown
 from alphaedit.core.errors import AlphaEditWarning, FactError, SubjectError, suggestion
 from alphaedit.core.fact_text import (
     SLOT,
@@ -180,6 +181,12 @@ class Fact:
         Raises:
             FactError: An unknown, missing, doubled, empty or ill-typed field.
         """
+        if not isinstance(d, Mapping):
+            raise FactError(
+                f"expected an object, found {shown(d)}.",
+                remedy="Give a mapping with prompt, subject and target.",
+                where=where,
+            )
         try:
             values = _known_fields(_flatten(d))
             missing = [name for name in _REQUIRED if values.get(name) is None]

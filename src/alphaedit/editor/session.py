@@ -213,7 +213,8 @@ class Editor(Editing):
         Raises:
             GuardError: a guard ended the run; earlier batches are kept.
         """
-        checked, each = check_facts(as_facts(facts)), as_count("batch_size", batch_size)
+        checked = check_facts(as_facts(facts), warn=False)  # `edit` does, of each batch
+        each = as_count("batch_size", batch_size)
         made = []
         for at in range(0, len(checked), each):
             if len(checked) > each:
