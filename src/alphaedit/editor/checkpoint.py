@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,26 +14,61 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
+from alphaedit.core.errors import ConfigError
 from alphaedit.core.files import atomic_folder
+from alphaedit.core.marks import MANIFEST
+from alphaedit.model.gguf import ORIGIN
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.quantised import keep_unquantised
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt")
+CHECKPOINT, LAST = "checkpoint", "config.json"
+"""Kind of our manifest, and the file without which transformers loads nothing."""
+ADAPTER = "adapter_config.json"
+"""File by which transformers loads an adapter, and the model that it names, from a directory."""
+_RIVALS = re.compile(
+    r"(model|consolidated)\.safetensors|model\.safetensors\.index\.json"
+    r"|pytorch_model.*\.bin|pytorch_model\.bin\.index\.json"
+    r"|tf_model\.h5|model\.ckpt\.index|flax_model\.msgpack"
+    r"|adapter_config\.json|adapter_model\.(safetensors|bin)"
+)
 
 
-def save_checkpoint(handle: ModelHandle, folder: Path) -> Path:
+def rival(name: str) -> bool:
+    """Whether a file beside a checkpoint would be loaded in its place, or as a part of it."""
+    return _RIVALS.fullmatch(name) is not None
+
+
+def save_checkpoint(
+    handle: ModelHandle,
+    folder: Path,
+    *,
+    texts: Mapping[str, str] | None = None,
+    only_ours: bool = False,
+) -> Path:
     """Write model and tokenizer, all or nothing.
 
     Where the files of the base are at hand, the new ones have its dtype, shards, index, config and
     tokenizer, and tensors that were not edited have its bits. Otherwise, and for quantised bases,
-    they are written as transformers does.
+    they are written as transformers does. Files of other names in `folder` stay.
+
+    Args:
+        handle: the edited model.
+        folder: where to write.
+        texts: other files to write with it, by name.
+        only_ours: in a folder that is there, replace only what we wrote and nobody changed.
 
     Raises:
-        ResourceError: writing failed; what was there before is kept.
+        ConfigError: `folder` is where the unedited model was loaded from, or lies in it.
+        ResourceError: writing failed, or weights lie in `folder` that would be loaded in place of
+            these; what was there before is kept.
     """
+    refuse_source(handle, folder)
     source = base_files(handle)
-    with atomic_folder(folder) as part:
+    with atomic_folder(
+        folder, last=LAST, kind=CHECKPOINT, rivals=rival, only_ours=only_ours
+    ) as part:
         if source is not None:
             _like(handle, source, part)
         else:
@@ -40,28 +76,51 @@ def save_checkpoint(handle: ModelHandle, folder: Path) -> Path:
             handle.model.save_pretrained(part, safe_serialization=True)
         if not (part / "tokenizer_config.json").is_file():
             handle.tokenizer.save_pretrained(part)
+        for name, text in (texts or {}).items():
+            (part / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def refuse_source(handle: ModelHandle, folder: Path) -> None:
+    """Refuse to write where the unedited model was loaded from.
+
+    Raises:
+        ConfigError: `folder` is that directory, or lies in it.
+    """
+    source = source_folder(handle)
+    if source is not None and folder.resolve().is_relative_to(source.resolve()):
+        where = "is" if folder.resolve() == source.resolve() else "lies in"
+        raise ConfigError(
+            f"{folder} {where} the directory that the unedited model was loaded from.",
+            remedy="Choose another directory: the model's own is never written to.",
+        )
+
+
+def source_folder(handle: ModelHandle) -> Path | None:
+    """The directory that the model was loaded from, if it is known and still there."""
+    name = str(handle.model.config.name_or_path or "")
+    if not name:
+        return None
+    folder = Path(name)
+    if (folder / LAST).is_file():
+        return folder
+    if folder.is_absolute():
+        return None
+    found = cached_file(
+        name,
+        LAST,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found).parent if found is not None else None
 
 
 def base_files(handle: ModelHandle) -> Path | None:
     """The directory of safetensors that the model was loaded from, if its names are the model's."""
-    name = str(handle.model.config.name_or_path or "")
-    if not name or getattr(handle.model, "is_quantized", False):
+    folder = source_folder(handle)
+    if folder is None or getattr(handle.model, "is_quantized", False):
         return None
-    folder = Path(name)
-    if not (folder / "config.json").is_file():
-        found = None
-        if not folder.is_absolute():
-            found = cached_file(
-                name,
-                "config.json",
-                local_files_only=True,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        if found is None:
-            return None
-        folder = Path(found).parent
     own = handle.model.state_dict()
     stored: set[str] = set()
     for shard in _shards(folder):
@@ -98,6 +157,8 @@ def _like(handle: ModelHandle, source: Path, target: Path) -> None:
     """Copy a base's files, with the model's values where they differ from the stored ones."""
     own = handle.model.state_dict()
     for path in source.iterdir():
+        if path.name in (MANIFEST, ADAPTER, ORIGIN) or path.name.startswith(".alphaedit."):
+            continue  # it lies beside the model, and is no part of it
         if path.is_file() and not path.name.endswith((*WEIGHTS, INDEX)):
             shutil.copyfile(path, target / path.name)
     if (source / INDEX).is_file():

@@ -12,14 +12,17 @@ import torch
 from safetensors.torch import save_file
 
 from alphaedit.core.edit import Edit
-from alphaedit.core.errors import EditFileError
+from alphaedit.core.errors import EditFileError, unknown_name
 from alphaedit.core.files import atomic_folder
 from alphaedit.core.patch import LowRank
+from alphaedit.editor.checkpoint import refuse_source, save_checkpoint
 from alphaedit.linalg.lowrank import concatenate, frobenius, truncate
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.structure import is_transposed
 
 ADAPTER, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+DELTA = "delta.json"
+FORMS = ("lora", "delta", "checkpoint")
 TOLERANCE = 1e-7
 """Relative error allowed by default: that of float32."""
 
@@ -42,9 +45,11 @@ class Exported:
 
 
 def summed(
-    edits: Sequence[Edit], *, tolerance: float = TOLERANCE
+    edits: Sequence[Edit], *, tolerance: float = TOLERANCE, max_rank: int | None = None
 ) -> tuple[dict[str, LowRank], list[Exported]]:
     """The sum of edits as one change of each matrix, of least rank within `tolerance`.
+
+    With `max_rank`, of that rank at most; the report tells the error.
 
     Raises:
         EditFileError: there is no edit, or one that does not change weights.
@@ -65,7 +70,7 @@ def summed(
     report: list[Exported] = []
     for name, changes in parts.items():
         whole = concatenate(changes)
-        small, error = truncate(whole, tolerance)
+        small, error = truncate(whole, tolerance, max_rank)
         found[name] = small
         report.append(Exported(name, small.rank, whole.rank, error, frobenius(small)))
     return found, report
@@ -78,19 +83,28 @@ def save_lora(
     *,
     base: str = "",
     tolerance: float = TOLERANCE,
+    max_rank: int | None = None,
+    only_ours: bool = False,
 ) -> list[Exported]:
     """Write edits as a LoRA adapter that ``peft.PeftModel.from_pretrained`` loads.
+
+    Files of other names in `folder` stay.
 
     Args:
         handle: the model that the edits are for (its modules are looked at, not its weights).
         base: name or path of the unedited model, for the adapter's config.
         tolerance: relative error allowed, to make ranks smaller.
+        max_rank: rank at most, whatever the error.
+        only_ours: in a folder that is there, replace only what we wrote and nobody changed.
 
     Raises:
         EditFileError: nothing to export, or edits that no adapter can hold.
-        ResourceError: writing failed; nothing is left behind.
+        ConfigError: `folder` is where the unedited model was loaded from, or lies in it.
+        ResourceError: writing failed, or a model lies in `folder`, which transformers would load
+            with the adapter; nothing is left behind.
     """
-    changes, report = summed(edits, tolerance=tolerance)
+    refuse_source(handle, Path(folder))
+    changes, report = summed(edits, tolerance=tolerance, max_rank=max_rank)
     # One rank for all, filled up with zeros: vLLM and llama.cpp know no rank or scale of a module.
     rank = max([1, *(change.rank for change in changes.values())])
     tensors = {}
@@ -116,17 +130,31 @@ def save_lora(
         "fan_in_fan_out": transposed == {True},
         "init_lora_weights": True,
     }
-    with atomic_folder(Path(folder)) as part:
+    with atomic_folder(
+        Path(folder), last=ADAPTER, kind="adapter", rivals=_rival, only_ours=only_ours
+    ) as part:
         save_file(tensors, part / TENSORS, {"format": "pt"})
         _write(part / ADAPTER, config)
         (part / CARD).write_text(card(edits, base, report), encoding="utf-8")
     return report
 
 
+def _rival(name: str) -> bool:
+    """Whether a file beside an adapter would be loaded with it."""
+    return name in ("config.json", "adapter_model.bin")
+
+
 def save_delta(
-    edits: Sequence[Edit], folder: str | Path, *, base: str = "", tolerance: float = TOLERANCE
+    edits: Sequence[Edit],
+    folder: str | Path,
+    *,
+    base: str = "",
+    tolerance: float = TOLERANCE,
+    only_ours: bool = False,
 ) -> list[Exported]:
     """Write the sum of edits as factors: NAME.left [d_out, r] and NAME.right [r, d_in].
+
+    Files of other names in `folder` stay; `only_ours` as for `save_lora`.
 
     Raises:
         EditFileError: nothing to export, or edits that change more than weights.
@@ -143,11 +171,42 @@ def save_delta(
         "edits": [edit.id for edit in edits],
         "matrices": [asdict(row) for row in report],
     }
-    with atomic_folder(Path(folder)) as part:
+    with atomic_folder(Path(folder), last=DELTA, kind="delta", only_ours=only_ours) as part:
         save_file(tensors, part / "delta.safetensors")
-        _write(part / "delta.json", about)
+        _write(part / DELTA, about)
         (part / CARD).write_text(card(edits, base, report), encoding="utf-8")
     return report
+
+
+def export(
+    handle: ModelHandle,
+    edits: Sequence[Edit],
+    folder: str | Path,
+    form: str = "lora",
+    *,
+    base: str = "",
+    **options: Any,
+) -> list[Exported] | None:
+    """Write edits, which are in force in `handle`, in one of the forms that others read.
+
+    Args:
+        form: "lora", "delta" or "checkpoint".
+        base: name or path of the unedited model; by default as the model names it.
+        options: see the function of each form.
+
+    Raises:
+        UnknownNameError: no such form.
+        EditFileError: there is nothing to export.
+    """
+    base = base or str(handle.model.config.name_or_path or "")
+    if form == "lora":
+        return save_lora(handle, edits, folder, base=base, **options)
+    if form == "delta":
+        return save_delta(edits, folder, base=base, **options)
+    if form == "checkpoint":
+        save_checkpoint(handle, Path(folder), **options)
+        return None
+    raise unknown_name("form of export", form, FORMS)
 
 
 def card(edits: Sequence[Edit], base: str, report: Sequence[Exported]) -> str:
