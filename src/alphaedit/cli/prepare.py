@@ -86,20 +86,16 @@ def guard_of(spec: str | None) -> Guard | None:
     """The guard that `--guard` asks for.
 
     Raises:
-        ConfigError: an unknown action or option, an impossible value, or a text that is no file.
+        ConfigError: an unknown action or option, or an impossible value.
+        StatsError: its text is no file, or no text.
     """
     if spec is None:
         return None
     from alphaedit.editor.guard import Guard
+    from alphaedit.stats.corpus import check_corpus
 
     guard = Guard.parse(spec)
-    text = guard.text
-    if text and text not in ("bundled", "self") and not text.startswith("hf:"):
-        if not Path(text).expanduser().is_file():
-            raise ConfigError(
-                f"--guard: there is no text file at {text}.",
-                remedy="Give a text or .jsonl file, hf:NAME, bundled or self.",
-            )
+    check_corpus(guard.text)
     return guard
 
 
