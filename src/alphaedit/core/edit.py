@@ -130,7 +130,7 @@ class Edit:
             ResourceError: the disk is full or cannot be written; nothing is left behind.
         """
         folder = as_path("The folder", folder)
-        with atomic_folder(folder) as part:
+        with atomic_folder(folder, last=_JSON) as part:
             self.write_files(part)
         return folder
 
