@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.ledgers import BASE, make
 from tests.tiny import tiny_tokenizer
 from tests.unit.test_fact import RECORD, refused, write
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import load
 from alphaedit.core import fact_text, parsing
+from alphaedit.core.edit import Edit, edit_id
 from alphaedit.core.errors import AlphaEditWarning, DataError, FactError, SubjectError
 from alphaedit.core.fact import Fact, check_facts, load_facts, read_facts
 from alphaedit.core.parsing import Broken, Unread, parse_json, parse_yaml
 from alphaedit.core.records import FORMATS, format_of
+from alphaedit.ledger.ledger import Ledger
 from alphaedit.model.special import check_special, special_in
 
 COUNTERFACT: dict[str, Any] = {
@@ -93,6 +96,19 @@ class TestPlaces:
         for change in ({"target": ""}, {"target": 3}, {"paraphrases": 3}, {"prompt": "{} {}"}):
             with pytest.raises(FactError, match=r"^edit\.json: "):
                 Fact.from_dict({**RECORD, **change}, "edit.json", stored=True)
+
+    def test_ledgers_of_an_older_version_are_read(self, tmp_path: Path) -> None:
+        old = {**RECORD, "paraphrases": ["{} is"], "neighborhood": ["{} was"]}
+        facts = (Fact.from_dict(old, stored=True),)
+        edit, learned = make(1)
+        edit = replace(edit, facts=facts, id=edit_id(edit.patch, facts, edit.parent))
+        edit.save(tmp_path / "edit")
+        assert Edit.load(tmp_path / "edit").facts == facts
+        ledger = Ledger.create(tmp_path / "ledger", BASE)
+        ledger.sync([(edit, learned)])
+        again = Ledger(tmp_path / "ledger")
+        assert again.read(edit.id)[0].facts == facts
+        assert again.store.facts(edit.id, again.files_of(edit.id)) == facts
 
     def test_records_that_measure(self, tmp_path: Path) -> None:
         record = EditRecord.from_dict(COUNTERFACT, "here")
