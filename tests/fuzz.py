@@ -19,13 +19,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from typing import Any
 from unittest import mock
 
 import pytest
+import typer
 from hypothesis import HealthCheck, settings
 
-from alphaedit.cli.app import run
+from alphaedit.cli import app as cli
 from alphaedit.core.errors import AlphaEditError
 
 HUNG = 30.0
@@ -92,6 +94,12 @@ def assert_told(call: Callable[[], Any]) -> Any:
     return told
 
 
+@cache
+def _command() -> Any:
+    """The command, which typer else puts together anew for each call; that takes most of it."""
+    return typer.main.get_command(cli.app)
+
+
 def run_cli(argv: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
     """Run `alphaedit ARGV` in this process; exit code, standard output, standard error.
 
@@ -100,10 +108,11 @@ def run_cli(argv: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
     given = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
+    command = mock.patch.object(cli, "app", _command())
     try:
         with redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "stdin", given):
-            with in_time():
-                code: Any = run(list(argv))
+            with command, in_time():
+                code: Any = cli.run(list(argv))
     except BaseException as error:
         raise AssertionError(f"alphaedit {list(argv)}: {traceback.format_exc()}") from error
     texts = []

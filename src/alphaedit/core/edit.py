@@ -157,9 +157,7 @@ class Edit:
                     remedy="Give the directory that `alphaedit edit -o` wrote.",
                 )
         data = read_edit(folder / _JSON)
-        patch = Patch.from_tensors(
-            read_tensors(folder / _TENSORS), prompt=data["prompt"], metadata=data["metadata"]
-        )
+        patch = _patch(folder / _TENSORS, data)
         edit = cls(
             id=data["id"],
             created=data["created"],
@@ -185,6 +183,14 @@ class Edit:
                 remedy="Take it from a backup, or make the edit again.",
             )
         return edit
+
+
+def _patch(path: Path, data: Mapping[str, Any]) -> Patch:
+    tensors = read_tensors(path)
+    try:
+        return Patch.from_tensors(tensors, prompt=data["prompt"], metadata=data["metadata"])
+    except EditFileError as error:
+        raise EditFileError(f"{path}: {error.message}", remedy=error.remedy) from error
 
 
 def _answers(given: list[dict[str, Any]]) -> tuple[Answer, ...]:

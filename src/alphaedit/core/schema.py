@@ -32,6 +32,18 @@ class Record(BaseModel):
 M = TypeVar("M", bound=Record)
 
 
+_WANTED = {
+    "model_type": "should be an object",
+    "dict_type": "should be an object",
+    "list_type": "should be a list",
+    "string_type": "should be text",
+    "string_pattern_mismatch": "should be hexadecimal digits, as many as a hash or an id has",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "bool_type": "should be true or false",
+}
+
+
 def checked(
     kind: type[M],
     values: object,
@@ -51,9 +63,11 @@ def checked(
         first = failure.errors(include_url=False)[0]
         path = ".".join(one_line(part)[:80] for part in first["loc"])
         place = f"field {path!r}" if path else "what is there"
-        found = "" if first["type"] == "missing" else f", found {shown(first['input'])}"
-        what = first["msg"][:1].lower() + first["msg"][1:]
-        raise error(f"{where}: {place}: {what}{found}.", remedy=remedy) from None
+        if first["type"] == "missing":
+            raise error(f"{where}: {place} is missing.", remedy=remedy) from None
+        what = _WANTED.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
+        found = shown(first["input"])
+        raise error(f"{where}: {place}: {what}, found {found}.", remedy=remedy) from None
 
 
 def shown(value: object) -> str:
