@@ -18,6 +18,7 @@ from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 import alphaedit
 from alphaedit.core.errors import ConfigError, ModelError, ResourceError
+from alphaedit.model.chat import templated
 from alphaedit.model.devices import check_device, devices
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.shape import shape_of
@@ -289,6 +290,27 @@ def test_weights_lie_in_the_directory(shard: Any, tmp_path: Path) -> None:
     changed(tmp_path, transformers_weights=shard)
     with pytest.raises(ModelError, match="not in its directory"):
         ModelHandle.load(tmp_path)
+
+
+def test_pipes_in_place_of_shards_are_not_read(tmp_path: Path) -> None:
+    save_tiny("gpt2", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(weights), "deep/part")}
+    weights.unlink()
+    (tmp_path / "deep").mkdir()
+    os.mkfifo(tmp_path / "deep" / "part")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with in_time(30), pytest.raises(ModelError, match="part is neither a file nor a directory"):
+        ModelHandle.load(tmp_path)
+
+
+@pytest.mark.parametrize("template", ["{{", "{{ messages.x.y }}", "{{ 1/0 }}", "{{ 5 }}"])
+def test_broken_chat_templates_are_told(template: str, tmp_path: Path) -> None:
+    folder = save_tiny("gpt2", tmp_path)
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = ModelHandle.load(folder).tokenizer
+    with pytest.raises(ModelError, match=r"chat template .*Leave chat mode out"):
+        templated(tokenizer, "Who wrote Faust?")
 
 
 def test_sharded_weights_are_read(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 from alphaedit.core.errors import ModelError
 from alphaedit.core.fact import SLOT, Fact
+from alphaedit.model.told import told
+
+_CHAT = "Leave chat mode out, or take an instruct model with its own tokenizer."
 
 
 def templated(tokenizer: Any, prompt: str) -> str:
@@ -15,24 +18,25 @@ def templated(tokenizer: Any, prompt: str) -> str:
     BOS is left out where the tokenizer puts it in front of any text itself.
 
     Raises:
-        ModelError: the tokenizer has no chat template, or one that leaves the prompt out.
+        ModelError: the tokenizer has no chat template, or one that fails or leaves the prompt out.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             "The model's tokenizer has no chat template.",
-            remedy="Leave chat mode out, or take an instruct model with its own tokenizer.",
+            remedy=_CHAT,
         )
     turns = [{"role": "user", "content": prompt}]
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    if prompt.strip() not in text:
+    with told("The model's chat template", _CHAT):
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        adds = tokenizer("a", add_special_tokens=True)["input_ids"]
+    if not isinstance(text, str) or prompt.strip() not in text:
         raise ModelError(
             "The model's chat template changes what the user says.",
             remedy="Leave chat mode out, and write prompts as the model wants them.",
         )
     bos = getattr(tokenizer, "bos_token", None)
-    adds = tokenizer("a", add_special_tokens=True)["input_ids"]
     if bos and adds and adds[0] == tokenizer.bos_token_id:
-        text = text.removeprefix(bos)
+        return text.removeprefix(bos)
     return text
 
 

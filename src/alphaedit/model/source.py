@@ -91,24 +91,31 @@ def check_files(folder: Path) -> None:
         ModelError: naming the file.
     """
     for file in (*_entries(folder), *_entries(folder / "additional_chat_templates")):
-        try:
-            about = file.stat()
-        except OSError:  # a link to nothing: as if it were not there
-            continue
-        if stat.S_ISDIR(about.st_mode):
-            continue
-        if not stat.S_ISREG(about.st_mode):
+        if _bytes(file) > LARGEST_TEXT and file.suffix in _TEXTS:
             raise ModelError(
-                f"{file} is neither a file nor a directory, and was not read.",
-                remedy="Put the model's own file there.",
-            )
-        if file.suffix in _TEXTS and about.st_size > LARGEST_TEXT:
-            raise ModelError(
-                f"{file} has {about.st_size:,} bytes, which no file of its kind has.",
+                f"{file} has {_bytes(file):,} bytes, which no file of its kind has.",
                 remedy=_AGAIN,
             )
     for name in _INDEX:
         _check_index(folder / name)
+
+
+def _bytes(file: Path) -> int:
+    """The size of a file; 0 of a directory, and where there is nothing.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    try:
+        about = file.stat()
+    except (OSError, ValueError):  # also a link to nothing, and what is no name of a file
+        return 0
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        raise ModelError(
+            f"{file} is neither a file nor a directory, and was not read.",
+            remedy="Put the model's own file there.",
+        )
+    return about.st_size if stat.S_ISREG(about.st_mode) else 0
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -123,7 +130,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _check_index(file: Path) -> None:
-    """Refuse shards that lie elsewhere."""
+    """Refuse shards that lie elsewhere, or cannot be read to an end."""
     try:
         held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError, RecursionError):  # reading the weights says what is the matter
@@ -140,6 +147,7 @@ def _check_inside(file: Path, name: Any) -> None:
             f"{file} names {name!r} as a file of weights, which is not in its directory.",
             remedy=_AGAIN,
         )
+    _bytes(file.parent / path)
 
 
 def weight_bytes(folder: Path) -> int:
