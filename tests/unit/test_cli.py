@@ -265,19 +265,6 @@ def test_settings_are_typed() -> None:
             prepare.overrides(bad)
 
 
-def test_output_folders(tmp_path: Path) -> None:
-    prepare.check_folder(tmp_path / "new", prepare.CHECKPOINT, force=False)
-    (tmp_path / "mine").mkdir()
-    prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=False)
-    (tmp_path / "mine" / "precious.txt").touch()
-    with pytest.raises(ConfigError, match="--force"):
-        prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=False)
-    with pytest.raises(ConfigError, match="will not be replaced"):
-        prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=True)
-    (tmp_path / "mine" / prepare.CHECKPOINT).touch()
-    prepare.check_folder(tmp_path / "mine", prepare.CHECKPOINT, force=True)
-
-
 def test_edit_go_on_ask_and_revert(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,8 +154,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run([*command, "--format", "checkpoint", "-o", str(tmp_path / "whole")]) == 0
     capsys.readouterr()
     assert "France" in (tmp_path / "whole" / "FACTS.md").read_text()
-    assert run([*command, "--format", "gguf", "-o", str(tmp_path / "x")]) == 1
-    assert "gguf" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert run([*command, "--format", "gguff", "-o", str(tmp_path / "x")]) == 1
+    assert "gguff" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")

@@ -16,7 +16,7 @@ import torch
 from tests.ledgers import BASE, make
 
 from alphaedit.cli.app import run
-from alphaedit.cli.prepare import check_new
+from alphaedit.cli.outputs import check_new
 from alphaedit.core.errors import (
     ConfigError,
     ConflictError,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INIT_EXAMPLES = examples(
     "alphaedit init my-edits --model bundled",
-    "alphaedit init ./my-model/edits --model ./my-model --sign ~/.ssh/id_ed25519",
+    "alphaedit init ./my-model-edits --model ./my-model --sign ~/.ssh/id_ed25519",
 )
 APPLY_EXAMPLES = examples("alphaedit apply my-edits 4f2a", "alphaedit apply my-edits 4f2a 90bc")
 CHECKOUT_EXAMPLES = examples(
@@ -61,11 +61,12 @@ def init(
 
     `alphaedit edit -o` does this too.
     """
-    from alphaedit.cli.prepare import check_new, open_editor
+    from alphaedit.cli.outputs import NEW_LEDGER, Output, check_outputs
+    from alphaedit.cli.prepare import open_editor
     from alphaedit.ledger.known import remember
     from alphaedit.ledger.ledger import Ledger
 
-    check_new(where)
+    check_outputs(model, [Output("", where, NEW_LEDGER)])
     out = Session(json=json, quiet=quiet)
     with out.progress() as progress:
         base = open_editor(model, progress, loading=loading).base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from xml.etree import ElementTree
@@ -12,8 +13,10 @@ import typer
 from alphaedit.cli import facts as sources
 from alphaedit.cli import ledgers, options
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Outcome, Session, output_console
-from alphaedit.cli.prepare import check_file, open_editor
+from alphaedit.cli.output import FAILED, Session, output_console
+from alphaedit.cli.outputs import Late, Output, check_outputs
+from alphaedit.cli.prepare import open_editor
+from alphaedit.core.marks import XML
 
 if TYPE_CHECKING:
     from alphaedit.editor.measured import Asked
@@ -65,7 +68,7 @@ def check(
 
     A fact holds if what the model says to its prompt begins with the target.
     """
-    check_file(junit, force=force)
+    check_outputs(model, [Output("--junit", junit)], force=force, inputs={"--edits": edits})
     wanted = sources.load(facts, format)
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
@@ -87,11 +90,10 @@ def check(
             wanted = [in_chat(editor.handle.tokenizer, fact) for fact in wanted]
         asked = ask_facts(editor.handle, wanted)
         seconds = time.perf_counter() - began
-        if junit is not None:
-            from alphaedit.core.files import write_text
+        from alphaedit.core.files import write_text
 
-            write_text(junit_xml(asked, sources.name_of(facts), seconds), junit)
-            out.wrote(junit)
+        late, text = Late(out), junit_xml(asked, sources.name_of(facts), seconds)
+        junit = late.write("--junit", junit, partial(write_text, text))
     wrong = [one for one in asked if not one.holds]
     share = 1 - len(wrong) / len(asked)
     if not json:
@@ -107,7 +109,7 @@ def check(
         "ok": share >= at_least,
         "junit": str(junit) if junit else None,
     }
-    return result if result["ok"] else Outcome(result, code=FAILED)
+    return late.end(result, code=0 if result["ok"] else FAILED)
 
 
 def junit_xml(asked: list[Asked], name: str, seconds: float) -> str:
@@ -138,7 +140,9 @@ def junit_xml(asked: list[Asked], name: str, seconds: float) -> str:
             )
     root = ElementTree.Element("testsuites")
     root.append(suite)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+    head, _, body = text.partition("\n")
+    return f"{head}\n{XML}\n{body}\n"
 
 
 def _clean(text: str) -> str:

@@ -13,6 +13,7 @@ import typer
 from alphaedit.cli import options, tables
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, shorten
+from alphaedit.cli.outputs import Late, Output, check_outputs
 from alphaedit.cli.prepare import open_editor
 from alphaedit.core.fact import Fact
 
@@ -209,8 +210,9 @@ def demo(
 
     Takes a minute or two. Needs no network, no GPU and no files; writes DIR/report.html.
     """
-    out = Session(json=json, quiet=quiet)
     report = out_dir / "report.html"
+    check_outputs(MODEL, [Output("Report", report, again=True)])
+    out = Session(json=json, quiet=quiet)
     console = output_console()
     with out.progress() as progress:
         editor = open_editor(MODEL, progress, seed=seed, loading=loading, cache_dir=cache_dir)
@@ -219,7 +221,8 @@ def demo(
         if not json:
             _show_edits(run)
         run.compare(load or (QUICK_LOAD if quick else LOAD))
-        run.write_report(report)
+        late = Late(out)
+        page = late.write("Report", report, run.write_report)
     result = {
         "edited": len(run.edit.facts),
         "answers": [
@@ -233,13 +236,14 @@ def demo(
             for name, r in run.runs.items()
         },
         "seconds": run.seconds,
-        "report": str(report.resolve()),
+        "report": str(page.resolve()) if page else None,
         "seed": seed,
     }
     if not json:
         _show_comparison(run)
-        console.print(f"Report: {report.resolve()}", highlight=False, soft_wrap=True)
-    return result
+        if page is not None:
+            console.print(f"Report: {page.resolve()}", highlight=False, soft_wrap=True)
+    return late.end(result)
 
 
 def _plain(metrics: Metrics) -> dict[str, Any]:

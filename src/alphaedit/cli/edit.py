@@ -6,15 +6,16 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alphaedit.cli import facts as sources
-from alphaedit.cli import ledgers, options, prepare, tables
+from alphaedit.cli import ledgers, options, outputs, prepare, tables
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Outcome, Session, output_console
+from alphaedit.cli.output import FAILED, Session, output_console
 from alphaedit.core.errors import GuardError, VerdictWarning
 
 if TYPE_CHECKING:
@@ -130,10 +131,13 @@ def edit(
 
     goes_on = out_dir is not None and Ledger.at(out_dir)
     start = from_session or (out_dir if goes_on else None)
-    if out_dir is not None and (start is None or start.resolve() != out_dir.resolve()):
-        prepare.check_new(out_dir)
-    prepare.check_folder(checkpoint, prepare.CHECKPOINT, force=force)
-    prepare.check_file(report, force=force)
+    grows = start is None or out_dir is None or start.resolve() == out_dir.resolve()
+    places = (
+        outputs.Output("-o", out_dir, outputs.LEDGER if grows else outputs.NEW_LEDGER),
+        outputs.Output("--checkpoint", checkpoint, "checkpoint"),
+        outputs.Output("--report", report),
+    )
+    outputs.check_outputs(model, places, force=force, inputs={"--from": from_session})
     ranks = prepare.join_ranks(
         loading.device,
         {"facts": [fact.to_dict() for fact in source.facts], "options": [method, over, seed]},
@@ -143,6 +147,8 @@ def edit(
     out = Session(json=json, quiet=quiet)
     began = time.perf_counter()
     with out.progress() as progress:
+        from alphaedit.editor.checkpoint import save_checkpoint
+
         editor = prepare.open_editor(
             model,
             progress,
@@ -165,14 +171,15 @@ def edit(
             editor, source, method, preset, {**over, "why": why}, batch_size or len(source.facts)
         )
         run.seconds["model"] = time.perf_counter() - began
-        run.go(seed=seed, generation=not no_generation, out=out)
-        if checkpoint is not None:
-            editor.save_pretrained(checkpoint)
-            out.wrote(checkpoint)
-        if report is not None:
-            run.write_report(report, model)
-            out.wrote(report)
-    written = {"out": out_dir, "checkpoint": checkpoint, "report": report}
+        with outputs.telling_what_is_recorded(editor):
+            run.go(seed=seed, generation=not no_generation, out=out)
+        late = outputs.Late(out)
+        save = partial(save_checkpoint, editor.handle, only_ours=True)
+        written = {
+            "out": out_dir,
+            "checkpoint": late.write("--checkpoint", checkpoint, save),
+            "report": late.write("--report", report, partial(run.write_report, model=model)),
+        }
     result = {
         **run.result(model),
         "seed": seed,
@@ -184,7 +191,8 @@ def edit(
     failed = run.stopped is not None or (strict and bool(run.fails))
     if not editor.ranks.first:
         return FAILED if failed else 0
-    return Outcome(result, code=FAILED) if failed else result
+    kept = outputs.after_edits(out_dir, run.made, model)
+    return late.end(result, code=FAILED if failed else 0, **kept)
 
 
 class Run:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import complete, options, prepare, tables
+from alphaedit.cli import complete, options, outputs, prepare, tables
 from alphaedit.cli.facts import STDIN, name_of, standard_input
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Outcome, Session, output_console
+from alphaedit.cli.output import FAILED, Session, output_console
 
 if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
@@ -126,7 +127,8 @@ def evaluate(
     """
     over = prepare.overrides(settings, plugins)
     watch = prepare.guard_of(guard)
-    prepare.check_file(report, force=force)
+    place = outputs.Output("--report", report)
+    outputs.check_outputs(model, [place], force=force, inputs={"--from": from_session})
     if method != "none":
         from alphaedit.methods.registry import get_method
 
@@ -178,9 +180,9 @@ def evaluate(
             run.metrics.update(
                 judged_metrics(editor.handle, measured, with_judge, progress=progress)
             )
-        if report is not None:
-            write_report(report, editor, run, model, records)
-            out.wrote(report)
+        late = outputs.Late(out)
+        page = partial(write_report, editor=editor, run=run, model=model, records=records)
+        report = late.write("--report", report, page)
     result = {
         **run.to_json(),
         "model": model,
@@ -191,7 +193,7 @@ def evaluate(
     }
     if not json:
         _show(result, report)
-    return Outcome(result, code=FAILED) if run.stopped else result
+    return late.end(result, code=FAILED if run.stopped else 0)
 
 
 def _made(run: RunResult) -> int:

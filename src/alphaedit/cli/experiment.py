@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import complete, options
+from alphaedit.cli import complete, options, outputs
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Outcome, Session, output_console
 from alphaedit.core.errors import ConfigError
@@ -110,6 +110,8 @@ def experiment(
     chosen = specs.load(name, over)
     said = Session(json=json, quiet=quiet)
     folder = out or Path("results") / chosen.name
+    outputs.check_outputs(chosen.models, [outputs.Output("-o", folder, outputs.RESULTS)])
+    outputs.check_outputs(None, [outputs.Output("", folder / PAGE, again=True)])
     with said.progress(f"What is done is in {folder}: the same command goes on.") as progress:
         from alphaedit.bench.experiments.runner import run
         from alphaedit.cli.output import quiet_libraries
@@ -160,6 +162,7 @@ def report(
 
     given = list(dict.fromkeys(directories))
     page = out or (given[0] / PAGE if len(given) == 1 else Path(PAGE))
+    outputs.check_outputs(None, [outputs.Output("-o" if out else "", page, again=True)])
     write(given, page, published=published)
     if not json:
         output_console().print(f"Report written to {page}", highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import complete, export_gguf, ledgers, options, prepare
+from alphaedit.cli import complete, export_gguf, ledgers, options, outputs
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
 from alphaedit.core.errors import ConfigError, unknown_name
@@ -24,7 +24,7 @@ EXAMPLES = examples(
     "alphaedit export my-edits --format gguf-lora -o my-adapter.gguf",
     "alphaedit export my-edits --model Base.Q4_1.gguf --format gguf -o edited.gguf --ollama",
 )
-MARKS = {"lora": "adapter_config.json", "delta": "delta.json", "checkpoint": "config.json"}
+KINDS = {"lora": "adapter", "delta": "delta", "checkpoint": "checkpoint"}
 
 
 @options.loads_model
@@ -100,22 +100,23 @@ def export(
     An adapter gives the edited model's outputs on the unedited model, in PEFT and in what loads
     its adapters.
     """
-    if form not in (*MARKS, *export_gguf.FORMS):
-        raise unknown_name("--format", form, (*MARKS, *export_gguf.FORMS))
+    if form not in (*KINDS, *export_gguf.FORMS):
+        raise unknown_name("--format", form, (*KINDS, *export_gguf.FORMS))
     if max_rank is not None and form not in ("lora", "gguf-lora"):
         raise ConfigError(
             f"--max-rank is not for --format {form}.", remedy="Leave it out, or use --tolerance."
         )
-    export_gguf.check(out, form, force=force, kind=kind, ollama=ollama)
+    export_gguf.check(out, form, kind=kind, ollama=ollama)
     from alphaedit.ledger.ledger import Ledger
 
     ledger = Ledger(where)
     model = ledgers.model_of(ledger, model)
     at = ledger.version(version)
-    if form in MARKS:
-        prepare.check_folder(out, MARKS[form], force=force)
-    if form == "gguf":
-        export_gguf.base_file(model)
+    if form in KINDS:
+        places = [outputs.Output("-o", out, KINDS[form])]
+    else:
+        places = export_gguf.places(out, model, form, ollama=ollama)
+    outputs.check_outputs(model, places, force=force, inputs={"LEDGER": where})
     said = Session(json=json, quiet=quiet)
     with said.progress() as progress:
         editor = ledgers.editor_at(ledger, model, at, progress, loading=loading)
@@ -130,6 +131,7 @@ def export(
                 base=model,
                 tolerance=tolerance,
                 max_rank=max_rank,
+                only_ours=True,
             )
         elif form == "gguf-lora":
             from alphaedit.editor.gguf_export import base_of, save_gguf_lora
@@ -148,12 +150,15 @@ def export(
             report = []
             written = export_gguf.write_gguf(editor, model, out, kind=kind, ollama=ollama)
         elif form == "delta":
-            report = write.save_delta(editor.edits, out, base=model, tolerance=tolerance)
+            report = write.save_delta(
+                editor.edits, out, base=model, tolerance=tolerance, only_ours=True
+            )
         else:
+            from alphaedit.editor.checkpoint import save_checkpoint
+
             report = write.summed(editor.edits)[1]
-            editor.save_pretrained(out)
-            text = write.card(editor.edits, model, report)
-            (out / "FACTS.md").write_text(text, encoding="utf-8")
+            texts = {"FACTS.md": write.card(editor.edits, model, report)}
+            save_checkpoint(editor.handle, out, texts=texts, only_ours=True)
         said.wrote(out)
     if not json:
         title = f"{len(editor.edits)} edits as {form}"

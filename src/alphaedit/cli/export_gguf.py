@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphaedit.core.errors import ConfigError
+from alphaedit.cli.outputs import Output
+from alphaedit.core.errors import AlphaEditError, ConfigError
+from alphaedit.core.marks import YAML
 
 if TYPE_CHECKING:
     from alphaedit.editor.session import Editor
@@ -15,31 +17,81 @@ FORMS = ("gguf", "gguf-lora")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
 MODELFILE = "Modelfile"
+LITTLE = 0.9
+"""Share of a change below which rounding took too much of it."""
 ASKED = 50
 """Facts asked for with the weights as they were written."""
 
 
-def check(out: Path, form: str, *, force: bool, kind: str | None, ollama: bool) -> None:
+def check(out: Path, form: str, *, kind: str | None, ollama: bool) -> None:
     """Refuse what cannot be meant, before a model is loaded.
 
     Raises:
-        ConfigError: a file that exists, a name that engines do not read, or options of other forms.
+        ConfigError: a name that engines do not read, or options of other forms.
     """
-    from alphaedit.cli.prepare import check_file
     from alphaedit.model.gguf_file import is_gguf
 
     if form in FORMS:
         if not is_gguf(out):
             raise ConfigError(f"{out} is no name of a GGUF file.", remedy=f"Give {out.name}.gguf.")
-        check_file(out, force=force)
     elif kind is not None:
         raise ConfigError(f"--type is not for --format {form}.", remedy="Leave it out.")
     if ollama and form != "gguf":
         raise ConfigError(
             f"--ollama is not for --format {form}.", remedy="Ollama takes --format gguf."
         )
-    if ollama:
-        check_file(out.parent / MODELFILE, force=force)
+
+
+def places(out: Path, model: str, form: str, *, ollama: bool) -> list[Output]:
+    """Where the export writes, and by what its files are known as ours.
+
+    Raises:
+        ConfigError: the GGUF file that edits of `model` go into is not known.
+    """
+    if form == "gguf-lora":
+        return [Output("-o", out, ours=_is_adapter)]
+    base = base_file(model)
+    found = [Output("-o", out, ours=lambda path: _is_edit_of(base, path))]
+    return [*found, Output("--ollama", out.parent / MODELFILE)] if ollama else found
+
+
+def _is_adapter(path: Path) -> bool:
+    """Whether a GGUF file is an adapter that we wrote."""
+    from alphaedit.model.gguf import header_of
+
+    try:
+        about = header_of(path).metadata
+    except (AlphaEditError, OSError):
+        return False
+    kind, said = about.get("general.type"), str(about.get("general.description", ""))
+    return kind == "adapter" and said.startswith("Made by alphaedit")
+
+
+def _is_edit_of(base: Path, path: Path) -> bool:
+    """Whether a GGUF file is `base` but for matrices that edits change: it bears no mark."""
+    from alphaedit.model.gguf import header_of
+
+    try:
+        one, other = header_of(base), header_of(path)
+        if path.samefile(base) or one.metadata != other.metadata:
+            return False
+        if list(one.tensors) != list(other.tensors):
+            return False
+        with open(base, "rb") as first, open(path, "rb") as second:
+            for name, stored in one.tensors.items():
+                found = other.tensors[name]
+                if "ffn_down" in name:
+                    continue
+                if (found.type, found.size) != (stored.type, stored.size):
+                    return False
+                first.seek(stored.start)
+                second.seek(found.start)
+                seen = min(stored.size, 1 << 16)
+                if first.read(seen) != second.read(seen):
+                    return False
+    except (AlphaEditError, OSError):
+        return False
+    return True
 
 
 def base_file(model: str) -> Path:
@@ -69,7 +121,7 @@ def write_gguf(
 
     rows = save_gguf(base_file(model), editor.edits, out, kind=kind or "F16")
     if ollama:
-        write_text(f"FROM ./{out.name}\n", out.parent / MODELFILE)
+        write_text(f"{YAML}FROM ./{out.name}\n", out.parent / MODELFILE)
     facts = [fact for edit in editor.edits for fact in edit.facts][-ASKED:]
     handle = editor.handle
     before = sum(one.holds for one in ask_facts(handle, facts))
@@ -107,8 +159,10 @@ def show_gguf(found: dict[str, Any], out: Path, title: str) -> list[str]:
         f"With the weights as they were written {facts['hold_as_written']} of {facts['asked']} "
         f"facts hold, {facts['hold']} before."
     ]
-    if facts["hold_as_written"] < facts["hold"]:
-        lines.append("Rounding took some of them back: give --type F16 or F32.")
+    lost = [row["name"] for row in found["tensors"] if row["kept"] < LITTLE]
+    if lost or facts["hold_as_written"] < facts["hold"]:
+        where = f" (most of the change of {', '.join(lost)})" if lost else ""
+        lines.append(f"Rounding took something back{where}: give --type F16 or F32.")
     return lines
 
 

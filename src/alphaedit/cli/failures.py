@@ -70,8 +70,10 @@ class Warner:
 
 def fail(error: Exception, *, as_json: bool, debug: bool) -> int:
     """Tell what went wrong, with its remedy; the exit code."""
+    done = " ".join(getattr(error, "__notes__", ()))  # what was done before it
     if isinstance(error, AlphaEditError):
-        report(type(error).__name__, error.message, error.remedy, as_json=as_json)
+        remedy = " ".join(filter(None, (done, error.remedy))) or None
+        report(type(error).__name__, error.message, remedy, as_json=as_json)
         return FAILED
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage
         message = str(error.format_message()).strip()
@@ -83,17 +85,18 @@ def fail(error: Exception, *, as_json: bool, debug: bool) -> int:
         return USAGE
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        remedy = "Nothing was changed. Use a smaller batch or model, or --dtype bfloat16."
+        kept = done or "Nothing was changed."
+        remedy = f"{kept} Use a smaller batch or model, or --dtype bfloat16."
         report("ResourceError", "Memory does not suffice.", remedy, as_json=as_json)
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}."
         remedy = "Check that the path exists, may be written, and that the disk is not full."
-        report("ResourceError", message, remedy, as_json=as_json)
+        report("ResourceError", message, f"{done} {remedy}".strip(), as_json=as_json)
     else:
         lines = str(error).strip().splitlines() or [""]
         remedy = "" if debug else "This is a bug of alphaedit. See more of it with --debug."
-        report(kind, f"{kind}: {lines[0]}", remedy or None, as_json=as_json)
+        report(kind, f"{kind}: {lines[0]}", f"{done} {remedy}".strip() or None, as_json=as_json)
     return FAILED
 
 

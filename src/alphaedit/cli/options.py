@@ -180,7 +180,9 @@ Chat = Annotated[
         "--chat", help="Prompts are a user's turn, by the chat template of an instruct model."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what alphaedit wrote at the output path before.")
+]
 ReportFile = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Write an HTML report.", show_default=False),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphaedit.cli.options import AS_STORED, Loading
+from alphaedit.cli.outputs import Output, check_outputs
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
 
+__all__ = ["Output", "check_outputs", "guard_of", "join_ranks", "numbers", "open_editor"]
+__all__ += ["overrides"]
 _LAYER = re.compile("[0-9]{1,4}")
-CHECKPOINT = "config.json"
-"""File by which a directory is known as ours to replace."""
 
 
 def open_editor(
@@ -48,6 +49,7 @@ def open_editor(
     from alphaedit.editor.session import Editor
 
     quiet_libraries()
+    show_conversion(model, progress)
     editor = Editor.from_pretrained(
         model,
         **asdict(loading),
@@ -64,6 +66,17 @@ def open_editor(
         editor.load(session)
         remember(Ledger(session), model)
     return editor
+
+
+def show_conversion(model: str, progress: Progress) -> None:
+    """Convert a GGUF file that was never read before, so that it is seen what takes so long."""
+    from alphaedit.model.gguf_file import is_gguf
+
+    path = Path(model).expanduser()
+    if is_gguf(model) and path.is_file():
+        from alphaedit.model import gguf
+
+        gguf.converted(path, progress)
 
 
 def join_ranks(device: str | None, given: Mapping[str, Any]) -> Ranks | None:
@@ -97,66 +110,6 @@ def guard_of(spec: str | None) -> Guard | None:
     guard = Guard.parse(spec)
     check_corpus(guard.text)
     return guard
-
-
-def check_new(folder: Path | None) -> None:
-    """Refuse a directory that holds anything but a ledger that was never begun.
-
-    Raises:
-        ConfigError: it does, or is a file.
-    """
-    if folder is None or not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is a file.", remedy="Give a directory.")
-    from alphaedit.ledger.ledger import BEFORE, Ledger
-
-    if Ledger.at(folder):
-        raise ConfigError(
-            f"{folder} holds a ledger already.", remedy="Use it, or choose another directory."
-        )
-    if any(path.name not in BEFORE for path in folder.iterdir()):
-        raise ConfigError(f"{folder} exists and is not empty.", remedy="Choose another directory.")
-
-
-def check_folder(folder: Path | None, mark: str, *, force: bool) -> None:
-    """Refuse to write over what is there, and with `force` over what is not our own kind.
-
-    Args:
-        folder: where to write.
-        mark: file that a directory of this kind has.
-        force: replace a directory that has it.
-
-    Raises:
-        ConfigError: `folder` exists and may not be replaced.
-    """
-    if folder is None or not folder.exists():
-        return
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if not force:
-        raise ConfigError(
-            f"{folder} exists.", remedy="Choose another directory, or replace it with --force."
-        )
-    if not (folder / mark).is_file():
-        raise ConfigError(
-            f"{folder} exists and has no {mark}: it will not be replaced, even with --force.",
-            remedy="Choose another directory, or remove it yourself.",
-        )
-
-
-def check_file(path: Path | None, *, force: bool) -> None:
-    """Refuse to write over a file.
-
-    Raises:
-        ConfigError: `path` exists and `force` is not given, or it is a directory.
-    """
-    if path is not None and path.is_dir():
-        raise ConfigError(f"{path} is a directory.", remedy="Give a file name inside it.")
-    if path is not None and path.exists() and not force:
-        raise ConfigError(
-            f"{path} exists.", remedy="Choose another name, or replace it with --force."
-        )
 
 
 def overrides(pairs: Sequence[str] | None, plugins: Sequence[str] | None = None) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from alphaedit.cli import ledgers, options
+from alphaedit.cli import ledgers, options, outputs
 from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
-from alphaedit.cli.prepare import CHECKPOINT, check_folder
-from alphaedit.core.errors import ConfigError, EditFileError
+from alphaedit.core.errors import AlphaEditError, ConfigError, EditFileError
 
 EXAMPLES = examples(
     "alphaedit revert my-edits",
@@ -53,10 +52,14 @@ def revert(
     What remains is, bit for bit, as if only the other edits had been applied. Edits made after one
     that is taken out were solved with it in place; they are named, and their facts asked again.
     """
-    check_folder(checkpoint, CHECKPOINT, force=force)
     from alphaedit.ledger.ledger import Ledger
 
     ledger = Ledger(where, signer=sign)
+    places = (
+        outputs.Output("LEDGER", where, outputs.LEDGER),
+        outputs.Output("--checkpoint", checkpoint, "checkpoint"),
+    )
+    outputs.check_outputs(model or ledger.model, places, force=force)
     before = ledger.head
     held = before.edits
     if edits and count != 1:
@@ -78,19 +81,26 @@ def revert(
             if dependants and not no_measure:
                 asked = ledgers.ask_in_force(editor, ledger, after, dependants)
             if checkpoint is not None:
-                editor.save_pretrained(checkpoint)
+                from alphaedit.editor.checkpoint import save_checkpoint
+
+                save_checkpoint(editor.handle, checkpoint, only_ours=True)
                 out.wrote(checkpoint)
         reverted = [edit for edit in reversed(held) if edit in gone]
-        entry = ledger.commit(
-            "revert",
-            drop=reverted,
-            why=why,
-            more={
-                "dependants": dependants,
-                "wrong": [one.fact.text for one in asked if not one.holds],
-            },
-            expect=before.id,
-        )
+        try:
+            entry = ledger.commit(
+                "revert",
+                drop=reverted,
+                why=why,
+                more={
+                    "dependants": dependants,
+                    "wrong": [one.fact.text for one in asked if not one.holds],
+                },
+                expect=before.id,
+            )
+        except AlphaEditError as error:
+            if checkpoint is not None:
+                error.add_note(f"The model without these edits was written to {checkpoint}.")
+            raise
     if not json:
         console = output_console()
         for edit in reverted:

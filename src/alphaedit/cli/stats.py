@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import options, prepare, tables
+from alphaedit.cli import options, outputs, prepare, tables
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, to_json
 from alphaedit.core.errors import ConfigError
+from alphaedit.core.marks import JSON
 
 if TYPE_CHECKING:
     from alphaedit.model.handle import ModelHandle
@@ -75,8 +77,8 @@ def stats(
     if threshold is not None and energy is not None:
         raise ConfigError("--threshold and --energy exclude one another.", remedy="Give one.")
     wanted = prepare.numbers(layers) if layers is not None else None
-    prepare.check_file(plot, force=force)
-    prepare.check_file(out_file, force=force)
+    places = (outputs.Output("--out", out_file), outputs.Output("--plot", plot))
+    outputs.check_outputs(model, places, force=force)
     if plot is not None:
         from alphaedit.report.figures import check_ending
 
@@ -99,15 +101,18 @@ def stats(
         statistics.prepare(chosen)
         tokens_seen = min(statistics.counted(layer) for layer in chosen)
         rows = [asdict(row) for row in statistics.report(chosen, **space)]
-        if plot is not None:
+        late = outputs.Late(out)
+
+        def draw(path: Path) -> None:
             from alphaedit.report.figures import save_spectra
 
-            spectra = [(n, statistics.spectrum(n).values.tolist()) for n in chosen]
-            save_spectra(
-                [(n, values, row["dim"]) for (n, values), row in zip(spectra, rows, strict=True)],
-                plot,
-            )
-            out.wrote(plot)
+            drawn = [
+                (n, statistics.spectrum(n).values.tolist(), row["dim"])
+                for n, row in zip(chosen, rows, strict=True)
+            ]
+            save_spectra(drawn, path)
+
+        plot = late.write("--plot", plot, draw)
     result: dict[str, Any] = {
         "model": model,
         "corpus": statistics.corpus.name,
@@ -118,10 +123,10 @@ def stats(
         "plot": str(plot) if plot else None,
         "seconds": {"total": time.perf_counter() - began},
     }
-    if out_file is not None:
-        from alphaedit.core.files import write_text
+    from alphaedit.core.files import write_text
 
-        write_text(to_json(result, indent=1) + "\n", out_file)
+    text = to_json({JSON[0]: JSON[1], **result}, indent=1) + "\n"
+    late.write("--out", out_file, partial(write_text, text))
     if not json:
         title = f"Keys of {model} over {tokens_seen:,} tokens of {statistics.corpus.name}"
         tables.null_space_table(list(zip(map(str, chosen), rows, strict=True)), title)
@@ -129,7 +134,7 @@ def stats(
         console.print(f"Kept in {result['cache']}", highlight=False, soft_wrap=True)
         if plot is not None:
             console.print(f"Spectra drawn in {plot}", highlight=False, soft_wrap=True)
-    return result
+    return late.end(result)
 
 
 def _choose(

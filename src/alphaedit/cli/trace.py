@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import complete, options, prepare
+from alphaedit.cli import complete, options, outputs
 from alphaedit.cli import facts as sources
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, quiet_libraries
@@ -103,7 +104,7 @@ def trace(
     kinds = _kinds(kind, window)
     if not noise > 0:
         raise ConfigError(f"--noise {noise} corrupts nothing.", remedy="Give a number above 0.")
-    prepare.check_file(plot, force=force)
+    outputs.check_outputs(model, [outputs.Output("--plot", plot)], force=force)
     if plot is not None:
         from alphaedit.report.figures import check_ending
 
@@ -136,11 +137,10 @@ def trace(
             )
             seconds[name] = time.perf_counter() - started
         suggested = list(suggest(traces["hidden"])) if suggest_layers else None
-        if plot is not None:
-            from alphaedit.report.heatmap import save_traces
+        from alphaedit.report.heatmap import save_traces
 
-            save_traces(list(traces.values()), plot)
-            out.wrote(plot)
+        late = outputs.Late(out)
+        plot = late.write("--plot", plot, partial(save_traces, list(traces.values())))
     result: dict[str, Any] = {
         "model": model,
         "facts": facts,
@@ -156,7 +156,7 @@ def trace(
     }
     if not json:
         _show(list(traces.values()), suggested, plot)
-    return result
+    return late.end(result)
 
 
 def _kinds(kind: str, window: int | None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alphaedit.cli import facts as sources
-from alphaedit.cli import options, prepare
+from alphaedit.cli import options, outputs, prepare
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console
 from alphaedit.core.errors import ConfigError
@@ -93,10 +93,10 @@ def tune(
     over = prepare.overrides(settings, plugins)
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(f"{out} does not end in .yaml.", remedy="By that, --preset knows files.")
-    prepare.check_file(out, force=force)
     log = out.with_name(f"{out.name}.trials.jsonl")
-    if force and out.exists():
-        log.unlink(missing_ok=True)
+    trials_of = outputs.Output("The log of trials", log, ours=_is_log, again=True)
+    outputs.check_outputs(model, [outputs.Output("-o", out), trials_of], force=force)
+    anew = force and out.exists()
     given = None if facts == WORLD else sources.load(facts)
     said = Session(json=json, quiet=quiet)
     began = time.perf_counter()
@@ -115,6 +115,8 @@ def tune(
         from alphaedit.tune.tuner import tune as run
 
         handle = editor.handle
+        if anew:
+            log.unlink(missing_ok=True)
         tuned = run(
             handle,
             editor.statistics,
@@ -137,6 +139,12 @@ def tune(
     if not json:
         _show(tuned, result)
     return result
+
+
+def _is_log(path: Path) -> bool:
+    from alphaedit.tune.tuner import is_log
+
+    return is_log(path)
 
 
 def _from_world(handle: ModelHandle, seed: int) -> list[Fact]:

@@ -144,12 +144,15 @@ def pack(
     debug: options.Debug = False,
 ) -> dict[str, Any]:
     """Write a ledger into one file, to send it."""
-    from alphaedit.cli.prepare import check_file
+    from alphaedit.cli.outputs import Output, check_outputs
+    from alphaedit.ledger.archive import is_packed
     from alphaedit.ledger.archive import pack as packed
     from alphaedit.ledger.ledger import Ledger
 
-    check_file(file, force=force)
-    count = packed(Ledger(where), file)
+    ledger = Ledger(where)
+    place = Output("", file, ours=is_packed)
+    check_outputs(None, [place], force=force, inputs={"LEDGER": where})
+    count = packed(ledger, file)
     if not json:
         output_console().print(
             f"{plural(count, 'file')} in {file}, {file.stat().st_size / 1e6:.2f} MB.",
@@ -177,10 +180,10 @@ def unpack(
     debug: options.Debug = False,
 ) -> dict[str, Any]:
     """Take a ledger out of a file, into a new directory; it is verified first."""
-    from alphaedit.cli.prepare import check_new
+    from alphaedit.cli.outputs import NEW_LEDGER, Output, check_outputs
     from alphaedit.ledger.archive import unpack as unpacked
 
-    check_new(where)
+    check_outputs(None, [Output("", where, NEW_LEDGER)])
     size = None if max_size is None else int(max_size * 1e9)
     return _came(unpacked(file, where, max_size=size), None, json=json)
 
@@ -241,12 +244,11 @@ def pull(
     debug: options.Debug = False,
 ) -> dict[str, Any]:
     """Bring a ledger from the Hugging Face Hub, or one here up to it; it is verified first."""
-    from alphaedit.cli.prepare import check_new
+    from alphaedit.cli.outputs import LEDGER, Output, check_outputs
     from alphaedit.ledger.hub import pull as pulled
     from alphaedit.ledger.ledger import Ledger
 
-    if not Ledger.at(where):
-        check_new(where)
+    check_outputs(None, [Output("", where, LEDGER)])
     count = pulled(repo, where, revision=revision)
     return _came(Ledger(where), count, json=json)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import complete, options, prepare
+from alphaedit.cli import complete, options, outputs
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, output_console, to_json
 from alphaedit.core.errors import ConfigError, ModelError, unknown_name
@@ -35,6 +35,9 @@ Output = Annotated[
         "--out", "-o", metavar="FILE", help="Write into this file.", show_default="standard output"
     ),
 ]
+UNFINISHED = {"checkpoint.safetensors", "checkpoint.part", "chat_template.jinja"}
+UNFINISHED |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+"""Files that a training which was stopped leaves."""
 GO_ON = "The last checkpoint is kept: the same command goes on from it."
 
 
@@ -57,8 +60,10 @@ def _deliver(text: str, path: Path | None, *, as_json: bool, force: bool) -> Non
     """Write `text` where it should go; with --json, standard output is the result's alone."""
     if path is not None:
         from alphaedit.core.files import write_text
+        from alphaedit.core.marks import alike
 
-        prepare.check_file(path, force=force)
+        place = outputs.Output("-o", path, ours=lambda held: alike(held, text))
+        outputs.check_outputs(None, [place], force=force)
         write_text(text, path)
     elif not as_json:
         print(text, end="")
@@ -269,6 +274,13 @@ def train(
     """Train a bundled model from scratch; an interrupted run goes on from its last checkpoint."""
     if (out_dir / "model.safetensors").is_file():
         raise ConfigError(f"{out_dir} holds a finished model.", remedy="Choose another directory.")
+    outputs.check_outputs(None, [outputs.Output("-o", out_dir, outputs.RESULTS)])
+    others = sorted(file.name for file in out_dir.glob("*") if file.name not in UNFINISHED)
+    if others:
+        raise ConfigError(
+            f"{out_dir} holds {others[0]}, which no unfinished training left there.",
+            remedy="Choose another directory.",
+        )
     from alphaedit.world.train import RECIPES
     from alphaedit.world.train import train as run
 

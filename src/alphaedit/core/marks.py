@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,6 +32,7 @@ _SIGNS = (
     f"Software\0{CREATED}",
     f"/Creator ({CREATED})",
 )
+_FACT = re.compile(r"[^\t]+\tP[0-9]+\t[^\t]+")
 _NEAR = 1 << 14
 """Bytes at either end of a file in which its mark lies."""
 
@@ -130,3 +132,24 @@ def is_ours(path: Path) -> bool:
     except OSError:
         return False
     return any(sign.encode() in near for sign in _SIGNS)
+
+
+def alike(path: Path, text: str) -> bool:
+    """Whether a file of data, which has no room for a mark, could be an earlier version of `text`.
+
+    Records have the same fields, rows of the world's facts the same form, and other text begins
+    with the same line.
+    """
+    try:
+        held = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    first, new = (each.partition("\n")[0] for each in (held, text))
+    if text[:1] not in ("[", "{"):
+        return first == new or bool(_FACT.fullmatch(first) and _FACT.fullmatch(new))
+    try:
+        if text[0] == "{":  # JSON Lines
+            held, text = f"[{first}]", f"[{new}]"
+        return bool(json.loads(held)[0].keys() == json.loads(text)[0].keys())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False

@@ -72,6 +72,16 @@ def pack(ledger: Ledger, path: Path) -> int:
     return len(names)
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file is an archive that `pack` wrote, by what is in it first."""
+    try:
+        with Archive(path, SMALL, "") as archive:
+            first = next(iter(archive), None)
+            return first is not None and first.plain and bool(ALLOWED.fullmatch(first.name))
+    except (AlphaEditError, OSError):
+        return False
+
+
 def unpack(path: Path, folder: Path, *, max_size: int | None = None) -> Ledger:
     """Take a ledger out of a file that `pack` wrote, into a new directory, and check all of it.
 
@@ -88,7 +98,7 @@ def unpack(path: Path, folder: Path, *, max_size: int | None = None) -> Ledger:
     """
     with Archive(path, _limit(path, max_size), _TRUSTED) as archive:
         _check_free(folder)
-        with atomic_folder(folder) as part, naming(part, str(path)):
+        with atomic_folder(folder, last=JOURNAL) as part, naming(part, str(path)):
             seen: set[str] = set()
             for member in archive:
                 if not member.plain or not ALLOWED.fullmatch(member.name):
@@ -201,7 +211,7 @@ def receive(source: Path, target: Path) -> int:
         data = file.read(whole)
     if not Ledger.at(target):
         _check_free(target)
-        with atomic_folder(target) as part:
+        with atomic_folder(target, last=JOURNAL) as part:
             for name in parts(other)[1:]:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, part / name)

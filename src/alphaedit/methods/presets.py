@@ -12,6 +12,7 @@ import yaml
 
 from alphaedit.core.errors import ConfigError, unknown_name
 from alphaedit.core.files import write_text
+from alphaedit.core.marks import YAML
 from alphaedit.core.parsing import YAML_LIMIT, Broken, parse_yaml
 from alphaedit.core.reading import read_text
 from alphaedit.methods.config import build
@@ -106,6 +107,6 @@ def write_preset(path: Path, data: Mapping[str, Any], comment: str) -> None:
     Raises:
         ResourceError: it cannot be written; what was there is kept.
     """
-    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    head = YAML + "".join(f"# {line}\n" for line in comment.splitlines())
     body = yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, width=100)
     write_text(head + body, path)

@@ -25,6 +25,7 @@ from alphaedit.report.figures import (
     _dress,
     spectrum_panel,
 )
+from alphaedit.report.figures import save as save_figure
 from alphaedit.report.results import Column, Group, Results
 
 Chart = Callable[[Group, Results], Figure | None]
@@ -372,14 +373,8 @@ CHARTS: Mapping[str, Chart] = {
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write STEM.svg and STEM.png."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = []
+    written = [stem.with_name(stem.name + ending) for ending in (".svg", ".png")]
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": stem.name}):
-        kinds: dict[str, dict[str, Any]] = {".svg": {"metadata": {"Date": None}}, ".png": {}}
-        for ending, options in kinds.items():
-            path = stem.with_name(stem.name + ending)
-            part = path.with_name(f".part-{path.name}")
-            figure.savefig(part, dpi=150, facecolor="white", format=ending[1:], **options)
-            part.replace(path)
-            written.append(path)
+        for path in written:
+            save_figure(figure, path, dpi=150)
     return written

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from alphaedit.core.errors import ConfigError
+from alphaedit.core.files import whole_file
+from alphaedit.core.marks import PICTURE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (8, 3)), "-")
@@ -143,6 +145,7 @@ def save_spectra(spectra: Sequence[tuple[int, Sequence[float], int]], path: Path
 
     Raises:
         ConfigError: the ending is not .svg, .png or .pdf.
+        ResourceError: it cannot be written; what was there before is kept.
     """
     check_ending(path)
     figure = Figure(figsize=(6.4, PANEL[1] * len(spectra)), layout="constrained")
@@ -150,13 +153,23 @@ def save_spectra(spectra: Sequence[tuple[int, Sequence[float], int]], path: Path
         figure.subplots(len(spectra), 1, squeeze=False)[:, 0], spectra, strict=True
     ):
         _draw_spectrum(axes, layer, values, dim)
-    part = path.with_name(f".part-{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(part, dpi=160, facecolor="white", format=path.suffix[1:])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    save(figure, path, dpi=160)
+
+
+def save(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Write a picture as the ending of `path` says, whole or not at all, with our mark in it.
+
+    Raises:
+        ResourceError: it cannot be written; what was there before is kept.
+    """
+    with whole_file(path) as part:
+        figure.savefig(
+            part,
+            dpi=dpi,
+            facecolor="white",
+            format=path.suffix[1:],
+            metadata=dict(PICTURE[path.suffix]),
+        )
 
 
 def svg(figure: Figure, name: str, label: str) -> str:

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from alphaedit.locate.trace import POSITIONS, Trace
-from alphaedit.report.figures import COLOURS, DASHES, GRID, MARKERS, check_ending
+from alphaedit.report.figures import COLOURS, DASHES, GRID, MARKERS, check_ending, save
 
 TEXT = "#2b313b"
-PAPER = "#ffffff"
 ROW = (10.4, 3.1)
 NUMBERED = 12
 """The most layers whose values are written into the map."""
@@ -29,16 +28,10 @@ def save_traces(traces: Sequence[Trace], path: Path) -> None:
 
     Raises:
         ConfigError: the ending is not .svg, .png or .pdf.
+        ResourceError: it cannot be written; what was there before is kept.
     """
     check_ending(path)
-    part = path.with_name(f".part-{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure = trace_figure(traces)
-        figure.savefig(part, dpi=160, facecolor=PAPER, format=path.suffix[1:])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    save(trace_figure(traces), path, dpi=160)
 
 
 def trace_figure(traces: Sequence[Trace]) -> Figure:

@@ -30,6 +30,8 @@ LOAD = 0.1
 """Planned edits, as a share of the keys' dimension, where nobody says."""
 SHARED = ("layers", "steps", "learning_rate", "clamp", "stop_loss")
 """Fields that a preset gives to all methods."""
+HEADER = {"model", "corpus", "tokens", "method", "facts", "planned", "fixed", "seed"}
+"""What the first line of a log of trials holds."""
 NEUTRAL = ("plugins", "project", "graph")
 
 
@@ -150,6 +152,16 @@ def tune(
         others = Pilot(handle, statistics, solver, rest, **options)
         checked = (others.measure(start), others.measure(best))
     return Tuned(solver.name, best, found, checked, planned, len(chosen))
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file begins as a log of trials does."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            first = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and HEADER <= first.keys()
 
 
 def _header(

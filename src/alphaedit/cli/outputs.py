@@ -1,0 +1,370 @@
+"""Where commands write: all of it is checked before the work, and what fails after it is told."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphaedit.cli.output import FAILED, Outcome, Session
+from alphaedit.core import disk
+from alphaedit.core.errors import AlphaEditError, ConfigError, ResourceError
+from alphaedit.core.files import check_ours, recover
+from alphaedit.core.marks import is_ours, read_manifest
+
+if TYPE_CHECKING:
+    from alphaedit.core.edit import Edit
+    from alphaedit.editor.session import Editor
+
+FILE, LEDGER, NEW_LEDGER, RESULTS = "file", "ledger", "new ledger", "results"
+FOLDERS = {
+    "checkpoint": ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", "README.md"),
+    "delta": ("delta.json", "delta.safetensors", "README.md"),
+}
+"""Kinds of folders that carry a manifest, and names of files that they have."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One place that a command writes to.
+
+    Attributes:
+        option: as it is typed, for messages; "" if the place is no option's.
+        path: the place; None if it was not asked for.
+        kind: file; checkpoint, adapter or delta; ledger (begun if there is none), new ledger;
+            results (of an experiment, which looks after them itself).
+        ours: by what a file is known as ours.
+        again: whether a file of ours is replaced without --force.
+    """
+
+    option: str
+    path: Path | None
+    kind: str = FILE
+    ours: Callable[[Path], bool] = is_ours
+    again: bool = False
+
+    @property
+    def place(self) -> Path:
+        """The path, of an output that was asked for."""
+        assert self.path is not None
+        return self.path
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.path}".strip()
+
+    def is_ledger(self) -> bool:
+        """Whether it is a ledger that is there and may grow."""
+        from alphaedit.ledger.ledger import Ledger
+
+        return self.kind == LEDGER and Ledger.at(self.place)
+
+
+def check_outputs(
+    model: str | Sequence[str] | None,
+    outputs: Sequence[Output],
+    *,
+    force: bool = False,
+    inputs: Mapping[str, Path | None] | None = None,
+) -> None:
+    """Refuse places that a command cannot write to, or must not; nothing is written.
+
+    Args:
+        model: what MODEL is called on the command line, or several of them.
+        outputs: where the command writes.
+        force: whether what carries our mark may be replaced.
+        inputs: directories that the command reads, by what they are called.
+
+    Raises:
+        ConfigError: places that are equal, lie inside one another, inside MODEL or another input;
+            that are links; or that hold what may not be replaced.
+        ResourceError: a place that cannot be written.
+    """
+    given = [one for one in outputs if one.path is not None]
+    for one in given:
+        _check_link(one)
+    for number, one in enumerate(given):
+        for other in given[:number]:
+            _check_apart(one, other)
+    names = [model] if isinstance(model, str) else list(model or ())
+    for name in names:
+        _check_outside(given, "MODEL", _places_of(name))
+    for called, place in (inputs or {}).items():
+        _check_outside(given, called, [place] if place is not None else [])
+    for one in given:
+        _check_there(one, names, force=force)
+    # Of several ranks the first writes.
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0":
+        for one in given:
+            _check_writable(one)
+
+
+def _check_link(one: Output) -> None:
+    if one.place.is_symlink() and not one.is_ledger():
+        raise ConfigError(
+            f"{one} is a link to {os.readlink(one.place)}: it is neither followed nor replaced.",
+            remedy=f"Give {one.place.resolve()} itself, or another place.",
+        )
+
+
+def _check_apart(one: Output, other: Output) -> None:
+    first, second = one.place.resolve(), other.place.resolve()
+    if first == second or (first.exists() and second.exists() and first.samefile(second)):
+        raise ConfigError(
+            f"{other} and {one} are the same place.", remedy="Give each a place of its own."
+        )
+    for inner, outer in ((one, other), (other, one)):
+        if inner.place.resolve().is_relative_to(outer.place.resolve()):
+            raise ConfigError(
+                f"{inner} lies inside {outer}.", remedy="Give each a place of its own."
+            )
+
+
+def _check_outside(given: Sequence[Output], called: str, places: Sequence[Path]) -> None:
+    for one in given:
+        for place in places:
+            root, found = place.resolve(), one.place.resolve()
+            if one.is_ledger() or not found.is_relative_to(root):
+                continue
+            where = "is" if found == root else "lies inside"
+            raise ConfigError(
+                f"{one} {where} {called} ({place}), which is never written to.",
+                remedy="Choose another place.",
+            )
+
+
+def _places_of(model: str) -> list[Path]:
+    """Where a model lies on this machine, as far as that is seen without loading it."""
+    from alphaedit.world.asset import NAMES, path
+
+    if model in NAMES:
+        try:
+            return [path(model)]
+        except AlphaEditError:
+            return []
+    try:
+        here = Path(model).expanduser()
+        if here.exists():
+            return [here]
+    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a NUL
+        return []
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    return [cached] if "/" in model and cached.is_dir() else []
+
+
+def _check_there(one: Output, models: Sequence[str], *, force: bool) -> None:
+    if one.kind == FILE:
+        _check_file(one, force=force)
+    elif one.kind in FOLDERS:
+        _check_folder(one, models, force=force)
+    elif one.kind == RESULTS:
+        if one.place.exists() and not one.place.is_dir():
+            raise ConfigError(f"{one} is a file.", remedy="Give a directory.")
+    elif not one.is_ledger():
+        check_new(one.place)
+
+
+def _check_file(one: Output, *, force: bool) -> None:
+    path = one.place
+    if path.is_dir():
+        raise ConfigError(f"{one} is a directory.", remedy="Give a file name inside it.")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ConfigError(f"{one} is neither file nor directory.", remedy="Choose another name.")
+    if not one.ours(path):
+        raise ConfigError(
+            f"{one} exists and was not made by alphaedit: it is not replaced, even with --force.",
+            remedy="Choose another name, or remove it yourself.",
+        )
+    if not force and not one.again:
+        raise ConfigError(
+            f"{one} exists.", remedy="Choose another name, or replace it with --force."
+        )
+
+
+def _check_folder(one: Output, models: Sequence[str], *, force: bool) -> None:
+    path = one.place
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ConfigError(f"{one} is a file.", remedy="Give a directory.")
+    recover(path)
+    if not any(path.iterdir()):
+        return
+    held = read_manifest(path)
+    if held is None or held.kind != one.kind:
+        what = "has no alphaedit.json" if held is None else f"holds a {held.kind}"
+        raise ConfigError(
+            f"{one} exists and {what}: no {one.kind} is written into it, even with --force.",
+            remedy="Choose another directory, or remove it yourself.",
+        )
+    if not force:
+        raise ConfigError(
+            f"{one} exists.",
+            remedy="Choose another directory, or replace with --force what alphaedit wrote there.",
+        )
+    names = {*held.files, *_new_names(one.kind, models)}
+    if one.kind == "checkpoint":
+        from alphaedit.editor.checkpoint import rival
+
+        names.update(file.name for file in path.iterdir() if rival(file.name))
+    check_ours(path, held, sorted(names))
+
+
+def _new_names(kind: str, models: Sequence[str]) -> list[str]:
+    """Names of files that are going to be written, as far as they are known."""
+    names = set(FOLDERS[kind])
+    if kind == "checkpoint":
+        folders = [place for model in models for place in _places_of(model) if place.is_dir()]
+        found = [path for folder in folders for path in folder.iterdir() if path.is_file()]
+        names.update(path.name for path in found if not path.name.startswith(".alphaedit."))
+        names.discard("alphaedit.json")
+    return sorted(names)
+
+
+def check_new(folder: Path | None) -> None:
+    """Refuse a directory that holds anything but a ledger that was never begun.
+
+    Raises:
+        ConfigError: it does, or is a file.
+    """
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file.", remedy="Give a directory.")
+    from alphaedit.ledger.ledger import BEFORE, Ledger
+
+    if Ledger.at(folder):
+        raise ConfigError(
+            f"{folder} holds a ledger already.", remedy="Use it, or choose another directory."
+        )
+    if any(path.name not in BEFORE for path in folder.iterdir()):
+        raise ConfigError(f"{folder} exists and is not empty.", remedy="Choose another directory.")
+
+
+def _check_writable(one: Output) -> None:
+    """Make what is to be made, and remove it again.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    path, made = one.place.absolute(), []
+    try:
+        if one.is_ledger():
+            from alphaedit.ledger.ledger import JOURNAL
+
+            open(path / JOURNAL, "r+b").close()
+        if path.is_dir():
+            part = disk.new_part(path / "alphaedit", folder=True)
+        else:
+            made = disk.make_folders(path.parent)
+            part = disk.new_part(path, folder=one.kind != FILE)
+        disk.remove(part)
+    except (OSError, ValueError) as error:
+        raise disk.cannot_write(path, error, "Nothing was done.") from error
+    finally:
+        disk.remove_folders(made)
+
+
+class Late:
+    """What a command writes at its end: each by itself, as the work would be lost otherwise.
+
+    Attributes:
+        failed: what could not be written, by option, and why.
+    """
+
+    def __init__(self, said: Session) -> None:
+        self.said = said
+        self.failed: dict[str, Exception] = {}
+
+    def write(self, option: str, path: Path | None, make: Callable[[Path], object]) -> Path | None:
+        """Write one output; its path, or None if it was not asked for or failed."""
+        if path is None:
+            return None
+        try:
+            make(path)
+        except Exception as error:  # whatever it is: the work is done, and is to be told
+            self.failed[option] = error
+            return None
+        self.said.wrote(path)
+        return path
+
+    def end(
+        self,
+        result: Mapping[str, Any],
+        *,
+        code: int = 0,
+        done: str = "",
+        remedies: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The result of the command, and what failed: told now, or in the JSON under "error".
+
+        Args:
+            result: what the command found and wrote.
+            code: exit code, if nothing failed.
+            done: a sentence on what is kept.
+            remedies: how to get what is missing, by option.
+        """
+        if not self.failed:
+            return Outcome(dict(result), code=code) if code else dict(result)
+        from alphaedit.cli.failures import report
+
+        kinds, messages, remedy = [], [], []
+        for option, error in self.failed.items():
+            ours = isinstance(error, AlphaEditError)
+            kinds.append(type(error).__name__ if ours else ResourceError.__name__)
+            why = error.message if isinstance(error, AlphaEditError) else f"{error!r}."
+            messages.append(f"{option}: {why}")
+            other = error.remedy if isinstance(error, AlphaEditError) else None
+            remedy.append((remedies or {}).get(option) or other or "")
+        told = {
+            "type": kinds[0],
+            "message": " ".join(messages),
+            "remedy": " ".join(filter(None, [done, *remedy])) or None,
+        }
+        if not self.said.json:
+            report(str(told["type"]), str(told["message"]), told["remedy"], as_json=False)
+        return Outcome({**result, "error": told}, code=FAILED)
+
+
+@contextmanager
+def telling_what_is_recorded(editor: Editor) -> Iterator[None]:
+    """Let every error of the block say which of its edits are in the ledger already."""
+    first = len(editor.edits)
+    try:
+        yield
+    except Exception as error:
+        made = editor.edits[first:]
+        if editor.ledger is not None and made:
+            error.add_note(recorded(editor.ledger.path, made))
+        raise
+
+
+def recorded(ledger: Path, edits: Sequence[Edit]) -> str:
+    """A sentence on edits that are in a ledger, whatever failed after that."""
+    ids = ", ".join(edit.id for edit in edits)
+    what = f"edit {ids} is" if len(edits) == 1 else f"{len(edits)} edits are ({ids})"
+    return f"In {ledger} {what} recorded: the same command again would record it twice."
+
+
+def after_edits(ledger: Path | None, edits: Sequence[Edit], model: str) -> dict[str, Any]:
+    """What `Late.end` says when outputs of an edit are missing: what is kept, what to do."""
+    if ledger is None:
+        return {}
+    place, name = shlex.quote(str(ledger)), shlex.quote(model)
+    return {
+        "done": recorded(ledger, edits),
+        "remedies": {
+            "--checkpoint": "Write the model alone: "
+            f"alphaedit export {place} --model {name} --format checkpoint -o DIR",
+            "--report": "Facts and answers of an edit: "
+            f"alphaedit show {place} {edits[-1].id if edits else 'last'}",
+        },
+    }
