@@ -160,7 +160,7 @@ class Archive:
 
     def _with(self, member: Member, extended: dict[str, str]) -> Member:
         size = extended.get("size", str(member.size))
-        if not (size.isascii() and size.isdigit() and len(size) < 20):
+        if not (size.isascii() and size.isdigit() and len(size) < 30):
             raise self._broken("a header holds no number where one should be")
         sparse = any(name.startswith("GNU.sparse") for name in extended)
         return Member(extended.get("path", member.name), int(size), member.plain and not sparse)
