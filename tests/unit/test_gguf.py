@@ -166,10 +166,10 @@ def test_a_change_smaller_than_a_step_of_the_grid_is_not_rounded_away() -> None:
 
     generator = torch.Generator().manual_seed(0)
     kind = GGMLQuantizationType.Q4_1
-    data = quantize(torch.randn(64, 256, generator=generator).numpy(), kind)
+    data = quantize(torch.randn(64, 1024, generator=generator).numpy(), kind)
     base = torch.from_numpy(dequantize(data, kind)).double()
     left = torch.randn(64, 2, generator=generator)
-    change = LowRank(left * 0.003, torch.randn(2, 256, generator=generator))
+    change = LowRank(left * 0.003, torch.randn(2, 1024, generator=generator))
     delta = change.matrix().double()
     assert float(delta.abs().max()) < 0.25 * float((base - base.mean()).abs().max()) / 15
     plain = torch.from_numpy(dequantize(quantize((base + delta).float().numpy(), kind), kind))

@@ -28,6 +28,9 @@ SAME = "same"
 TYPES = ("F16", "F32", "BF16", "Q8_0", SAME)
 """What edited tensors can be written as; `same`: as the base has them."""
 ADAPTER_TYPES = ("F32", "F16")
+ROUNDS = 16
+ENOUGH = 0.05
+"""Share of a change that may be lost where it acts, before it is rounded again."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ def _places(header: Header, changes: Mapping[str, LowRank]) -> dict[str, Stored]
                 remedy="Give --model the GGUF file that was edited.",
             )
         found[parameter] = stored
-    return found
+    return dict(sorted(found.items(), key=lambda item: item[1].start))
 
 
 def _known(names: dict[str, str], wanted: Iterable[str], family: str) -> dict[str, str]:
@@ -268,13 +271,11 @@ def _edited(
     header: Header, stored: Stored, parameter: str, change: LowRank, kind: Any
 ) -> tuple[NDArray[Any], Written]:
     from gguf.constants import GGMLQuantizationType as Kind
-    from gguf.quants import dequantize, quantize
 
     before = read_tensor(header, stored).double()
     delta = change.to(dtype=torch.float64).matrix()
-    whole = (before + delta).float()
-    data = quantize(whole.numpy(), kind)
-    after = torch.from_numpy(np.ascontiguousarray(dequantize(data, kind))).double()
+    whole = before + delta
+    data, after = _rounded(whole, change, kind)
     if not bool(after.isfinite().all()):
         raise ConfigError(
             f"{stored.name} holds numbers too large for {kind.name}.",
@@ -286,10 +287,36 @@ def _edited(
         parameter=parameter,
         before=Kind(stored.type).name,
         type=kind.name,
-        error=float((after - whole.double()).norm() / whole.double().norm().clamp_min(1e-30)),
+        error=float((after - whole).norm() / whole.norm().clamp_min(1e-30)),
         kept=float(((after - before) * delta).sum()) / size if size else 1.0,
     )
     return data, row
+
+
+def _rounded(whole: Tensor, change: LowRank, kind: Any) -> tuple[NDArray[Any], Tensor]:
+    """`whole` in the type, as bytes and as numbers, with what the edit does to its keys kept.
+
+    A change smaller than a step of the grid rounds away. So what is lost along the rows of the
+    change's right factor is added to what is rounded, until the rounded matrix does to these
+    directions what it should; elsewhere the error is one of rounding.
+    """
+    from gguf.quants import dequantize, quantize
+
+    keys = torch.linalg.qr(change.right.double().T)[0]
+    wanted = whole
+    best: tuple[float, NDArray[Any], Tensor] | None = None
+    for _ in range(ROUNDS):
+        data = quantize(wanted.float().numpy(), kind)
+        after = torch.from_numpy(np.ascontiguousarray(dequantize(data, kind))).double()
+        lost = (whole - after) @ keys
+        size = float(lost.norm())
+        if best is None or size < best[0]:
+            best = (size, data, after)
+        if not size > ENOUGH * frobenius(change):
+            break
+        wanted = wanted + lost @ keys.T
+    assert best is not None
+    return best[1], best[2]
 
 
 def _copy(header: Header, new: Mapping[str, Any], kinds: Mapping[str, int], path: Path) -> None:
