@@ -328,6 +328,12 @@ def test_sharded_weights_are_read(tmp_path: Path) -> None:
     assert ModelHandle.load(tmp_path).fingerprint() == plain
 
 
+def test_errors_of_libraries_are_told_beyond_a_colon(tmp_path: Path) -> None:
+    changed(save_tiny("llama", tmp_path), vocab_size="many")
+    with pytest.raises(ModelError, match=r"field 'vocab_size': .*many"):
+        ModelHandle.load(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["[1]", "3", '"x"', "null", "[" * 5000, '{"model_type": 5}', "{}"])
 def test_configs_that_are_none(text: str, tmp_path: Path) -> None:
     save_tiny("gpt2", tmp_path)

@@ -42,7 +42,9 @@ def told(what: str, remedy: str = FILES) -> Iterator[None]:
 
 def _explained(what: str, remedy: str, error: BaseException) -> AlphaEditError:
     text = str(error).strip()
-    line = (text.splitlines() or [""])[0][:300] or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])[:300]
+    line = line or type(error).__name__
     if is_out_of_memory(error) or "allocate memory" in text:
         return ResourceError(
             f"{what} does not fit into memory: {line}",
