@@ -10,7 +10,7 @@ import pytest
 from tests.ledgers import BASE, make
 
 from alphaedit.cli.app import run
-from alphaedit.core.errors import ConfigError
+from alphaedit.core.errors import ConfigError, LedgerError
 from alphaedit.ledger.ledger import Ledger
 
 DIRTY = "\r\u202e\u200b\n@9 revert  2026-01-01  root\n    - 4f2a"
@@ -269,3 +269,24 @@ def test_narrow_terminals(
         assert (word if "--help" not in argv else "$alphaedit") in joined
         if columns in ("20", "40"):
             assert "│" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("@", "no entry @"),
+        ("@x", "no entry @x"),
+        ("@²", "no entry"),
+        (f"@{HUGE}", "no entry"),
+        (f"head~{HUGE}", "no edit"),
+        ("head~²", "no edit"),
+        ("head~9", "no entry"),
+        ("-1", "no entry"),
+        ("@last", "no entry"),
+    ],
+)
+def test_versions_that_there_are_not(name: str, words: str, ledger: Path) -> None:
+    with pytest.raises(LedgerError, match=words):
+        Ledger(ledger).history.entry(name)
+    assert Ledger(ledger).history.entry("HEAD~") == 2
+    assert Ledger(ledger).history.entry("@1") == 1

@@ -107,6 +107,10 @@ def _problem(value: Any, most: float | None) -> str | None:
     if isinstance(value, Path):
         if "\0" in str(value):
             return "A path cannot hold a NUL character."
+        try:
+            value.resolve()
+        except (OSError, RuntimeError):  # which one depends on the version of Python
+            return f"{value} is a link that leads to itself."
     elif isinstance(value, str):
         if "\0" in value:
             return "A command line cannot hold a NUL character."

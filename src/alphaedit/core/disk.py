@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -34,13 +35,23 @@ def new_part(target: Path, *, folder: bool) -> Path:
             return part
 
 
+def check_name(path: Path) -> None:
+    """Refuse a name that no file can have, which Python reports as it likes.
+
+    Raises:
+        OSError: it holds a NUL.
+    """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a NUL character")
+
+
 def sweep(target: Path) -> None:
     """Remove the parts beside `target` whose processes were killed."""
     with suppress(OSError):
         beside = [p for p in target.parent.iterdir() if p.name.startswith(_prefix(target))]
         for part in beside:
             owner = part.name.removeprefix(_prefix(target)).split("-")[0]
-            if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            if re.fullmatch("[0-9]{1,9}", owner) and not psutil.pid_exists(int(owner)):
                 remove(part)
 
 

@@ -13,6 +13,8 @@ from alphaedit.ledger.journal import Entry
 
 ID = re.compile(r"[0-9a-f]{16}")
 BASE = "base"
+_BACK = re.compile(r"head(?:~([0-9]{0,9}))?")
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -222,16 +224,15 @@ class History:
         text = name.lower()
         if text == BASE:
             return 0
-        if text == "head" or text.startswith("head~"):
-            back = text.removeprefix("head").removeprefix("~") or "0"
-            text = str(len(self.entries) - 1 - int(back)) if back.isdigit() else text
+        count = len(self.entries)
+        back = _BACK.fullmatch(text)
+        if back:
+            text = str(count - 1 - int(back[1] or 0))
         text = text.removeprefix("@")
-        if (text.isdigit() and len(text) < 8) or text.startswith("-"):
-            if text.isdigit() and int(text) < len(self.entries):
+        if _NUMBER.fullmatch(text) or name.startswith("@"):
+            if _NUMBER.fullmatch(text) and 0 <= int(text) < count:
                 return int(text)
-            raise LedgerError(
-                f"There is no entry {name}.", remedy=f"They are @0 to @{len(self.entries) - 1}."
-            )
+            raise LedgerError(f"There is no entry {name}.", remedy=f"They are @0 to @{count - 1}.")
         edit = self.edit(name)
         if edit not in self._made:
             raise LedgerError(f"Edit {edit} was never in force.", remedy="Apply it.")
