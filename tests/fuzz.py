@@ -34,6 +34,10 @@ HUNG = 30.0
 """Seconds after which a case hangs."""
 
 
+ESCAPES = frozenset("\x07\x08\x0b\x1b\x9b\u202e")
+"""What text of others could steer a terminal with."""
+
+
 class Hung(BaseException):
     """No `Exception`: nothing that catches errors shall catch this."""
 
@@ -104,7 +108,7 @@ def run_cli(argv: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
     """Run `alphaedit ARGV` in this process; exit code, standard output, standard error.
 
     Fails on exceptions that get out, tracebacks, "bug of alphaedit", other codes than 0, 1 and 2,
-    and on cases that hang. Leave --debug out: it shows tracebacks on purpose.
+    characters that steer a terminal, and on cases that hang. Leave --debug out: it shows tracebacks on purpose.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
     given = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
@@ -123,4 +127,6 @@ def run_cli(argv: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
     for mark in ("Traceback (most recent call last)", "bug of alphaedit"):
         assert mark not in texts[0] + texts[1], said
     assert code in (0, 1, 2), said
+    if "FORCE_COLOR" not in os.environ:
+        assert not ESCAPES & set(texts[0] + texts[1]), said.encode("unicode_escape")
     return code, texts[0], texts[1]
