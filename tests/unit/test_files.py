@@ -66,7 +66,7 @@ def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("kept")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    for name in ("notes.md", "notes.md/below", "nowhere"):
+    for name in ("notes.md", "notes.md/below", "nowhere", "n" * 300, "nul\0"):
         with pytest.raises(ResourceError, match="Cannot write"):
             write(tmp_path / name, {"new": b""})
     assert {p.name for p in tmp_path.iterdir()} == {"notes.md", "nowhere"}

@@ -86,6 +86,7 @@ def check_outputs(
     """
     given = [one for one in outputs if one.path is not None]
     for one in given:
+        _check_name(one)
         _check_link(one)
     for number, one in enumerate(given):
         for other in given[:number]:
@@ -101,6 +102,16 @@ def check_outputs(
     if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0":
         for one in given:
             _check_writable(one)
+
+
+def _check_name(one: Output) -> None:
+    try:
+        disk.check_name(one.place)
+        os.lstat(one.place)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise disk.cannot_write(one.place, error, "Nothing was done.") from error
 
 
 def _check_link(one: Output) -> None:
@@ -267,7 +278,7 @@ def _check_writable(one: Output) -> None:
             made = disk.make_folders(path.parent)
             part = disk.new_part(path, folder=one.kind != FILE)
         disk.remove(part)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise disk.cannot_write(path, error, "Nothing was done.") from error
     finally:
         disk.remove_folders(made)

@@ -36,6 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     made: list[Path] = []
     part: Path | None = None
     try:
+        disk.check_name(path)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         made = disk.make_folders(path.parent)
@@ -92,6 +93,7 @@ class atomic_folder:
 
     def __enter__(self) -> Path:
         try:
+            disk.check_name(self.shown)
             self.target = _resolved(self.shown)
             self.holder: Path | None = None
             if self.target.is_dir():
