@@ -131,7 +131,7 @@ _TAG = "tag:yaml.org,2002:"
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader without its traps."""
 
-    yaml_constructors: ClassVar[dict[str, Any]] = {
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
         **yaml.SafeLoader.yaml_constructors,
         f"{_TAG}int": _careful(_SAFE.construct_yaml_int, "text that is no number"),
         f"{_TAG}float": _careful(_SAFE.construct_yaml_float, "text that is no number"),
