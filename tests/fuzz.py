@@ -108,7 +108,8 @@ def run_cli(argv: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
     """Run `alphaedit ARGV` in this process; exit code, standard output, standard error.
 
     Fails on exceptions that get out, tracebacks, "bug of alphaedit", other codes than 0, 1 and 2,
-    characters that steer a terminal, and on cases that hang. Leave --debug out: it shows tracebacks on purpose.
+    characters that steer a terminal, and on cases that hang. Leave --debug out: it shows tracebacks
+    on purpose.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
     given = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
