@@ -328,6 +328,13 @@ def test_sharded_weights_are_read(tmp_path: Path) -> None:
     assert ModelHandle.load(tmp_path).fingerprint() == plain
 
 
+def test_shards_of_a_distributed_checkpoint_that_are_damaged(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    (tmp_path / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"x" * 200)
+    with pytest.raises(ModelError, match=r"cannot be read: .*header"):
+        ModelHandle.load(tmp_path)
+
+
 def test_errors_of_libraries_are_told_beyond_a_colon(tmp_path: Path) -> None:
     changed(save_tiny("llama", tmp_path), vocab_size="many")
     with pytest.raises(ModelError, match=r"field 'vocab_size': .*many"):

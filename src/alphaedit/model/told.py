@@ -14,6 +14,8 @@ FILES = (
     "Give a directory written by save_pretrained (config.json, weights, tokenizer.json, "
     "tokenizer_config.json), a hub name, or 'bundled'."
 )
+_NO_EXCEPTIONS = ("PanicException", "CheckpointException")
+"""What Rust libraries and PyTorch's sharded checkpoints raise that is no Exception."""
 AGAIN = "Download or save the model again; its config may also belong to another model."
 
 
@@ -34,8 +36,7 @@ def told(what: str, remedy: str = FILES) -> Iterator[None]:
     except AlphaEditError:
         raise
     except BaseException as error:
-        # A Rust library that fails raises what is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and type(error).__name__ not in _NO_EXCEPTIONS:
             raise
         raise _explained(what, remedy, error) from error
 
@@ -43,6 +44,8 @@ def told(what: str, remedy: str = FILES) -> Iterator[None]:
 def _explained(what: str, remedy: str, error: BaseException) -> AlphaEditError:
     text = str(error).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if type(error).__name__ == "CheckpointException":  # a traceback of each rank
+        lines = lines[-1:]
     line = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])[:300]
     line = line or type(error).__name__
     if is_out_of_memory(error) or "allocate memory" in text:
