@@ -13,6 +13,7 @@ from tests.ledgers import BASE, make
 
 from alphaedit.core import schema
 from alphaedit.core.errors import ConfigError, LedgerError, ResourceError
+from alphaedit.core.marks import digest
 from alphaedit.ledger import archive, journal
 from alphaedit.ledger.check import sweep, verify
 from alphaedit.ledger.ledger import Ledger
@@ -204,3 +205,36 @@ def test_packing_while_another_writes(
     archive.pack(ledger, tmp_path / "packed.tar")
     assert Ledger(ledger.path).head.id != head
     assert archive.unpack(tmp_path / "packed.tar", tmp_path / "again").head.id == head
+
+
+@pytest.mark.parametrize("how", ["names", "stale", "link", "above", "types"])
+def test_a_folder_that_claims_to_be_half_written(how: str, tmp_path: Path) -> None:
+    """Who writes into a folder of others does not move or delete files elsewhere by it."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis").write_text("stays")
+    place = tmp_path / "a" / "b"
+    new = place / ".alphaedit.new"
+    (new / "files").mkdir(parents=True)
+    (new / "old").mkdir()
+    (new / "files" / "x").write_text("new")
+    out = "../../mine/thesis"
+    plan: dict[str, object] = {"last": "", "names": ["x"], "replaced": [], "stale": {}}
+    if how == "names":
+        plan |= {"names": ["../../../../mine/thesis"], "replaced": [out]}
+    elif how == "stale":
+        plan["stale"] = {out: digest(mine / "thesis")}
+    elif how == "types":
+        plan["names"] = [3]
+    elif how == "above":
+        (place / "sub").symlink_to(mine)
+        plan["stale"] = {"sub/thesis": digest(mine / "thesis")}
+    else:
+        shutil.rmtree(new / "files")
+        (new / "files").symlink_to(mine)
+        plan["names"] = ["thesis"]
+    (new / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(ResourceError, match=r"alphaedit.new cannot be read"):
+        make(1)[0].save(place)
+    assert (mine / "thesis").read_text() == "stays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "mine"]

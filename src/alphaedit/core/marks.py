@@ -94,13 +94,13 @@ def read_manifest(folder: Path) -> Manifest | None:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not all(_inside(name) and isinstance(found, str) for name, found in files.items()):
+    if not all(inside(name) and isinstance(found, str) for name, found in files.items()):
         return None
     return Manifest(kind, files)
 
 
-def _inside(name: str) -> bool:
-    """Whether a path of a manifest, which anyone may have written, stays in its folder."""
+def inside(name: str) -> bool:
+    """Whether a path that anyone may have written, as in a manifest, stays in its folder."""
     path = PurePath(name)
     return not (path.drive or path.root or ".." in path.parts or "\0" in name)
 

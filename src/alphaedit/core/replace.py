@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from alphaedit.core import disk
 from alphaedit.core.errors import ResourceError
-from alphaedit.core.marks import digest
+from alphaedit.core.marks import digest, inside
 
 FILES, OLD, PLAN = "files", "old", "plan.json"
 _NEW, _LOCK, _PART = ".alphaedit.new", ".alphaedit.lock", "alphaedit"
@@ -136,7 +136,8 @@ def _finish(target: Path) -> None:
         plan = Plan(
             found["last"], tuple(found["names"]), tuple(found["replaced"]), dict(found["stale"])
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_own(new, plan)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResourceError(
             f"{new} cannot be read: {error}.",
             remedy="It holds what a killed writer was about to put into the folder. Take what you "
@@ -154,6 +155,23 @@ def _finish(target: Path) -> None:
             )
     _move(target, plan)
     _forget(target, done=True)
+
+
+def _check_own(new: Path, plan: Plan) -> None:
+    """Refuse a plan that leads out of its folder: whoever made the folder may have written it.
+
+    Raises:
+        ValueError: it does.
+    """
+    holders = (new, new / FILES, new / OLD)
+    links = [holder for holder in holders if holder.is_symlink()]
+    for name in (plan.last, *plan.names, *plan.replaced, *plan.stale):
+        if not isinstance(name, str) or not inside(name):
+            raise ValueError(f"its plan names {name!r}")
+        above = [place for place in Path(name).parents if place != Path()]
+        links += [h / p for h in (new.parent, *holders) for p in above if (h / p).is_symlink()]
+    if links:
+        raise ValueError(f"{links[0]} is a link")
 
 
 def _move(target: Path, plan: Plan) -> None:
