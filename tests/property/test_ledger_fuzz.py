@@ -183,7 +183,7 @@ def write(ledger: Ledger, place: Place) -> None:
     assert place.seen(place.given) == before
 
 
-@both(40)
+@both(20)
 @pytest.mark.parametrize("kind", sorted(FORGERS))
 def test_python_with_a_forged_ledger(
     kind: str, count: int, place: Callable[[], Place]
@@ -240,7 +240,7 @@ def command(data: st.DataObject, commands: list[list[str]], place: Place) -> Non
     run_cli([*argv, *(["--json"] if data.draw(st.booleans()) else [])])
 
 
-@both(40)
+@both(20)
 @pytest.mark.parametrize("kind", sorted(FORGERS))
 def test_commands_with_a_forged_ledger(
     kind: str, count: int, place: Callable[[], Place]
@@ -264,7 +264,7 @@ def test_commands_with_a_forged_ledger(
     one()
 
 
-@both(100)
+@both(60)
 def test_archives(count: int, place: Callable[[], Place]) -> None:  # finding 14
     @profile(count)
     @given(st.data())
