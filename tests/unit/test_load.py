@@ -328,6 +328,7 @@ def test_sharded_weights_are_read(tmp_path: Path) -> None:
     assert ModelHandle.load(tmp_path).fingerprint() == plain
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_shards_of_a_distributed_checkpoint_that_are_damaged(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     (tmp_path / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"x" * 200)
