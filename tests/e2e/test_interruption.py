@@ -1,7 +1,6 @@
 """A run that is cut short leaves what was there before, or all of the new."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +13,9 @@ import torch
 from tests.tiny import SENTENCES, save_tiny
 
 from alphaedit import Editor, Fact
+from alphaedit.core import learned
 from alphaedit.core.errors import AlphaEditError, ResourceError
 from alphaedit.core.files import atomic_folder
-from alphaedit.ledger import store
 from alphaedit.ledger.check import sweep, verify
 from alphaedit.ledger.ledger import Ledger
 
@@ -108,7 +107,7 @@ def test_full_disk_keeps_the_session(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(learned, "save_file", full)
     with pytest.raises(ResourceError, match="No space left"):
         editor.save(tmp_path / "session")
     monkeypatch.undo()
@@ -143,12 +142,15 @@ def test_killed_while_it_writes(editor: Editor, tmp_path: Path) -> None:
     assert not Ledger(session).store.litter()
 
 
-def test_a_kill_between_the_two_moves_is_put_right(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     target = tmp_path / "session"
+    left = (".session.part-999999999-x", "session/.alphaedit.part-999999999-x")
     with atomic_folder(target) as part:
         (part / "one").touch()
-    shutil.move(target, tmp_path / ".session.old")
-    (tmp_path / ".session.part-999999999-x").mkdir()
+    for name in left:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".session.old").mkdir()  # the user's own
     with atomic_folder(target) as part:
-        assert (target / "one").is_file()
-    assert [p.name for p in tmp_path.iterdir()] == ["session"]
+        (part / "two").touch()
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert found == {"session", "session/one", "session/two", ".session.old"}

@@ -187,6 +187,10 @@ def test_the_models_own_folder(
     for folder in (base, base / "edited", tmp_path / "link", Path(".")):
         with pytest.raises(ConfigError, match="the unedited model was loaded from"):
             save_checkpoint(handles[1], folder)
+    editor = Editor.from_pretrained(str(base), tokens=300, cache_dir=tmp_path / "cache")
+    for begin in (editor.save, editor.track):
+        with pytest.raises(ConfigError, match="the unedited model was loaded from"):
+            begin(base / "edits")
     assert snapshot(base) == before
 
 

@@ -3,12 +3,14 @@
 Findings 1, 3 and 21.
 """
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tests.deaths import acting, full, killed, snapshot
 from tests.ledgers import make
 
@@ -17,6 +19,7 @@ from alphaedit.core.edit import Edit
 from alphaedit.core.errors import ConfigError, EditFileError, ResourceError
 from alphaedit.core.files import atomic_folder, recover, whole_file, write_text
 from alphaedit.core.marks import MANIFEST, read_manifest
+from alphaedit.stats.cache import MomentCache
 
 
 @pytest.fixture(autouse=True)
@@ -114,10 +117,11 @@ def test_modes_follow_the_umask(mask: int, tmp_path: Path) -> None:  # finding 2
         for folder in (tmp_path / "new", fill(tmp_path / "work", MINE)):
             edit.save(folder)
         write_text("x", tmp_path / "page.html")
+        MomentCache(tmp_path / "cache").save({"kind": "moment"}, {"matrix": torch.eye(3)})
     finally:
         os.umask(before)
     made = [p for f in ("new", "work") for p in (tmp_path / f).glob("*.*") if p.name not in MINE]
-    made.append(tmp_path / "page.html")
+    made += [tmp_path / "page.html", *(tmp_path / "cache").iterdir()]
     assert {p.suffix for p in made} == {".json", ".safetensors", ".html"}
     assert {p.stat().st_mode & 0o777 for p in made} == {0o666 & ~mask}
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~mask
@@ -380,6 +384,18 @@ def test_an_edit_saved_into_a_folder(tmp_path: Path) -> None:  # finding 1
         one.save(tmp_path / "notes.md")
     assert (tmp_path / "notes.md").read_text() == "kept"
     assert {p.name for p in tmp_path.iterdir()} == {"work", "notes.md"}
+
+
+def test_an_edit_does_not_take_over_the_state_of_another(tmp_path: Path) -> None:
+    one, learned = make(1)
+    dataclasses.replace(one, learned=learned).save(tmp_path)
+    before = snapshot(tmp_path)
+    with pytest.raises(ResourceError, match=r"holds state\.json"):
+        make(2)[0].save(tmp_path)
+    assert snapshot(tmp_path) == before
+    two, learned = make(2)
+    dataclasses.replace(two, learned=learned).save(tmp_path)
+    assert Edit.load(tmp_path).id == two.id
 
 
 def test_an_edit_killed_at_every_change(tmp_path: Path) -> None:

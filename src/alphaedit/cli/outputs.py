@@ -177,6 +177,7 @@ def _check_there(one: Output, models: Sequence[str], *, force: bool) -> None:
     elif one.kind == RESULTS:
         if one.place.exists() and not one.place.is_dir():
             raise ConfigError(f"{one} is a file.", remedy="Give a directory.")
+        recover(one.place)
     elif not one.is_ledger():
         check_new(one.place)
 

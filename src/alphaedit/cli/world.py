@@ -272,9 +272,9 @@ def train(
     debug: options.Debug = False,
 ) -> dict[str, Any]:
     """Train a bundled model from scratch; an interrupted run goes on from its last checkpoint."""
+    outputs.check_outputs(None, [outputs.Output("-o", out_dir, outputs.RESULTS)])
     if (out_dir / "model.safetensors").is_file():
         raise ConfigError(f"{out_dir} holds a finished model.", remedy="Choose another directory.")
-    outputs.check_outputs(None, [outputs.Output("-o", out_dir, outputs.RESULTS)])
     others = sorted(file.name for file in out_dir.glob("*") if file.name not in UNFINISHED)
     if others:
         raise ConfigError(

@@ -127,10 +127,12 @@ class Edit:
         where it is known what a sequential run learned from the edit.
 
         Raises:
-            ResourceError: the disk is full or cannot be written; nothing is left behind.
+            ResourceError: the disk is full or cannot be written, or another edit's state lies in
+                `folder` and this one has none; nothing is left behind.
         """
         folder = as_path("The folder", folder)
-        with atomic_folder(folder, last=_JSON) as part:
+        rivals = (STATE, STATE_TENSORS)
+        with atomic_folder(folder, last=_JSON, rivals=lambda name: name in rivals) as part:
             self.write_files(part)
         return folder
 

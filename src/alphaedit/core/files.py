@@ -96,6 +96,7 @@ class atomic_folder:
             disk.check_name(self.shown)
             self.target = _resolved(self.shown)
             self.holder: Path | None = None
+            disk.sweep(self.target)
             if self.target.is_dir():
                 replace.finish(self.target)
                 self._check_kind(read_manifest(self.target))
@@ -103,7 +104,6 @@ class atomic_folder:
                 self.part = self.holder / replace.FILES
             else:
                 self.made = disk.make_folders(self.target.parent)
-                disk.sweep(self.target)
                 self.part = disk.new_part(self.target, folder=True)
         except OSError as error:
             disk.remove_folders(self.made)

@@ -12,6 +12,7 @@ from alphaedit.core.arguments import as_path, as_text, each_of, shown
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import AlphaEditWarning, ConfigError, EditFileError, FingerprintError
 from alphaedit.core.fact import Fact, canonical
+from alphaedit.editor.checkpoint import refuse_source
 from alphaedit.editor.layers import Layers
 from alphaedit.ledger.facts import Held, in_force
 from alphaedit.ledger.history import version_of
@@ -193,10 +194,12 @@ class Versioned:
             why: message for its log.
 
         Raises:
+            ConfigError: it would begin where the unedited model was loaded from.
             FingerprintError: the ledger is of another model.
             ResourceError: it cannot be written; it is as before.
         """
         as_text("why", why)
+        self._check_place(folder)
         ledger = open_ledger(folder, self.base, model=as_text("model", model))
         ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
         return ledger.path
@@ -231,9 +234,11 @@ class Versioned:
             sign: private ssh key to sign entries with.
 
         Raises:
+            ConfigError: it would begin where the unedited model was loaded from.
             FingerprintError: the ledger is of another model.
             LedgerError: the ledger is broken.
         """
+        self._check_place(folder)
         key = None if sign is None else as_path("sign", sign)
         ledger = open_ledger(folder, self.base, model=as_text("model", model), signer=key)
         if self.edits:
@@ -241,6 +246,10 @@ class Versioned:
         else:
             self.set_edits(ledger.edits())
         self.ledger = ledger
+
+    def _check_place(self, folder: str | Path) -> None:
+        if not Ledger.at(folder):
+            refuse_source(self.handle, as_path("folder", folder))
 
     def set_edits(self, kept: Sequence[tuple[Edit, Learned]]) -> None:
         """Bring these edits into force and no others, in this order; nothing is recorded.

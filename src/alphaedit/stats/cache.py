@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import warnings
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alphaedit.core.cache import VARIABLE, default_dir
-from alphaedit.core.errors import AlphaEditWarning, ConfigError
+from alphaedit.core.errors import AlphaEditWarning, ConfigError, ResourceError
+from alphaedit.core.files import write_text
+from alphaedit.core.files import whole_file
 
 
 class CacheWarning(AlphaEditWarning):
@@ -99,18 +100,28 @@ class MomentCache:
     def save(self, key: dict[str, str], tensors: dict[str, Tensor]) -> None:
         """Write the tensors of `key`, all or nothing; a warning tells where that failed."""
         path = self.path(key)
-        part: str | None = None
+        own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(prefix=".part-", dir=self.folder)
-            os.close(handle)
-            own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-            save_file(own, part, {"key": json.dumps(key)})
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except (OSError, SafetensorError) as error:
-            if part is not None:
-                with suppress(OSError):
-                    Path(part).unlink(missing_ok=True)
-            self._tell(f"{path} cannot be written ({error})")
+            with whole_file(path) as part:
+                save_file(own, part, {"key": json.dumps(key)})
+        except ResourceError as error:
+            self._tell(f"{path} cannot be written ({error.__cause__ or error.message})")
+
+    def load_json(self, key: dict[str, str]) -> dict[str, Any] | None:
+        """Plain values kept under `key`, or None."""
+        path = self.path(key).with_suffix(".json")
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["key"] == key and isinstance(kept["values"], dict):
+                return dict(kept["values"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def save_json(self, key: dict[str, str], values: dict[str, Any]) -> None:
+        """Keep plain values under `key`; a warning tells where that failed."""
+        path = self.path(key).with_suffix(".json")
+        try:
+            write_text(json.dumps({"key": key, "values": values}, indent=1) + "\n", path)
+        except ResourceError as error:
+            self._tell(error.message.rstrip("."))

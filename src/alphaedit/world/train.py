@@ -12,7 +12,6 @@ early layers and read it out in later ones:
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from alphaedit.core.files import atomic_folder, whole_file
 from alphaedit.world.corpus import Corpus
 from alphaedit.world.facts import World
 from alphaedit.world.phrasing import Piece
@@ -338,18 +338,18 @@ def train(
                 )
             if time.monotonic() - saved_at > checkpoint_every:
                 saved_at = time.monotonic()
-                part = path.with_suffix(".part")
-                _keep(part, model, opts, step)
-                os.replace(part, path)
+                with whole_file(path) as part:
+                    _keep(part, model, opts, step)
     model.eval()
     rescale(model, recipe.hidden_norm / hidden_norm(model, recipe, batches))
     model.to(torch.float16 if recipe.family == "gpt2" else torch.bfloat16)
     model.config.alphaedit_world = world.fingerprint()[:16]
     model.config.alphaedit_subjects = len(world.subjects)
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
     about = {"recipe": asdict(recipe), "world": world.fingerprint(), "loss": recent}
-    (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
+    with atomic_folder(folder, last="model.safetensors") as new:
+        model.save_pretrained(new, safe_serialization=True)
+        tokenizer.save_pretrained(new)
+        (new / "world.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def _keep(path: Path, model: nn.Module, opts: Sequence[torch.optim.Optimizer], step: int) -> None:
