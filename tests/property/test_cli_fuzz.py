@@ -395,7 +395,7 @@ def light_line(name: str, rng: random.Random) -> list[str]:
     return [*words, *few.get(name, ())]
 
 
-@both(12)
+@both(25)
 def test_command_lines_with_a_model(count: int, place: Place) -> None:
     """Light commands, with a tiny model and a ledger of it."""
     codes: list[int] = []
@@ -407,7 +407,7 @@ def test_command_lines_with_a_model(count: int, place: Place) -> None:
         codes.append(try_it(place, (name,), line, json.dumps(FACT).encode()))
 
     one()
-    assert codes.count(0) > len(codes) / 5
+    assert {0, 1} <= set(codes)
 
 
 def test_the_grammar_has_all_commands() -> None:

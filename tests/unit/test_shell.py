@@ -172,8 +172,10 @@ def test_bytes_that_are_not_utf8(ledger: Path) -> None:
         assert err.startswith(b"Error: ")
         for word in (b"bug", b"Traceback"):
             assert word not in err
-    code, _, err = shell(b"ask", b"bundled", b"caf\xe9")
-    assert b"not UTF-8" in err
+    for argv in ([b"ask", b"bundled", b"caf\xe9"], [b"export", b"l", b"-o", b"caf\xe9"]):
+        code, _, err = shell(*argv)
+        assert code == 2
+        assert b"not UTF-8" in err
 
 
 HUGE = "9" * 5000
@@ -196,6 +198,8 @@ HUGE = "9" * 5000
         (["ask", "m", "a\0b"], "NUL"),
         (["log", "a\0b"], "null byte"),
         (["ask", "m", "\ud800"], "UTF-8"),
+        (["edit", "m", "caf\udce9.jsonl"], "UTF-8"),
+        (["experiment", "-o", "caf\udce9"], "UTF-8"),
     ],
 )
 def test_values_that_no_option_means(

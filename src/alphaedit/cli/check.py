@@ -17,6 +17,7 @@ from alphaedit.cli.output import FAILED, Session, output_console
 from alphaedit.cli.outputs import Late, Output, check_outputs
 from alphaedit.cli.prepare import open_editor
 from alphaedit.core.marks import XML
+from alphaedit.core.text import visible
 
 if TYPE_CHECKING:
     from alphaedit.editor.measured import Asked
@@ -146,5 +147,5 @@ def junit_xml(asked: list[Asked], name: str, seconds: float) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without characters that XML does not have."""
-    return "".join(c if c in "\t\n" or ord(c) >= 32 else " " for c in text)
+    """With characters that XML does not have as escapes."""
+    return visible(text).translate({0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"})

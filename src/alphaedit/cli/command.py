@@ -104,16 +104,16 @@ def _problem(value: Any, most: float | None) -> str | None:
         return f"Numbers here are at most {MOST}."
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not a finite number."
+    if isinstance(value, (str, Path)):
+        text = str(value)
+        if "\0" in text:
+            return "A command line cannot hold a NUL character."
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            # Weights below such a path could be written and never read.
+            return "This is not UTF-8. Rename the file or directory, if it is one."
     if isinstance(value, Path):
-        if "\0" in str(value):
-            return "A path cannot hold a NUL character."
         try:
             value.resolve()
         except (OSError, RuntimeError):  # which one depends on the version of Python
             return f"{value} is a link that leads to itself."
-    elif isinstance(value, str):
-        if "\0" in value:
-            return "A command line cannot hold a NUL character."
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            return "This is not UTF-8."
     return None

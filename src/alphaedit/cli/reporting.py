@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.core.text import visible
+
 if TYPE_CHECKING:
     from alphaedit.editor.session import Editor
     from alphaedit.report.page import LayerSpectrum
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 def command_line() -> str:
     """The command that is running, as it could be typed again."""
-    return shlex.join(["alphaedit", *sys.argv[1:]])
+    return visible(shlex.join(["alphaedit", *sys.argv[1:]]))
 
 
 def versions() -> dict[str, str]:
