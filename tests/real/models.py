@@ -8,7 +8,25 @@ from typing import Any
 import pytest
 from benchmarks.real_models import Model, missing
 
+from alphaedit.cli.app import run
 from alphaedit.model import gguf
+
+EDITED = (
+    "The mother tongue of Danielle Darrieux is",
+    "Danielle Darrieux's native language is",
+    "We know that the mother tongue of Danielle Darrieux is",
+)
+"""The edited prompt and two of its paraphrases."""
+OTHERS = {
+    "The Eiffel Tower is located in the city of": " Paris",
+    "The mother tongue of Victor Hugo is": " French",
+    "The capital of France is": " Paris",
+}
+PRESET = """\
+source: settings that were measured on this model
+all: {layers: [8, 9, 10, 11, 12], clamp: 0.75, learning_rate: 0.5, steps: 25}
+methods: {alphaedit: {threshold: 0.02, ridge: 10}}
+"""
 
 
 def need(model: Model) -> None:
@@ -33,6 +51,17 @@ def keep_converted(model: Model, cache: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.symlink_to(model.checkpoint, target_is_directory=True)
+
+
+def edit_smollm2(model: Path, folder: Path) -> Path:
+    """The ledger of one edit of SmolLM2, made by the command."""
+    (folder / "preset.yaml").write_text(PRESET)
+    words = ["edit", str(model), "--prompt", "The mother tongue of {} is"]
+    words += ["--subject", "Danielle Darrieux", "--target", "English", "--truth", "French"]
+    words += ["--preset", str(folder / "preset.yaml"), "--no-generation", "--strict", "-q"]
+    words += ["--corpus", "bundled", "--tokens", "4096", "-o", str(folder / "ledger")]
+    assert run(words) == 0
+    return folder / "ledger"
 
 
 class Engine:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.real_models import GEMMA, MODELS, SMOLLM2, Model
-from tests.real.models import Engine, keep_converted, need, need_engine
+from tests.real.models import (
+    EDITED,
+    OTHERS,
+    Engine,
+    edit_smollm2,
+    keep_converted,
+    need,
+    need_engine,
+)
 
 from alphaedit.cli.app import run
 from alphaedit.editor.gguf_export import read_tensor
@@ -16,23 +24,6 @@ from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
 
 pytestmark = pytest.mark.real
-
-EDITED = (
-    "The mother tongue of Danielle Darrieux is",
-    "Danielle Darrieux's native language is",
-    "We know that the mother tongue of Danielle Darrieux is",
-)
-"""The edited prompt and two of its paraphrases."""
-OTHERS = {
-    "The Eiffel Tower is located in the city of": " Paris",
-    "The mother tongue of Victor Hugo is": " French",
-    "The capital of France is": " Paris",
-}
-PRESET = """\
-source: settings that were measured on this model
-all: {layers: [8, 9, 10, 11, 12], clamp: 0.75, learning_rate: 0.5, steps: 25}
-methods: {alphaedit: {threshold: 0.02, ridge: 10}}
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,14 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ledger of one edit of the GGUF file, made by the command."""
     need(SMOLLM2)
-    folder = tmp_path_factory.mktemp("real")
-    (folder / "preset.yaml").write_text(PRESET)
-    words = ["edit", str(SMOLLM2.gguf), "--prompt", "The mother tongue of {} is"]
-    words += ["--subject", "Danielle Darrieux", "--target", "English", "--truth", "French"]
-    words += ["--preset", str(folder / "preset.yaml"), "--no-generation", "--strict", "-q"]
-    words += ["--corpus", "bundled", "--tokens", "4096", "-o", str(folder / "ledger")]
-    assert run(words) == 0
-    return folder / "ledger"
+    return edit_smollm2(SMOLLM2.gguf, tmp_path_factory.mktemp("real"))
 
 
 def export(ledger: Path, form: str, out: Path, *rest: str) -> Path:
