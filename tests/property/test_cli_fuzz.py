@@ -9,7 +9,7 @@ import random
 import shutil
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -360,9 +360,7 @@ def try_it(place: Place, path: tuple[str, ...], words: list[str], stdin: bytes) 
 
 
 @both(150)
-def test_command_lines(
-    count: int, place: Place, record_property: Callable[[str, object], None]
-) -> None:
+def test_command_lines(count: int, place: Place) -> None:
     """Any command with any options; where a model would be loaded, it ends."""
     codes: dict[int, int] = {}
 
@@ -375,7 +373,6 @@ def test_command_lines(
     with stubbed():
         one()
     assert len(codes) == 3, "some succeed, some fail, some are wrong usage"
-    record_property("exit codes", json.dumps(codes))
 
 
 def light_line(name: str, rng: random.Random) -> list[str]:

@@ -1,6 +1,7 @@
 """Consoles: nothing of others acts on the terminal, encodings are met, narrow tables are lists."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,10 @@ def test_many_columns_are_a_list_at_any_width() -> None:
 
 
 def test_rows_of_a_list_cannot_be_forged() -> None:
-    text = of_words(30, prompt="a\nwanted: Rome and much more words", wanted="Paris")
-    assert [line for line in text.splitlines() if line.startswith("wanted")] == ["wanted: Paris"]
+    for evil in ("a\nwanted: Rome and much more words", f"{'x ' * 13}wanted: Rome"):
+        text = of_words(30, prompt=evil, wanted="Paris")
+        found = [line for line in text.splitlines() if line.startswith("wanted")]
+        assert found == ["wanted: Paris"], text
 
 
 def test_standard_error_that_is_full_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +133,9 @@ def test_standard_error_that_is_full_is_no_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_commands_make_no_other_console() -> None:
-    home = Path(consoles.__file__).parent
-    for file in home.glob("*.py"):
-        if file.name != "console.py":
-            assert "rich.console import Console\n\n    console" not in file.read_text("utf-8")
-            assert " Console(" not in file.read_text(encoding="utf-8"), file.name
+    makers = [
+        file.name
+        for file in Path(consoles.__file__).parent.glob("*.py")
+        if re.search(r"\bConsole\(", file.read_text(encoding="utf-8"))
+    ]
+    assert sorted(makers) == ["command.py", "console.py"], "the first asks for the width only"

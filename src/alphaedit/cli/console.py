@@ -81,7 +81,12 @@ class SafeConsole(Console):
         squeezed = self.width <= NARROW and natural > self.width
         if not squeezed and self._least(table) <= self.width:
             return table
-        return Text("\n").join(self._list(table))
+        lines: list[Text] = []
+        for line in self._list(table):
+            # Lines after the first are set in, as what is in them may look like a name and value.
+            first, *more = line.wrap(self, max(self.width - 2, 4)) or [line]
+            lines += [first, *(Text("  ").append_text(rest) for rest in more)]
+        return Text("\n").join(lines)
 
     def _least(self, table: Table) -> int:
         """Columns in which a table is still read with ease."""
@@ -113,7 +118,6 @@ class SafeConsole(Console):
                     yield value
 
     def _text(self, cell: Any, style: str = "") -> Text:
-        # Lines after the first are set in: none can pass for another name and value.
         if isinstance(cell, Text):
-            return Text(visible(cell.plain).replace("\n", "\n  "), style=cell.style)
-        return Text(visible(str(cell)).replace("\n", "\n  "), style=style)
+            return Text(visible(cell.plain), style=cell.style)
+        return Text(visible(str(cell)), style=style)

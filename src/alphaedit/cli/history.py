@@ -52,7 +52,7 @@ def log(
             console.print(
                 f"@{entry.number} {entry.op}", style="bold yellow", end="  ", highlight=False
             )
-            console.print(f"{entry.when}  {entry.who}", style="dim", highlight=False)
+            console.print(f"{entry.when}  {entry.who}", style="dim", soft_wrap=True)
             if entry.why:
                 console.print(f"    {entry.why}", markup=False, highlight=False, soft_wrap=True)
             for edit in entry.add:
@@ -116,7 +116,7 @@ def show(
             tables.facts_table(found.facts, found.before, found.after, "Facts")
         else:
             for fact in found.facts:
-                console.print(f"{fact.text} → {fact.target}", markup=False, highlight=False)
+                console.print(f"{fact.text} → {fact.target}", soft_wrap=True)
         table = Table(title="Changes of matrices", title_justify="left")
         table.add_column("matrix")
         for name in ("shape", "rank", "norm", "null space", "keys' energy in it"):
