@@ -20,7 +20,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tests.fuzz import assert_told, both, profile, run_cli
 from tests.tiny import save_tiny
@@ -342,7 +341,7 @@ def case(seed: int, place: Path) -> None:
         done.append(mutate.__name__)
         try:
             mutate(rng, folder)
-        except (OSError, ValueError, LookupError, AttributeError, TypeError, SafetensorError):
+        except Exception:
             continue  # what it was to change is changed already
     before, most = seen(folder), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     way = rng.choice(WAYS)
