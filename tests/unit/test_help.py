@@ -250,6 +250,7 @@ def test_completion_knows_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
     from alphaedit.bench.datasets.registry import schemas
     from alphaedit.bench.experiments import spec
     from alphaedit.cli import export, export_gguf
+    from alphaedit.core import records
     from alphaedit.editor import guard, plan
     from alphaedit.methods.plugin import plugins
     from alphaedit.methods.presets import presets
@@ -267,7 +268,8 @@ def test_completion_knows_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(complete.experiments("")) == sorted(spec.names())
     assert sorted(complete.SCHEMAS) == sorted(schemas())
     assert sorted(complete.MADE) == sorted(SCHEMAS)
-    assert set(complete.FORMATS) == {*export.MARKS, *export_gguf.FORMS}
+    assert set(complete.FORMATS) == {*export.KINDS, *export_gguf.FORMS}
+    assert set(complete.OF_FACTS) == set(records.FORMATS)
     assert set(complete.GPUS) == set(plan.GPUS)
     assert set(complete.GUARDS) == set(guard.ACTIONS)
     for name in complete.DTYPES:

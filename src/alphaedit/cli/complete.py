@@ -15,6 +15,7 @@ from alphaedit.world.asset import NAMES
 Found = list[tuple[str, str]]
 """Values, each with a few words about it."""
 
+OF_FACTS = ("jsonl", "json", "csv", "tsv", "yaml")
 FORMATS = ("lora", "delta", "checkpoint", "gguf", "gguf-lora")
 GPUS = ("h200", "h100", "a100-80gb", "a100-40gb", "l40s", "rtx-4090", "l4", "t4")
 GUARDS = ("warn", "stop", "rollback")
@@ -112,6 +113,11 @@ def made_schemas(incomplete: str) -> Found:
 def formats(incomplete: str) -> Found:
     """Formats of `alphaedit export`."""
     return _those(_bare(FORMATS), incomplete)
+
+
+def fact_formats(incomplete: str) -> Found:
+    """Formats of files of facts."""
+    return _those(_bare(OF_FACTS), incomplete)
 
 
 def tables(incomplete: str) -> Found:

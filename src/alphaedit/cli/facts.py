@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alphaedit.cli import complete
 from alphaedit.cli.tables import first_answer
 from alphaedit.core.errors import ConfigError, FactError
 from alphaedit.core.fact import Fact, check_facts, facts_of
@@ -29,6 +30,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
+        autocompletion=complete.fact_formats,
         help=f"Format of FACTS: {', '.join(FORMATS)}.",
         show_default="by the ending; of standard input, by its first line",
     ),
