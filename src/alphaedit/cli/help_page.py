@@ -43,7 +43,9 @@ def help_page(
         at = type(root)(found, info_name=name, parent=at)
     if json:
         return _described(found, at, " ".join(path))
-    print(found.get_help(at), end="")
+    text = found.get_help(at)
+    if text:  # else typer has printed it
+        print(text)
     return None
 
 
