@@ -604,3 +604,44 @@ def test_the_model_is_never_written_to(base: Path, tmp_path: Path) -> None:  # f
     tensors = AutoModelForCausalLM.from_pretrained(tmp_path / "c").state_dict()
     plain = AutoModelForCausalLM.from_pretrained(base / "model").state_dict()
     assert any(not torch.equal(tensors[name], plain[name]) for name in plain)
+
+
+def test_gguf_files_of_others_stay(tmp_path: Path) -> None:  # finding 3
+    pytest.importorskip("gguf", reason="gguf is not installed: pip install 'alphaedit[gguf]'")
+    from tests.tiny_gguf import save_tiny_gguf
+
+    from alphaedit.cli.export_gguf import MODELFILE, places
+    from alphaedit.model.gguf import header_of
+
+    base, out = tmp_path / "base.gguf", tmp_path / "x.gguf"
+    save_tiny_gguf("llama", base)
+    tensors = header_of(base).tensors
+
+    def changed(name: str) -> None:
+        data = bytearray(base.read_bytes())
+        data[tensors[name].start] ^= 1
+        out.write_bytes(data)
+
+    def check() -> None:
+        found = places(out, str(base), "gguf", ollama=True)
+        check_outputs(str(base), found, force=True)
+
+    changed("blk.1.ffn_down.weight")  # what an edit of the base differs in
+    check()
+    (tmp_path / MODELFILE).write_text("FROM mine\n")
+    with pytest.raises(ConfigError, match=r"Modelfile exists and was not made by alphaedit"):
+        check()
+    (tmp_path / MODELFILE).unlink()
+    changed("blk.1.attn_q.weight")
+    with pytest.raises(ConfigError, match=r"x\.gguf exists and was not made by alphaedit"):
+        check()
+    for data in (b"mine", b"GGUF", base.read_bytes()[:200]):
+        out.write_bytes(data)
+        with pytest.raises(ConfigError, match="was not made by alphaedit"):
+            check()
+    with pytest.raises(ConfigError, match="is MODEL"):
+        check_outputs(str(base), places(base, str(base), "gguf", ollama=False), force=True)
+    adapter = places(out, str(base), "gguf-lora", ollama=False)
+    out.write_bytes(base.read_bytes())
+    with pytest.raises(ConfigError, match="was not made by alphaedit"):
+        check_outputs(str(base), adapter, force=True)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.core.arguments import as_path
 from alphaedit.core.errors import FingerprintError, LedgerError
 from alphaedit.ledger import journal
 from alphaedit.ledger.history import History, Version, root
@@ -42,7 +43,7 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path, *, signer: str | Path | None = None) -> None:
-        self.path = Path(path)
+        self.path = as_path("The ledger", path)
         self.signer = Path(signer).expanduser() if signer else None
         self._read: tuple[tuple[int, int], History] | None = None
         self._whole = 0
@@ -61,7 +62,7 @@ class Ledger:
         """Begin a ledger.
 
         Args:
-            path: a new directory, or one without a ledger in it, such as a model's.
+            path: a new directory, or one without a ledger in it.
             base: fingerprint of the unedited model.
             model: where that model is, for commands that load it.
             why: message for the log.
@@ -71,7 +72,7 @@ class Ledger:
             LedgerError: there is one already, or a file in its place.
             ResourceError: it cannot be written.
         """
-        path = Path(path)
+        path = as_path("The ledger", path)
         with locked(path):
             if journal.begun(path / JOURNAL):
                 raise LedgerError(
