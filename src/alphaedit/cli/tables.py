@@ -145,7 +145,21 @@ def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) 
             f"{row['threshold']:.3g}",
             f"{row['smallest']:.2g} to {row['largest']:.3g}",
         )
-    output_console().print(table)
+    console = output_console()
+    console.print(table)
+    for layer, row in rows:
+        if row["massive"]:
+            console.print(
+                f"Layer {layer}: {100 * row['massive_share']:.2g} % of the keys hold "
+                f"{100 * row['massive_energy']:.1f} % of the energy (massive activations): preserved "
+                f"exactly, by {row['massive']} directions, and not counted.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if row["doubt"]:
+            console.print(
+                f"Layer {layer}: the null space {row['doubt']}.", style="yellow", soft_wrap=True
+            )
 
 
 def seconds_line(seconds: Mapping[str, float]) -> str:

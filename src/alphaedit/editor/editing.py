@@ -6,6 +6,7 @@ import datetime
 import gc
 import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ import psutil
 from alphaedit.core.arguments import as_text, each_of
 from alphaedit.core.bars import as_progress
 from alphaedit.core.edit import Answer, Edit, edit_id
-from alphaedit.core.errors import ConfigError, GuardError, ResourceError
+from alphaedit.core.errors import AlphaEditWarning, ConfigError, GuardError, ResourceError
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import LowRank, Patch
 from alphaedit.core.progress import Progress
@@ -34,6 +35,7 @@ from alphaedit.methods.systems import Systems
 from alphaedit.methods.timer import Timer
 from alphaedit.model.chat import in_chat
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.special import check_special
 from alphaedit.stats.drift import Drift, HeldOut, held_out
 from alphaedit.stats.statistics import ModelStatistics
 
@@ -86,7 +88,9 @@ class Editing(Versioned):
         call was given counts for that call alone.
         """
         as_text("preset", preset or "")
-        return self._choose(as_text("method", method), preset, each_of("facts", facts, Fact), over)[0]
+        return self._choose(as_text("method", method), preset, each_of("facts", facts, Fact), over)[
+            0
+        ]
 
     def _choose(
         self, method: str, preset: str | None, facts: Sequence[Fact], over: Mapping[str, Any]
@@ -124,6 +128,7 @@ class Editing(Versioned):
         over: dict[str, Any],
     ) -> tuple[Edit, GuardError | None]:
         """One batch, and what a guard says that ends the run but keeps it."""
+        check_special(facts, self.handle.tokenizer)
         if chat:
             facts = [in_chat(self.handle.tokenizer, fact) for fact in facts]
             over = {"contexts": 0, **over}
@@ -233,6 +238,15 @@ class Editing(Versioned):
             return {}
         reports = self.statistics.report(hp.layers, threshold=hp.threshold, energy=hp.energy)
         names = [self.handle.edited_name(layer) for layer in hp.layers]
+        for layer, row in zip(hp.layers, reports, strict=True):
+            if row.doubt:
+                warnings.warn(
+                    AlphaEditWarning(
+                        f"Layer {layer}: the null space {row.doubt}. Give another energy or "
+                        "threshold (alphaedit stats shows the spectrum)."
+                    ),
+                    stacklevel=4,
+                )
         return {name: asdict(r) for name, r in zip(names, reports, strict=True)}
 
     def _check_memory(self) -> None:

@@ -259,8 +259,11 @@ class Versioned:
         """
         kept = each_of("Edits with what they taught", kept, tuple)
         for pair in kept:
-            if len(pair) != 2 or not isinstance(pair[0], Edit) or not isinstance(pair[1], Learned):
-                raise ConfigError(f"{shown(pair)} is no edit.", remedy="Give what Ledger.edits does.")
+            fits = len(pair) == 2 and isinstance(pair[0], Edit) and isinstance(pair[1], Learned)
+            if not fits:
+                raise ConfigError(
+                    f"{shown(pair)} is no edit.", remedy="Give what Ledger.edits does."
+                )
             check_edit(pair[0], self.base)
         ledger, self.ledger = self.ledger, None
         try:

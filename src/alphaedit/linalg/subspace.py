@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.errors import ConfigError, SubspaceError
+from alphaedit.linalg.massive import Massive, without
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,15 +19,23 @@ class Spectrum:
     Attributes:
         values: [d] ascending.
         vectors: [d, d], eigenvectors as columns.
+        exact: how many of the last directions hold massive activations (see `linalg.massive`):
+            they are preserved whatever is asked for, and do not count in the energy.
     """
 
     values: Tensor
     vectors: Tensor
+    exact: int = 0
 
     @cached_property
     def trace(self) -> float:
-        """Sum of eigenvalues: E[|k|^2]."""
-        return float(self.values.double().sum())
+        """Sum of eigenvalues, but for the exact ones: E[|k|^2] without massive activations."""
+        return float(self.rest.double().sum())
+
+    @property
+    def rest(self) -> Tensor:
+        """Eigenvalues but for the exact ones."""
+        return self.values[: len(self.values) - self.exact]
 
 
 def check_second_moment(c: Tensor) -> None:
@@ -72,6 +81,27 @@ def spectrum(second_moment: Tensor) -> Spectrum:
             remedy="It is not an average of k k^T: compute it again.",
         )
     return Spectrum(values, vectors)
+
+
+def spectrum_with(second_moment: Tensor, massive: Massive) -> Spectrum:
+    """The spectrum of what is not massive, and behind it the massive directions.
+
+    Raises:
+        SubspaceError: as `spectrum`.
+    """
+    exact = massive.directions.shape[1]
+    if not exact:
+        return spectrum(second_moment)
+    check_second_moment(second_moment)
+    rest = without(second_moment, massive)
+    u = massive.directions.to(rest)
+    # Above all others, so that they come last; their sizes are put in afterwards.
+    above = 2 * float(rest.diagonal().sum().clamp_min(1e-30))
+    found = spectrum(rest + above * u @ u.T)
+    values = found.values.clone()
+    sizes = massive.energies.to(values).sort().values
+    values[-exact:] = torch.maximum(sizes, values[-exact - 1].expand(exact))
+    return Spectrum(values, found.vectors, exact)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +181,14 @@ def null_space(
             f"The energy kept out of the null space is {energy}.",
             remedy="Give a share between 0 and 1, such as 0.98.",
         )
-    values = s.values.clamp_min(0)
+    values = s.rest.clamp_min(0)
     if threshold is not None:
-        null = int((s.values < threshold).sum())
+        null = int((s.rest < threshold).sum())
     else:
         assert energy is not None
         held = values.double().flip(0).cumsum(0) / values.double().sum().clamp_min(1e-300)
         null = len(values) - min(len(values), int((held < energy).sum()) + 1)
-    if null in (0, len(values)):
+    if null in (0, len(s.values)):
         what = "leaves no null space" if null == 0 else "leaves nothing preserved"
         given = f"threshold {threshold}" if threshold is not None else f"energy {energy}"
         raise SubspaceError(
@@ -166,9 +196,9 @@ def null_space(
             f"{float(s.values[-1]):.3g}.",
             remedy="Give a value inside that range, or an energy such as 0.98.",
         )
-    if null <= len(values) // 2:
-        return Subspace(len(values), s.vectors[:, :null], complement=False)
-    return Subspace(len(values), s.vectors[:, null:], complement=True)
+    if null <= len(s.values) // 2:
+        return Subspace(len(s.values), s.vectors[:, :null], complement=False)
+    return Subspace(len(s.values), s.vectors[:, null:], complement=True)
 
 
 @dataclass(frozen=True)
@@ -183,6 +213,11 @@ class SubspaceReport:
         smallest: smallest eigenvalue.
         largest: largest eigenvalue.
         threshold: absolute threshold that gives this null space.
+        massive: directions of massive activations, which are preserved exactly and not counted in
+            energy, leak and eigenvalues.
+        massive_share: share of the keys that are massive.
+        massive_energy: share of all energy that they hold.
+        doubt: what is odd about the null space, if anything.
     """
 
     d_in: int
@@ -192,18 +227,36 @@ class SubspaceReport:
     smallest: float
     largest: float
     threshold: float
+    massive: int = 0
+    massive_share: float = 0.0
+    massive_energy: float = 0.0
+    doubt: str | None = None
 
 
-def report(s: Spectrum, subspace: Subspace) -> SubspaceReport:
+NEARLY = 0.99
+"""A null space of a larger share of the dimensions protects nearly nothing."""
+
+
+def report(s: Spectrum, subspace: Subspace, massive: Massive | None = None) -> SubspaceReport:
     """How large a null space made by `null_space` is, and how much of C is left in it."""
-    values = s.values.double().clamp_min(0)
+    values = s.rest.double().clamp_min(0)
     null = values[: subspace.dim]
+    told = massive or Massive.none(len(s.values))
+    doubt = None
+    if subspace.dim > NEARLY * subspace.d_in:
+        doubt = f"protects nearly nothing: {subspace.dim} of {subspace.d_in} dimensions are free"
+    elif subspace.dim < (1 - NEARLY) * subspace.d_in:
+        doubt = f"leaves hardly anything to edit in: {subspace.dim} of {subspace.d_in} dimensions"
     return SubspaceReport(
-        d_in=len(values),
+        d_in=len(s.values),
         dim=subspace.dim,
-        energy_left=float(null.sum() / values.sum()),
-        leak=float(null.norm() / values.norm()),
-        smallest=float(s.values[0]),
-        largest=float(s.values[-1]),
+        energy_left=float(null.sum() / values.sum().clamp_min(1e-300)),
+        leak=float(null.norm() / values.norm().clamp_min(1e-300)),
+        smallest=float(values[0]),
+        largest=float(values[-1]),
+        massive=s.exact,
+        massive_share=told.share,
+        massive_energy=told.energy,
+        doubt=doubt,
         threshold=float(s.values[subspace.dim]) if subspace.dim < len(values) else float("inf"),
     )

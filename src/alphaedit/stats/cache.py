@@ -16,8 +16,7 @@ from torch import Tensor
 
 from alphaedit.core.cache import VARIABLE, default_dir
 from alphaedit.core.errors import AlphaEditWarning, ConfigError, ResourceError
-from alphaedit.core.files import write_text
-from alphaedit.core.files import whole_file
+from alphaedit.core.files import whole_file, write_text
 
 
 class CacheWarning(AlphaEditWarning):

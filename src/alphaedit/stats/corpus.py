@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -83,7 +84,7 @@ def open_corpus(
     if spec == "self":
         origin = f"self:{model or handle.fingerprint()}:{seed}"
         print_of = sha256(origin.encode()).hexdigest()
-        return Corpus("self", print_of, lambda: self_texts(handle, seed))
+        return Corpus("self", print_of, remembered(lambda: self_texts(handle, seed)))
     if spec.startswith("hf:"):
         return _hub(spec, field)
     path = _file(spec)
@@ -171,6 +172,26 @@ def _hub(spec: str, field: str) -> Corpus:
             yield row[field]
 
     return Corpus(spec, sha256(f"{spec}:{field}".encode()).hexdigest(), texts)
+
+
+def remembered(make: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
+    """Texts that are made once, however often they are asked for from the beginning."""
+    kept: list[str] = []
+    source: list[Iterator[str]] = []
+
+    def texts() -> Iterator[str]:
+        at = 0
+        while True:
+            while at < len(kept):
+                yield kept[at]
+                at += 1
+            if not source:
+                source.append(make())
+            kept.extend(itertools.islice(source[0], 1))
+            if at == len(kept):
+                return
+
+    return texts
 
 
 def self_texts(handle: ModelHandle, seed: int) -> Iterator[str]:

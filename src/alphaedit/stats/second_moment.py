@@ -6,8 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from alphaedit.core.ahead import ahead
 from alphaedit.core.errors import StatsError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.linalg.massive import Massive, MassiveSum, told_apart
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_input, stoppable
 from alphaedit.model.memory import is_out_of_memory
@@ -38,10 +38,12 @@ class SecondMoment:
     Attributes:
         matrix: [d_in, d_in] float32.
         tokens: number of keys averaged.
+        massive: what of it comes from massive activations.
     """
 
     matrix: Tensor
     tokens: int
+    massive: Massive
 
 
 def packed(handle: ModelHandle, corpus: Corpus, length: int) -> Iterator[list[int]]:
@@ -69,11 +71,13 @@ class _Sums:
             layer: torch.zeros(handle.d_in(layer), handle.d_in(layer), dtype=torch.float64)
             for layer in layers
         }
+        self.massive = {layer: MassiveSum() for layer in layers}
         self.tokens = 0
         self.sequences = 0
 
     def add(self, keys: dict[int, Tensor]) -> None:
         for layer, k in keys.items():
+            self.massive[layer].add(k)
             if layer in self.blocks:
                 self.blocks[layer].addmm_(k.T, k)
             else:
@@ -95,8 +99,14 @@ class _Sums:
         """Keep what was summed; where that fails, a stop costs more and nothing else."""
         part = path.with_suffix(".part")
         about = {"key": key, "tokens": str(self.tokens), "sequences": str(self.sequences)}
+        found = {str(k): (m.limit, m.count) for k, m in self.massive.items()}
+        tensors = {str(k): v for k, v in self.sums.items()}
+        for k, m in self.massive.items():
+            if m.factor is not None:
+                tensors[f"{k}.massive"] = m.factor.contiguous()
+        meta = {"about": json.dumps(about), "massive": json.dumps(found)}
         with suppress(OSError, SafetensorError):
-            save_file({str(k): v for k, v in self.sums.items()}, part, {"about": json.dumps(about)})
+            save_file(tensors, part, meta)
             os.replace(part, path)
 
     def load(self, path: Path, key: str) -> None:
@@ -104,13 +114,20 @@ class _Sums:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads(file.metadata()["about"])
+                found = json.loads(file.metadata()["massive"])
             if about["key"] != key:
                 return
-            sums = {int(k): v for k, v in load_file(path).items()}
+            tensors = load_file(path)
+            sums = {int(k): v for k, v in tensors.items() if k.isdigit()}
+            massive = {}
+            for k, (limit, count) in found.items():
+                massive[int(k)] = MassiveSum(limit)
+                massive[int(k)].count = int(count)
+                massive[int(k)].factor = tensors.get(f"{k}.massive")
             counts = int(about["tokens"]), int(about["sequences"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return
-        self.sums = sums
+        self.sums, self.massive = sums, massive
         self.tokens, self.sequences = counts
 
 
@@ -235,6 +252,19 @@ def collect(
     if resume is not None:
         resume.unlink(missing_ok=True)
     return {
-        layer: SecondMoment((total / sums.tokens).float(), sums.tokens)
+        layer: _moment(total, sums.tokens, sums.massive[layer], ranks)
         for layer, total in sums.sums.items()
     }
+
+
+def _moment(total: Tensor, tokens: int, own: MassiveSum, ranks: Ranks) -> SecondMoment:
+    """The second moment of a layer, with the massive keys of all ranks told apart."""
+    parts = ranks.objects((own.limit, own.count, own.factor))
+    joined = MassiveSum()
+    for _, _, factor in parts:
+        if factor is not None:
+            joined.join(factor)
+    count = sum(count for _, count, _ in parts)
+    limit = next((limit for limit, _, _ in parts if limit is not None), float("inf"))
+    matrix = (total / tokens).float()
+    return SecondMoment(matrix, tokens, told_apart(joined.factor, count, matrix, tokens, limit))

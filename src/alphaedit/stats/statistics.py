@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from alphaedit.core.errors import AlphaEditWarning, FingerprintError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.linalg.massive import MASSIVE, Massive
 from alphaedit.linalg.subspace import (
     Spectrum,
     Subspace,
     SubspaceReport,
     null_space,
     report,
-    spectrum,
+    spectrum_with,
 )
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.cache import MomentCache
@@ -28,6 +29,8 @@ from alphaedit.stats.second_moment import collect
 
 TOKENS_PER_DIRECTION = 40
 MOST_TOKENS = 1_000_000
+ROUGH_TOKENS = 4096
+"""Enough to see what trial edits do to the rest."""
 
 
 class ModelStatistics:
@@ -63,15 +66,37 @@ class ModelStatistics:
         self.tolerance = tolerance
         self.progress = progress
         self.model = handle.fingerprint()
+        self.kept = True
         self._moments: dict[int, Tensor] = {}
         self._counted: dict[int, int] = {}
         self._warned = False
+        self._massive: dict[int, Massive] = {}
         self._spectra: dict[int, Spectrum] = {}
 
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, opened when first needed."""
         return open_corpus(self.spec, self.handle, seed=self.seed, model=self.model)
+
+    def rough(self) -> ModelStatistics:
+        """The same over few tokens and in memory only, for trials."""
+        short = ModelStatistics(
+            self.handle,
+            self.spec,
+            tokens=min(self.tokens, ROUGH_TOKENS),
+            cache_dir=self.cache.folder,
+            seed=self.seed,
+            progress=self.progress,
+            ranks=self.ranks,
+        )
+        short.corpus = self.corpus
+        short.kept = False
+        return short
+
+    def forget(self) -> None:
+        """Let go of all second moments in memory."""
+        for held in (self._moments, self._counted, self._massive, self._spectra):
+            held.clear()
 
     def _key(self, layer: int, kind: str) -> dict[str, str]:
         return {
@@ -81,6 +106,7 @@ class ModelStatistics:
             "corpus": self.corpus.fingerprint,
             "tokens": str(self.tokens),
             "tolerance": str(self.tolerance),
+            "massive": f"{MASSIVE:g}",
         }
 
     def ready(self, layers: Sequence[int]) -> bool:
@@ -95,11 +121,12 @@ class ModelStatistics:
         for layer in layers:
             if layer in self._moments:
                 continue
-            found = self.cache.load(self._key(layer, "moment"))
+            found = self.cache.load(self._key(layer, "moment")) if self.kept else None
             if found is None:
                 missing.append(layer)
             else:
                 self._moments[layer] = found["matrix"]
+                self._massive[layer] = _massive(found)
                 self._counted[layer] = int(found.get("tokens", self.tokens))
         lacking = self.ranks.objects([layer for layer in layers if layer in missing])
         missing = sorted({layer for one in lacking for layer in one})
@@ -119,17 +146,19 @@ class ModelStatistics:
             missing,
             tokens=self.tokens,
             tolerance=self.tolerance,
-            resume=partial if self.cache.writable() else None,
+            resume=partial if self.kept and self.cache.writable() else None,
             progress=self.progress,
             ranks=self.ranks,
         )
         for layer, moment in moments.items():
             counted = torch.tensor(moment.tokens)
-            if self.ranks.first:
+            if self.ranks.first and self.kept:
                 self.cache.save(
-                    self._key(layer, "moment"), {"matrix": moment.matrix, "tokens": counted}
+                    self._key(layer, "moment"),
+                    {"matrix": moment.matrix, "tokens": counted, **_tensors(moment.massive)},
                 )
             self._moments[layer] = moment.matrix
+            self._massive[layer] = moment.massive
             self._counted[layer] = moment.tokens
         self._warn_of_few(layers)
 
@@ -154,6 +183,11 @@ class ModelStatistics:
         self.prepare([layer])
         return self._moments[layer]
 
+    def massive(self, layer: int) -> Massive:
+        """Massive activations among the keys of `layer`."""
+        self.prepare([layer])
+        return self._massive[layer]
+
     def counted(self, layer: int) -> int:
         """Tokens that the second moment at `layer` averages over."""
         self.prepare([layer])
@@ -175,13 +209,14 @@ class ModelStatistics:
             found = self.cache.load(key)
             if found is None:
                 self.progress("null space", 0, 1)
-                made = spectrum(moment)
+                made = spectrum_with(moment, self.massive(layer))
                 self.cache.save(key, {"values": made.values, "vectors": made.vectors})
                 self.progress("null space", 1, 1)
             else:
                 made = Spectrum(found["values"], found["vectors"])
         get = self.ranks.tensor_from_first
-        return Spectrum(get(made.values), get(made.vectors))
+        exact = self.massive(layer).directions.shape[1]
+        return Spectrum(get(made.values), get(made.vectors), exact)
 
     def subspace(
         self, layer: int, *, threshold: float | None = None, energy: float | None = None
@@ -198,6 +233,21 @@ class ModelStatistics:
     ) -> list[SubspaceReport]:
         """Size and leak of the null space of each layer."""
         return [
-            report(self.spectrum(layer), self.subspace(layer, threshold=threshold, energy=energy))
+            report(
+                self.spectrum(layer),
+                self.subspace(layer, threshold=threshold, energy=energy),
+                self.massive(layer),
+            )
             for layer in layers
         ]
+
+
+def _tensors(massive: Massive) -> dict[str, Tensor]:
+    """What is massive, as kept in the cache."""
+    about = torch.tensor([massive.share, massive.energy, min(massive.limit, 3e38)])
+    return {"directions": massive.directions, "energies": massive.energies, "massive": about}
+
+
+def _massive(kept: Mapping[str, Tensor]) -> Massive:
+    share, energy, limit = kept["massive"].tolist()
+    return Massive(kept["directions"], kept["energies"], share, energy, limit)
