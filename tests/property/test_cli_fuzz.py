@@ -381,6 +381,8 @@ def light_line(name: str, rng: random.Random) -> list[str]:
     words: list[str] = []
     for param in COMMANDS[(name,)].params:
         known = [value for value in values(param)[:5] if not value.startswith("bundled")]
+        if set(param.opts) & {"--out", "--checkpoint", "--junit", "--plot"}:
+            known = ["new", "new/deep/er", "new.svg", "empty", "thesis"]
         if param.param_type_name == "argument":
             some = {"MODEL": ["model"], "LEDGER": ["new"] if name == "init" else ["ledger"]}
             words.append(rng.choice(some.get(param.metavar, known[:2])))
