@@ -229,6 +229,7 @@ def test_dtypes_that_models_do_not_compute_in(dtype: Any) -> None:
         {"n_layer": 10**9},
         {"num_hidden_layers": 10**6},
         {"num_labels": 10**9},
+        {"num_labels": 10**7},
         {"n_layer": 2000},  # more than the files hold
         {"n_embd": 10**6, "n_head": 1},
         {"n_embd": 10**9, "n_head": 1},
@@ -328,12 +329,22 @@ def test_sharded_weights_are_read(tmp_path: Path) -> None:
     assert ModelHandle.load(tmp_path).fingerprint() == plain
 
 
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_pointers_of_git_lfs(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8000\n")
+    with pytest.raises(ModelError, match=r"model\.safetensors is a pointer .*git lfs pull"):
+        ModelHandle.load(tmp_path)
+    assert shape_of(str(tmp_path)).layers == 4  # plans need no weights
+    weights.unlink()
+
+
 def test_shards_of_a_distributed_checkpoint_that_are_damaged(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     (tmp_path / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"x" * 200)
     with pytest.raises(ModelError, match=r"cannot be read: .*header"):
         ModelHandle.load(tmp_path)
+    run_cli(["ask", str(tmp_path), "x"])  # nor is a traceback printed
 
 
 def test_errors_of_libraries_are_told_beyond_a_colon(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Plans count what an edit takes from a config alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_machines() -> None:
     found = here(SHAPE, clock=lambda: float(next(ticks)))
     assert found.measured
     assert found.rate == pytest.approx(SHARE_HERE * 2 * 512 * 768 * 3072)
+
+
+def test_rates_of_huge_models_are_measured_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config may ask for matrices that no memory holds; a plan says so."""
+    monkeypatch.setattr("alphaedit.editor.plan.MEASURED", 64)
+    ticks = iter(range(1000))
+    huge = replace(SHAPE, width=10**9, inner=10**9)
+    assert here(huge, clock=lambda: float(next(ticks))).rate == SHARE_HERE * 2 * 512 * 64 * 64
 
 
 def test_lengths_of_rows() -> None:

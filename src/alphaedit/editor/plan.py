@@ -55,6 +55,8 @@ GPUS = {
 }
 SHARE_HERE = 0.6
 """What of the rate measured here the phases reach, by benchmarks/planned.py."""
+MEASURED = 8192
+"""Rows and columns that rates are measured on at most: larger matrices are not faster."""
 SHARE_OF_PEAK = 0.3
 """What of a data sheet's rate is counted on: an assumption, not a measurement."""
 EIGEN_SHARE = 0.003
@@ -96,7 +98,8 @@ class Lengths:
 
 def here(shape: Shape, clock: Callable[[], float] = time.perf_counter) -> Machine:
     """This machine's CPU, by short measurements on the model's own shapes."""
-    x, w = torch.randn(512, shape.width), torch.randn(shape.width, shape.inner)
+    width, inner = min(shape.width, MEASURED), min(shape.inner, MEASURED)
+    x, w = torch.randn(512, width), torch.randn(width, inner)
     x @ w
     began, count, spent = clock(), 0, 0.0
     while spent < 0.3:

@@ -26,7 +26,7 @@ from alphaedit.core.errors import (
 from alphaedit.model.devices import AUTO, check_device
 from alphaedit.model.quantised import BITS, check_quantisation, quantisation
 from alphaedit.model.sharded import part
-from alphaedit.model.source import check_config, check_files, resolve, weight_bytes
+from alphaedit.model.source import check_config, check_files, check_headers, resolve, weight_bytes
 from alphaedit.model.told import AGAIN, told
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -107,6 +107,8 @@ def load_pretrained(
             remedy="Give a decoder-only language model.",
         )
     check_quantisation(config)
+    if local:
+        check_headers(Path(where))
     dtype = dtype or _default_dtype(device, config)
     options: dict[str, Any] = {}
     if bits:

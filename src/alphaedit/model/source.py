@@ -9,18 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from alphaedit.core.errors import ModelError, nearest
 from alphaedit.model.gguf_file import is_gguf
 
 BUNDLED = "bundled"
 MOST_LAYERS = 4096
-MOST_OF_ANYTHING = 1 << 24
+MOST_OF_ANYTHING = 1 << 20
 LARGEST_TEXT = 1 << 28
 """Bytes of a file that is read whole, such as tokenizer.json; the largest known has 40 million."""
 WEIGHTS = (".safetensors", ".bin")
 _TEXTS = (".json", ".jinja", ".model", ".py", ".tiktoken", ".txt")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _LAYERS = re.compile(r"(^|_)layers?$|^(n|num)_.*(layer|block)|depth$|^attention_types$")
+_COUNTS = re.compile(r"^(n|num)_(?!.*(position|ctx|context|vocab|token|param))")
+_TENSORS = re.compile(r"(model|shard|adapter_model)\b.*\.safetensors$")
+_POINTER = b"version https://git-lfs"
 _AGAIN = "Download or save the model again."
 
 
@@ -100,6 +105,28 @@ def check_files(folder: Path) -> None:
         _check_index(folder / name)
 
 
+def check_headers(folder: Path) -> None:
+    """Read what stands in front of the tensors: what fails on it later does not name the file.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    for file in _entries(folder):
+        if _TENSORS.match(file.name) and file.is_file():
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                with file.open("rb") as start:
+                    pointer = start.read(len(_POINTER)) == _POINTER
+                if pointer:
+                    raise ModelError(
+                        f"{file} is a pointer of Git LFS, not the weights.",
+                        remedy="Fetch them: git lfs pull.",
+                    ) from None
+                raise ModelError(f"{file} cannot be read: {error}.", remedy=_AGAIN) from error
+
+
 def _bytes(file: Path) -> int:
     """The size of a file; 0 of a directory, and where there is nothing.
 
@@ -170,7 +197,7 @@ def check_config(config: Any, source: str, *, trust_remote_code: bool) -> None:
     for name, value in _values(config):
         if isinstance(value, int) and not isinstance(value, bool):
             most = MOST_LAYERS if _LAYERS.search(name) else MOST_OF_ANYTHING
-            if value > most and (most == MOST_LAYERS or name.startswith(("n_", "num_"))):
+            if value > most and (most == MOST_LAYERS or _COUNTS.search(name)):
                 raise ModelError(
                     f"The config of {source} asks for {value:.3g} as {name}: no model has more "
                     f"than {most:,}.",
