@@ -227,7 +227,12 @@ def _places(header: Header, changes: Mapping[str, LowRank]) -> dict[str, Stored]
                 remedy="Give --model the GGUF file that was edited.",
             )
         found[parameter] = stored
-    return dict(sorted(found.items(), key=lambda item: item[1].start))
+    return dict(sorted(found.items(), key=lambda item: _by_numbers(item[1].name)))
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """A key that sorts blk.9 before blk.10."""
+    return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
 
 
 def _known(names: dict[str, str], wanted: Iterable[str], family: str) -> dict[str, str]:
