@@ -329,6 +329,15 @@ def test_sharded_weights_are_read(tmp_path: Path) -> None:
     assert ModelHandle.load(tmp_path).fingerprint() == plain
 
 
+def test_files_that_cannot_be_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise MemoryError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr("alphaedit.model.source.safe_open", full)
+    with pytest.raises(ResourceError, match="does not fit into memory: Cannot allocate"):
+        ModelHandle.load(save_tiny("llama", tmp_path))
+
+
 def test_pointers_of_git_lfs(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     weights = tmp_path / "model.safetensors"

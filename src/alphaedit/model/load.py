@@ -108,7 +108,8 @@ def load_pretrained(
         )
     check_quantisation(config)
     if local:
-        check_headers(Path(where))
+        with told(f"What {source} holds"):
+            check_headers(Path(where))
     dtype = dtype or _default_dtype(device, config)
     options: dict[str, Any] = {}
     if bits:
