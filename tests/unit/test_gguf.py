@@ -149,7 +149,7 @@ def test_all_but_the_edited_tensors_is_copied_byte_for_byte(
             assert rows[name].error == pytest.approx(error, abs=1e-5)
             assert (error > 1e-5) == (wanted != "F32")
             # What the edit does to its keys outlives even the coarsest grid.
-            assert rows[name].kept == pytest.approx(1, abs=0.08)
+            assert rows[name].kept == pytest.approx(1, abs=0.25 if wanted == "Q4_1" else 0.02)
         else:
             assert (other.type, other.size) == (tensor.type, tensor.size)
             place, its = slice(tensor.start, tensor.start + tensor.size), other.start
