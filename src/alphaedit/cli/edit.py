@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alphaedit.cli import facts as sources
-from alphaedit.cli import ledgers, options, outputs, prepare, tables
+from alphaedit.cli import ledgers, options, outputs, prepare
+from alphaedit.cli.edit_shown import show
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Session, output_console
+from alphaedit.cli.output import FAILED, Session
 from alphaedit.core.errors import GuardError, VerdictWarning
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def edit(
         **{name: str(path) if path else None for name, path in written.items()},
     }
     if not json and editor.ranks.first:
-        _show(run, result, written)
+        show(run, result, written)
     failed = run.stopped is not None or (strict and bool(run.fails))
     if not editor.ranks.first:
         return FAILED if failed else 0
@@ -351,47 +352,4 @@ class Run:
                 versions=versions(),
             ),
             path,
-        )
-
-
-def show_guard(stopped: GuardError | None, made: Sequence[Edit]) -> None:
-    """What the guard measured last, and why it ended a run."""
-    console = output_console()
-    if made and made[-1].drift:
-        drift = made[-1].drift
-        console.print(
-            f"Held-out text: KL {drift['kl']:.4f} nats a token, perplexity "
-            f"{drift['perplexity_before']:.2f} before and {drift['perplexity']:.2f} now.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if stopped is not None:
-        console.print(f"Guard: {stopped}", style="red", highlight=False, soft_wrap=True)
-
-
-def _show(run: Run, result: dict[str, Any], written: Mapping[str, Path | None]) -> None:
-    count = len(run.facts)
-    title = f"{count} {'fact' if count == 1 else 'facts'} by {result['method']}"
-    tables.facts_table(run.facts, run.before, run.after, title)
-    tables.metrics_table({"unedited": result["before"], "edited": result}, "Metrics")
-    console = output_console()
-    layers = result["hyperparameters"]["layers"]
-    for layer, row in zip(layers, run.made[-1].null_space.values(), strict=False):
-        console.print(
-            f"Layer {layer}: null space {row['dim']} of {row['d_in']}, "
-            f"{100 * row['energy_left']:.2f} % of the keys' energy left in it.",
-            highlight=False,
-        )
-    console.print(tables.seconds_line(run.seconds), highlight=False, soft_wrap=True)
-    show_guard(run.stopped, run.made)
-    for name, path in written.items():
-        if path is not None:
-            what = {"out": "Ledger", "checkpoint": "Model", "report": "Report"}[name]
-            console.print(f"{what} written to {path}", highlight=False, soft_wrap=True)
-    if result["dry_run"]:
-        console.print(
-            "Dry run: nothing was saved. Give -o DIR to keep the edits, --checkpoint DIR for an "
-            "edited model.",
-            style="yellow",
-            soft_wrap=True,
         )

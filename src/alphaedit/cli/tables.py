@@ -55,7 +55,7 @@ def facts_table(
     """Print what the model said and says to the prompt of each fact."""
     from rich.table import Table
 
-    from alphaedit.editor.measured import says
+    from alphaedit.core.fact_text import says
 
     table = Table(title=title, title_justify="left")
     for name in ("prompt", "wanted", "before", "after"):
@@ -151,8 +151,8 @@ def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) 
         if row["massive"]:
             console.print(
                 f"Layer {layer}: {100 * row['massive_share']:.2g} % of the keys hold "
-                f"{100 * row['massive_energy']:.1f} % of the energy (massive activations): preserved "
-                f"exactly, by {row['massive']} directions, and not counted.",
+                f"{100 * row['massive_energy']:.1f} % of the energy (massive activations): "
+                f"preserved exactly, by {row['massive']} directions, and not counted.",
                 highlight=False,
                 soft_wrap=True,
             )

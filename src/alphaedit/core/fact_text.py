@@ -164,3 +164,10 @@ def missing_remedy(prompt: str, subject: str) -> str:
 def canonical(text: str) -> str:
     """A text without differences that do not matter: white space and Unicode's ways of writing."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def says(text: str, target: str) -> bool:
+    """Whether a continuation begins with `target`, as a whole word."""
+    said, wanted = canonical(text), canonical(target)
+    rest = said[len(wanted) :]
+    return said.startswith(wanted) and not (wanted[-1:].isalnum() and rest[:1].isalnum())

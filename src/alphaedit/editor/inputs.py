@@ -62,9 +62,7 @@ def _as_fact(item: Any, where: str) -> Fact:
             return Fact(*item)
         except FactError as error:
             raise error.at(where) from None
-    raise FactError(f"{shown(item)} is no fact.", remedy=SHAPES).at(
-        where
-    )
+    raise FactError(f"{shown(item)} is no fact.", remedy=SHAPES).at(where)
 
 
 def _is_triple(value: Any) -> bool:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alphaedit.core.edit import Answer
-from alphaedit.core.fact import Fact, canonical
+from alphaedit.core.fact import Fact
+from alphaedit.core.fact_text import says
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
+
+__all__ = ["ANSWER_TOKENS", "Asked", "ask_facts", "says"]
 
 ANSWER_TOKENS = 8
 
@@ -56,10 +59,3 @@ def ask_facts(handle: ModelHandle, facts: Sequence[Fact], *, to_end: bool = True
         holds = says(text, fact.target) or (scores[i].exact and scores[i].tokens >= length)
         found.append(Asked(fact, Answer(text, scores[i].p, truth.get(i)), holds))
     return found
-
-
-def says(text: str, target: str) -> bool:
-    """Whether a continuation begins with `target`, as a whole word."""
-    said, wanted = canonical(text), canonical(target)
-    rest = said[len(wanted) :]
-    return said.startswith(wanted) and not (wanted[-1:].isalnum() and rest[:1].isalnum())

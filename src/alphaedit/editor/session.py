@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from alphaedit.core.arguments import as_count, as_flag, as_path, as_text, each_of
+from alphaedit.core.arguments import as_count, as_flag, as_path, as_text
 from alphaedit.core.bars import as_progress, close
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import ConfigError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MASSIVE = 30.0
+MASSIVE = 300.0
 """A key is massive if its squared norm is more than this many times the median one."""
 LEFT = 0.01
 """Energy of massive keys that may stay among the others, as a share of the others' energy."""

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from alphaedit.core.errors import ConfigError, unknown_name
 
-
 MOST = 2**31 - 1
 """Largest whole number."""
 

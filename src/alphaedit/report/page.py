@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from alphaedit.bench.intervals import Rate
 from alphaedit.core.edit import Answer
+from alphaedit.core.fact_text import says
 from alphaedit.core.files import write_text
-from alphaedit.editor.measured import says
 from alphaedit.report.figures import curve_panel, spectrum_panel, svg
 
 FIRST, SHOWN = 12, 60
