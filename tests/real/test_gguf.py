@@ -17,8 +17,9 @@ from tests.real.models import (
     need_engine,
 )
 
+from alphaedit import Editor, Fact
 from alphaedit.cli.app import run
-from alphaedit.editor.gguf_export import read_tensor
+from alphaedit.editor.gguf_export import read_tensor, save_gguf, save_gguf_lora
 from alphaedit.model import gguf
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
@@ -128,3 +129,21 @@ def test_conversion_gives_the_same_checkpoint_again(model: Model, tmp_path: Path
     assert again == ModelHandle.load(model.checkpoint).fingerprint()
     about = json.loads((tmp_path / "again" / gguf.ORIGIN).read_text())
     assert about["sha256"] == model.sha256
+
+
+@pytest.mark.slow
+def test_a_file_of_k_quants_and_norms_behind_the_mlp(tmp_path: Path) -> None:
+    """Gemma 3: the edited tensor goes from Q4_K to F16, the rest stays."""
+    need(GEMMA)
+    need_engine()
+    editor = Editor.from_pretrained(str(GEMMA.gguf), corpus="bundled", tokens=3000)
+    fact = Fact("The mother tongue of {} is", "Danielle Darrieux", "English")
+    settings = {"layers": (6,), "steps": 20, "contexts": 2, "clamp": 0.75, "moment_weight": 15}
+    editor.edit(fact, "memit", learning_rate=10.0, **settings)
+    adapter, edited = tmp_path / "adapter.gguf", tmp_path / "edited.gguf"
+    save_gguf_lora(editor.handle, editor.edits, adapter, gguf=GEMMA.gguf)
+    (row,) = save_gguf(GEMMA.gguf, editor.edits, edited)
+    assert (row.before, row.type) == ("Q4_K", "F16")
+    for engine in (Engine(GEMMA.gguf, adapter), Engine(edited)):
+        assert engine.ask(EDITED[0]).startswith(" English")
+        assert engine.ask("The Eiffel Tower is located in the city of").startswith(" Paris")

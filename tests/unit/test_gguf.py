@@ -574,3 +574,25 @@ def test_a_checkpoint_of_a_gguf_model_names_no_file(ledger: Path, tmp_path: Path
     assert not (out / gguf.ORIGIN).exists()
     assert base_of(str(out)) is None
     ModelHandle.load(out)
+
+
+def test_commands_take_a_gguf_file_as_model(
+    quantised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text(json.dumps(FACT.to_dict()) + "\n", encoding="utf-8")
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
+    model, few = str(quantised), ("--corpus", str(text), "--tokens", "300")
+    for words in (
+        ["plan", model, str(facts)],
+        ["ask", model, FACT.text],
+        ["stats", model, *few, "--layers", "1"],
+        ["trace", model, str(facts), "--samples", "1"],
+        ["init", str(tmp_path / "edits"), "--model", model],
+        ["check", model, str(facts)],
+    ):
+        code = run(command(*words))
+        said = json.loads(capsys.readouterr().out)
+        assert "error" not in said, (words, said)
+        assert code in (0, 1)  # 1: the facts do not hold in a random model
