@@ -22,7 +22,8 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete.models,
-        help="A model directory or .gguf file, a hub name (owner/name), 'bundled' or 'bundled-small'.",
+        help="A model directory or .gguf file, a hub name (owner/name), 'bundled' or "
+        "'bundled-small'.",
         show_default=False,
     ),
 ]
