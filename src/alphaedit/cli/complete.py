@@ -69,9 +69,10 @@ def experiments(incomplete: str) -> Found:
 
 
 def models(incomplete: str) -> Found:
-    """Bundled models, and directories of models."""
+    """Bundled models, directories of models, and GGUF files."""
     known = [(name, "A bundled model") for name in NAMES]
-    return _those([*known, *_folders(incomplete, MARKS["MODEL"])], incomplete)
+    there = (*_folders(incomplete, MARKS["MODEL"]), *_files(incomplete, (".gguf",)))
+    return _those([*known, *there], incomplete)
 
 
 def bundled(incomplete: str) -> Found:
