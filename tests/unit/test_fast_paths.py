@@ -109,7 +109,7 @@ def test_too_little_memory_halves_the_pass(most: int, monkeypatch: pytest.Monkey
     facts = [Fact(p, s, t) for p, s, t in zip(PROMPTS * 2, SUBJECTS, TARGETS * 2, strict=False)]
     handle, hp = MODELS["gpt2"], settings_of(1, 3)
     whole = find_targets(handle, facts, 1, (), hp)
-    search, sizes = target_value._search, list[int]()
+    search, sizes = target_value.search, list[int]()
 
     def small(groups: object, count: int, *rest: object) -> object:
         sizes.append(count)
@@ -117,7 +117,7 @@ def test_too_little_memory_halves_the_pass(most: int, monkeypatch: pytest.Monkey
             raise torch.OutOfMemoryError("CUDA out of memory")
         return search(groups, count, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(target_value, "_search", small)
+    monkeypatch.setattr(target_value, "search", small)
     found = find_targets(handle, facts, 1, (), hp)
     torch.testing.assert_close(found.values, whole.values)
     assert sizes[0] == len(facts)
@@ -128,7 +128,7 @@ def test_one_fact_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch)
     def never(*args: object) -> object:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried")
 
-    monkeypatch.setattr(target_value, "_search", never)
+    monkeypatch.setattr(target_value, "search", never)
     with pytest.raises(ModelError, match="does not fit into memory"):
         find_targets(MODELS["gpt2"], [Fact(PROMPTS[0], "Oslo", "Rome")], 1, (), settings_of(1, 3))
 
@@ -137,7 +137,7 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
     def broken(*args: object) -> object:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(target_value, "_search", broken)
+    monkeypatch.setattr(target_value, "search", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         find_targets(MODELS["gpt2"], [Fact(PROMPTS[0], "Oslo", "Rome")], 1, (), settings_of(1, 3))
 

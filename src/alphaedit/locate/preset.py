@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,16 +10,12 @@ from typing import Any
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
-from alphaedit.locate.suggest import read_out, window
-from alphaedit.methods.base import Method, Problem
+from alphaedit.locate.trials import Trials
+from alphaedit.methods.base import Method
 from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.presets import entry, preset
 from alphaedit.methods.presets import matching as of_facts
-from alphaedit.methods.state import SequentialState
-from alphaedit.methods.steps.contexts import generate_contexts
-from alphaedit.methods.steps.target_value import find_targets
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.scoring import score
 from alphaedit.stats.statistics import ModelStatistics
 
 Measured = Mapping[str, Any]
@@ -26,17 +23,8 @@ Measured = Mapping[str, Any]
 
 ENERGY = 0.9
 RIDGE_SHARE = 0.1
-STEPS = 40
-RATE = 0.04
-"""Adam's rate as a share of |h| / sqrt(d) at the usual clamp: small steps find short deltas."""
-
-CLAMPS = (0.75, 1.5, 3.0)
-REACHED = 0.3
-"""Mean loss of the pilot's targets, in nats, at which a layer is good enough."""
-HELD = 0.8
-"""Mean probability of the pilot's targets after the edit at which a clamp is good enough."""
-PILOTS = 8
-CANDIDATES = 4
+VERSION = 1
+"""Of the way layers and scales are measured; what older ones found is not used."""
 
 
 def shape(handle: ModelHandle) -> dict[str, Any]:
@@ -75,104 +63,61 @@ def check_match(handle: ModelHandle, name: str) -> None:
         )
 
 
-class _Model:
-    """What is measured on a model that no preset knows."""
+def _shown(
+    handle: ModelHandle,
+    statistics: ModelStatistics,
+    method: Method,
+    over: Mapping[str, Any],
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What is measured on a model that no preset knows: layers and scales by trial edits.
 
-    def __init__(
-        self,
-        handle: ModelHandle,
-        statistics: ModelStatistics,
-        method: Method,
-        facts: Sequence[Fact],
-        over: Mapping[str, Any],
-        seed: int,
-        progress: Progress,
-    ) -> None:
-        if not facts:
-            raise ConfigError(
-                "No preset knows this model, and without facts nothing can be measured on it.",
-                remedy="Give facts, or a preset, or at least layers.",
+    It does not depend on the facts that are about to be edited, nor on the method but for how many
+    layers it edits; it is kept beside the second moments. What is given is not measured.
+    """
+    one_layer = bool(getattr(method, "one_by_one", False))
+    given = {k: over[k] for k in ("layers", "clamp", "learning_rate", "steps") if k in over}
+    key = {
+        "kind": "choice",
+        "version": str(VERSION),
+        "model": statistics.model,
+        "one layer": str(one_layer),
+        "given": json.dumps(given, sort_keys=True, default=list),
+        "contexts": str(over.get("contexts", "")),
+        "seed": str(seed),
+    }
+    kept = statistics.cache.load_json(key)
+    if kept is None:
+        kept = {**given}
+        if len(given) < 4:
+            trials = Trials(
+                handle,
+                statistics,
+                one_layer=one_layer,
+                over=over,
+                seed=seed,
+                progress=progress,
             )
-        self.handle = handle
-        self.statistics = statistics
-        self.method = method
-        self.facts = list(facts[:PILOTS])
-        self.over = over
-        self.seed = seed
-        self.progress = progress
-        self.read = read_out(handle, facts, seed=seed, progress=progress)
-
-    def shown(self) -> dict[str, Any]:
-        """Layers from where the subject is read; scales relative to hidden states and keys."""
-        over, method = self.over, self.method
-        given = over.get("layers")
-        last = max(given) if given else self._last_layer()
-        one_layer = getattr(method, "one_by_one", False)
-        chosen = (last,) if one_layer else window(last, self.handle.n_layers)
-        values: dict[str, Any] = {
-            "layers": tuple(given or chosen),
-            "moment_weight": self.handle.d_in(last) / 10,
-        }
-        if needs_space(method, over):
-            values["energy"] = ENERGY
-        if not getattr(method, "searches", True):
-            return values
-        if getattr(method, "ridge", False):
-            values["ridge_share"] = RIDGE_SHARE
-        return {**values, **self._scale(values)}
-
-    def _search(self, layer: int, clamp: float) -> dict[str, Any]:
-        """Clamp, steps and rate of a target search at `layer`."""
-        norm = self.read.norms[min(layer, len(self.read.norms) - 1)]
-        rate = RATE * clamp / CLAMPS[0] * norm / self.handle.d_out(layer) ** 0.5
-        return {"clamp": clamp, "learning_rate": rate, "steps": STEPS}
-
-    def _last_layer(self) -> int:
-        """The latest layer not after the read-out from which targets are reached, or nearly."""
-        contexts = generate_contexts(self.handle, 2, 10, self.seed)
-        losses: dict[int, float] = {}
-        candidates = range(self.read.layer, max(-1, self.read.layer - CANDIDATES), -1)
-        for number, layer in enumerate(candidates):
-            self.progress("pilot searches", number, len(candidates))
-            values = {**self._search(layer, CLAMPS[0]), **self.over, "layers": (layer,)}
-            hp = build(values, "hyperparameters of the pilot")
-            rows = find_targets(self.handle, self.facts, layer, contexts, hp).losses
-            losses[layer] = sum(row[-1] for row in rows) / len(rows)
-            if losses[layer] <= REACHED:
-                break
-        self.progress("pilot searches", len(candidates), len(candidates))
-        return min(losses, key=lambda layer: (max(losses[layer], REACHED), -layer))
-
-    def _scale(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The smallest clamp by which an edit of a few facts holds, or the best."""
-        defaults = getattr(self.method, "defaults", {})
-        layers = values["layers"]
-        self.statistics.prepare(layers)
-        pairs = [(fact.text, fact.target) for fact in self.facts]
-        clamps = [self.over["clamp"]] if "clamp" in self.over else CLAMPS
-        held: list[tuple[float, dict[str, Any]]] = []
-        for number, clamp in enumerate(clamps):
-            self.progress("pilot edits", number, len(clamps))
-            scale = self._search(layers[-1], clamp)
-            chosen = overridden({**defaults, **values, **scale}, self.over)
-            hp = build(chosen, "hyperparameters of the pilot")
-            solution = self.method.solve(
-                Problem(
-                    handle=self.handle,
-                    facts=self.facts,
-                    hyperparameters=hp,
-                    statistics=self.statistics,
-                    state=SequentialState(),
-                    seed=self.seed,
-                )
-            )
-            with self.handle.temporarily(solution.patch.weights):
-                scores = score(self.handle, pairs)
-            held.append((sum(s.p for s in scores) / len(scores), scale))
-            if held[-1][0] >= HELD:
-                break
-        self.progress("pilot edits", len(clamps), len(clamps))
-        return max(held, key=lambda trial: trial[0])[1]
+            best = trials.best()
+            kept = {
+                **best.values,
+                "layers": list(best.layers),
+                "trial": [best.efficacy, best.generalization, best.specificity],
+            }
+        statistics.cache.save_json(key, kept)
+    layers = tuple(kept["layers"])
+    values: dict[str, Any] = {
+        "layers": layers,
+        "moment_weight": handle.d_in(layers[-1]) / 10,
+    }
+    if needs_space(method, over):
+        values["energy"] = ENERGY
+    if not getattr(method, "searches", True):
+        return values
+    if getattr(method, "ridge", False):
+        values["ridge_share"] = RIDGE_SHARE
+    return {**values, **{k: kept[k] for k in ("clamp", "learning_rate", "steps")}}
 
 
 SEARCH = ("steps", "learning_rate", "stop_loss", "clamp", "weight_decay", "kl_factor")
@@ -244,7 +189,7 @@ def choose(
     else:
         if known is None:
             with unedited():
-                known = _Model(handle, statistics, method, facts, over, seed, progress).shown()
+                known = _shown(handle, statistics, method, over, seed, progress)
         values = measured = known
     defaults = getattr(method, "defaults", {})
     return build(overridden({**defaults, **values}, over), where), measured

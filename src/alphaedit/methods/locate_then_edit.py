@@ -32,6 +32,7 @@ from alphaedit.methods.steps.keys import (
     keys_and_values,
     prompts_in_context,
 )
+from alphaedit.methods.steps.outputs import find_outputs
 from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.methods.systems import Base
@@ -153,15 +154,44 @@ class _Run:
         return Solution(patch, state, self.timer.seconds)
 
     def _targets(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
+        return self._found(facts, lambda: self._searched(facts, layer, reference))
+
+    def _found(self, facts: Sequence[Fact], search: Callable[[], Targets]) -> Targets:
+        """What a search finds, as the plug-ins leave it."""
         problem = self.problem
         with self.timer.phase("targets"), ExitStack() as searching:
             for plugin in self.plugins:
                 searching.enter_context(plugin.searching(problem, self.memory))
-            found = self._searched(facts, layer, reference)
+            found = search()
             for plugin in self.plugins:
                 found = plugin.targets(problem, found, self.memory)
         check_finite("target values", found.values, facts)
         return found
+
+    def _outputs(self, facts: Sequence[Fact]) -> Targets:
+        """Targets of the outputs of all edited matrices, [layers * d_out, u]."""
+        problem, ranks = self.problem, self.problem.ranks
+        mine = ranks.share(len(facts))
+        found: Targets | None = None
+        if mine:
+            found = find_outputs(
+                problem.handle,
+                facts[mine.start : mine.stop],
+                problem.hyperparameters.layers,
+                self.contexts,
+                problem.hyperparameters,
+                progress=problem.progress,
+            )
+        if ranks.size == 1 and found is not None:
+            return found
+        losses = ranks.objects(found.losses if found else [])
+        layers = problem.hyperparameters.layers
+        size, like = len(layers) * problem.handle.d_out(layers[0]), self._like(layers[0])
+        return Targets(
+            values=ranks.columns(found.values if found else None, size, len(facts), like),
+            clean=ranks.columns(found.clean if found else None, size, len(facts), like),
+            losses=[one for part in losses for one in part],
+        )
 
     def _searched(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
         """The search, each rank on its share of the facts."""
@@ -247,8 +277,8 @@ class _Run:
     ) -> tuple[dict[int, LowRank], dict[int, Tensor], list[float]]:
         """Deltas and keys [d_in, u] by layer, and the last losses."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
-        last = hp.layers[-1]
-        found = self._targets(facts, last, None)
+        direct = handle.adds_directly or self.method.maker is not None
+        goal = _AtTheEnd(self, facts) if direct else _AtEachLayer(self, facts)
         slack = hp.conditioning if self.method.equality else 1.0
         with self.timer.phase("keys"):
             batch = self._batch_keys(facts)
@@ -260,10 +290,8 @@ class _Run:
                 with self.timer.phase("keys"):
                     own = batch.at(layer) if batch else (None, None)
                     keys = self._columns(own[0], handle.d_in(layer), facts, layer)
-                    values = self._columns(own[1], handle.d_out(last), facts, layer)
+                    residual = goal.residual(layer, batch, own[1])
                 check_finite("keys", keys, facts)
-                wanted = (found.values.to(values.device) - values) / (len(hp.layers) - index)
-                residual = self._pulled_back(facts, layer, wanted)
                 with self.timer.phase("solve"):
                     delta = self._system(layer, keys).solve(keys, residual, slack=slack)
                     delta = run_delta(self.plugins, problem, layer, delta, self.memory)
@@ -274,7 +302,7 @@ class _Run:
                     for layer in hp.layers:
                         used[layer] = self._keys(facts, layer)
         problem.progress("layers", len(hp.layers), len(hp.layers))
-        return deltas, used, [row[-1] for row in found.losses]
+        return deltas, used, [row[-1] for row in goal.found.losses]
 
     def _one_by_one(
         self, facts: Sequence[Fact]
@@ -304,6 +332,45 @@ class _Run:
                 applied.enter_context(handle.temporarily({handle.edited_name(layer): delta}))
         problem.progress("facts", len(facts), len(facts))
         return {layer: concatenate(deltas)}, {}, losses
+
+
+class _AtTheEnd:
+    """One target a fact, in the residual stream behind the last edited layer, spread over layers.
+
+    What is still lacking is divided by the number of layers that are left (MEMIT eq. 20).
+    """
+
+    def __init__(self, run: _Run, facts: Sequence[Fact]) -> None:
+        self.run, self.facts = run, facts
+        self.layers = run.problem.hyperparameters.layers
+        self.found = run._targets(facts, self.layers[-1], None)
+
+    def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
+        """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
+        run, last = self.run, self.layers[-1]
+        size = run.problem.handle.d_out(last)
+        values = run._columns(hidden, size, self.facts, layer)
+        left = len(self.layers) - self.layers.index(layer)
+        wanted = (self.found.values.to(values.device) - values) / left
+        return run._pulled_back(self.facts, layer, wanted)
+
+
+class _AtEachLayer:
+    """A target for the output of each edited matrix, searched together; see `steps.outputs`."""
+
+    def __init__(self, run: _Run, facts: Sequence[Fact]) -> None:
+        self.run, self.facts = run, facts
+        self.layers = run.problem.hyperparameters.layers
+        self.found = run._found(facts, lambda: run._outputs(facts))
+        self.targets = self.found.values.unflatten(0, (len(self.layers), -1))
+
+    def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
+        """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
+        run, handle = self.run, self.run.problem.handle
+        own = handle.weight(layer) @ batch.bare_keys.T if batch else None
+        now = run._columns(own, handle.d_out(layer), self.facts, layer)
+        wanted: Tensor = self.targets[self.layers.index(layer)].to(now) - now
+        return wanted
 
 
 def _ridge(hp: Hyperparameters, space: Subspace | None, keys: Tensor) -> float:

@@ -6,7 +6,7 @@ The model's own blocks are called with the arguments that the model itself gave 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -15,7 +15,15 @@ from transformers.cache_utils import Cache
 
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.hooks import StopForward, on_output, output_of, stoppable, with_hidden
+from alphaedit.model.hooks import (
+    See,
+    StopForward,
+    on_input,
+    on_output,
+    output_of,
+    stoppable,
+    with_hidden,
+)
 from alphaedit.model.only_at import reading_only
 from alphaedit.model.room import roomy_rows, with_room, without_layers
 from alphaedit.model.stems import keys_and_values_of
@@ -92,7 +100,7 @@ class Suffix:
             handle: The model.
             rows: Token ids of each row.
             starts: For each row, the first token that may change (the subject's last).
-            layer: The block whose output may change.
+            layer: The block whose output may change; -1 for what enters the first block.
             prefix: Keys and values of the tokens before the starts, where they are known; see
                 `keys_and_values_of`.
             check: Compare one row with a plain pass through the whole model.
@@ -105,7 +113,8 @@ class Suffix:
         check_rows(handle, rows, starts)
         if not rows:
             raise ConfigError("No rows were given.", remedy="Give at least one row.")
-        handle.block(layer)
+        if layer >= 0:
+            handle.block(layer)
         with torch.no_grad():
             suffix, final = cls._build(handle, rows, starts, layer, prefix, whole=check)
             if final is not None:
@@ -151,7 +160,7 @@ class Suffix:
                 raise StopForward
 
         with stoppable(), ExitStack() as stack:
-            stack.enter_context(on_output(handle.block(layer), clean.append))
+            stack.enter_context(leaving(handle, layer, clean.append))
             for index in range(layer + 1, handle.n_layers):
                 hook = handle.block(index).register_forward_pre_hook(keep_call, with_kwargs=True)
                 stack.callback(hook.remove)
@@ -215,6 +224,13 @@ class Suffix:
         return chosen
 
 
+def leaving(handle: ModelHandle, layer: int, see: See) -> AbstractContextManager[None]:
+    """While the block runs, call `see` with what leaves `layer`, or enters the first block (-1)."""
+    if layer < 0:
+        return on_input(handle.block(0), see)
+    return on_output(handle.block(layer), see)
+
+
 def run_block(
     block: nn.Module,
     call: tuple[tuple[Any, ...], dict[str, Any]],
@@ -272,7 +288,7 @@ def _check_against_plain(
     ids = torch.tensor([list(rows[index])])
     with (
         stoppable(),
-        on_output(handle.block(suffix.layer), lambda t: seen.update(clean=t)),
+        leaving(handle, suffix.layer, lambda t: seen.update(clean=t)),
         on_output(handle.block(handle.n_layers - 1), keep_last),
     ):
         handle.forward(ids, torch.ones_like(ids), use_cache=False)

@@ -78,6 +78,7 @@ class BatchKeys:
         inside = [i for i in range(len(ids)) if i % each]
         first, last = layers[0], layers[-1]
         self.contexts = len(contexts)
+        self.bare_keys = torch.empty(0)
         self.bare = Walk(handle, ids[::each], lasts[::each], first, last, hidden=True)
         self.inside: Walk | None = None
         if inside:
@@ -85,9 +86,13 @@ class BatchKeys:
             self.inside = Walk(handle, rows, at, first, last)
 
     def at(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys [d_in, u] of `layer` and hidden states [d_out, u] that leave the last layer."""
+        """Keys [d_in, u] of `layer` and hidden states [d_out, u] that leave the last layer.
+
+        Keys of the bare prompts alone are then in `bare_keys` [u, d_in].
+        """
         keys, hidden = self.bare.keys(layer, hidden=True)
         assert hidden is not None
+        self.bare_keys = keys
         if self.inside is not None:
             found, _ = self.inside.keys(layer)
             keys = 0.5 * keys + 0.5 * found.view(len(keys), self.contexts, -1).mean(dim=1)

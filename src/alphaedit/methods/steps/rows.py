@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,10 +157,21 @@ def add_losses(
     return loss
 
 
-def groups_of(handle: ModelHandle, rows: Sequence[Row], layer: int, *, check: bool) -> list[Group]:
+MakeGroup = Callable[[Suffix, Sequence[Row], Mapping[int, float]], Group]
+
+
+def groups_of(
+    handle: ModelHandle,
+    rows: Sequence[Row],
+    layer: int,
+    *,
+    check: bool,
+    make: MakeGroup = Group,
+) -> list[Group]:
     """Rows in groups of one length from the subject's last token on.
 
     Args:
+        make: makes a group.
         check: compare one row with a plain pass through the model; see `Suffix.build`.
     """
     prompts = Counter(r.fact for r in rows if not r.is_kl)
@@ -179,5 +190,5 @@ def groups_of(handle: ModelHandle, rows: Sequence[Row], layer: int, *, check: bo
             cache = rows_of_cache(prefix, torch.tensor(same), max(lasts))
         checked = check and not groups
         suffix = Suffix.build(handle, ids, lasts, layer, prefix=cache, check=checked)
-        groups.append(Group(suffix, [rows[i] for i in same], weights))
+        groups.append(make(suffix, [rows[i] for i in same], weights))
     return groups

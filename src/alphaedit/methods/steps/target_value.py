@@ -77,9 +77,13 @@ def find_targets(
     if not facts:
         raise ConfigError("No facts were given.", remedy="Give at least one fact.")
     rows = [rows_of(handle, i, fact, contexts) for i, fact in enumerate(facts)]
-    search = _Chunks(handle, layer, hp, rows, reference, maker, progress)
+    search = Chunks(handle, layer, hp, rows, reference, maker, progress)
     with computing_in(handle, hp.search_dtype, after=layer):
-        parts = search.run()
+        return in_order(search.run())
+
+
+def in_order(parts: Sequence[tuple[list[int], Targets]]) -> Targets:
+    """The targets of chunks, in the order of the facts."""
     back = torch.tensor([i for chunk, _ in parts for i in chunk]).argsort()
     losses = [row for _, part in parts for row in part.losses]
     return Targets(
@@ -89,7 +93,7 @@ def find_targets(
     )
 
 
-class _Chunks:
+class Chunks:
     """The facts in chunks of the size that suits the device, smaller where memory does not do."""
 
     def __init__(
@@ -158,7 +162,7 @@ class _Chunks:
             now = done + len(chunk) * step // self.hp.steps
             self.progress("target values", now, len(self.rows))
 
-        return _search(groups, len(chunk), self.hp, norms, self.maker, say)
+        return search(groups, len(chunk), self.hp, norms, self.maker, say)
 
 
 def _clean(groups: Sequence[Group], facts: int) -> Tensor:
@@ -171,16 +175,21 @@ def _clean(groups: Sequence[Group], facts: int) -> Tensor:
     return torch.stack([found[i] for i in range(facts)]).to(groups[0].suffix.handle.wide)
 
 
-def _search(
+def search(
     groups: Sequence[Group],
     facts: int,
     hp: Hyperparameters,
     reference: Tensor | None,
     maker: Maker | None,
     say: Callable[[int], None],
+    clean: Tensor | None = None,
 ) -> tuple[Targets, int]:
-    """`find_targets` of a chunk, and the bytes that its first pass kept."""
-    clean = _clean(groups, facts)
+    """`find_targets` of a chunk, and the bytes that its first pass kept.
+
+    Args:
+        clean: [u, d] what deltas are added to, where that is not a hidden state of these rows.
+    """
+    clean = _clean(groups, facts) if clean is None else clean
     device = clean.device
     norm = (clean if reference is None else reference.to(clean)).norm(dim=1)
     made = maker or Free(clean)

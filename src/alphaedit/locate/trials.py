@@ -1,0 +1,243 @@
+"""Trial edits: which layers and how large a clamp carry facts to paraphrases and no further.
+
+Layers from which a fact can be read are not those by which it is best written: what an edit does to
+paraphrases and to neighbors is measured, from coarse to fine, over stretches of layers. Trials are
+short (few contexts and steps, half precision where the processor has it) and closed-form, with a
+second moment of few tokens: at few edits the layers matter, and the linear system hardly does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alphaedit.core.progress import Progress
+from alphaedit.locate.suggest import window
+from alphaedit.locate.well_known import Probe, probes
+from alphaedit.methods.base import Problem
+from alphaedit.methods.config import build
+from alphaedit.methods.registry import get_method
+from alphaedit.methods.state import SequentialState
+from alphaedit.methods.steps.contexts import generate_contexts
+from alphaedit.methods.systems import Systems
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.partial import capture
+from alphaedit.model.scoring import score
+from alphaedit.stats.statistics import ModelStatistics
+
+LOG = logging.getLogger(__name__)
+
+CLAMPS = (0.75, 1.5, 3.0)
+STEPS = 40
+RATE = 0.04
+"""Adam's rate as a share of |h| / sqrt(d) at the usual clamp: small steps find short deltas."""
+TRIAL_STEPS, TRIAL_CONTEXTS = 15, 2
+DEEPEST = 0.75
+"""Share of the depth behind which no stretch ends."""
+COARSE = 7
+"""Stretches tried first."""
+MOST_BYTES = 2 << 30
+"""Second moments of all layers are made in one pass if they take no more than this."""
+ENOUGH = 0.02
+"""What a larger clamp must bring, in score, to be taken."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What edits in one stretch of layers did, shares between 0 and 1.
+
+    Attributes:
+        layers: the stretch.
+        values: hyperparameters of the search.
+        efficacy: mean of p(new) / (p(new) + p(true)) after the edited prompts.
+        generalization: the same after paraphrases.
+        specificity: mean of p(true) / (p(true) + p(new)) after neighbors' prompts.
+    """
+
+    layers: tuple[int, ...]
+    values: Mapping[str, Any]
+    efficacy: float
+    generalization: float
+    specificity: float
+
+    @property
+    def score(self) -> float:
+        """Harmonic mean."""
+        shares = (self.efficacy, self.generalization, self.specificity)
+        return 3 / sum(1 / max(share, 1e-6) for share in shares)
+
+
+class Trials:
+    """Trial edits of one model, which is left as it was, bit for bit.
+
+    Args:
+        handle: the unedited model.
+        statistics: of it; a short version of them is used.
+        one_layer: stretches are one layer long.
+        over: hyperparameters that are given.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        statistics: ModelStatistics,
+        *,
+        one_layer: bool,
+        over: Mapping[str, Any],
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.handle = handle
+        self.rough = statistics.rough()
+        self.over = over
+        self.seed, self.progress = seed, progress
+        self.one_layer = one_layer
+        self.probes = probes(handle, seed=seed)
+        count = min(TRIAL_CONTEXTS, int(over.get("contexts", TRIAL_CONTEXTS)))
+        self.contexts = generate_contexts(handle, count, 10, seed)
+        self.done: dict[tuple[tuple[int, ...], float], Trial] = {}
+        self.planned = COARSE + 4
+        self.together = True
+
+    def best(self) -> Trial:
+        """The best stretch, and the smallest clamp that does as well as any."""
+        given = self.over.get("layers")
+        if given:
+            first = self._try(tuple(given), CLAMPS[0])
+        else:
+            first = self._best_stretch()
+        chosen = first
+        if "clamp" not in self.over:
+            for size in CLAMPS[1:]:
+                other = self._try(first.layers, size)
+                if other.score < chosen.score + ENOUGH:
+                    break
+                chosen = other
+        self.progress("trial edits", self.planned, self.planned)
+        LOG.info("chosen by trial edits: %s", chosen)
+        return chosen
+
+    def _best_stretch(self) -> Trial:
+        """From coarse to fine over the layers at which a stretch may end."""
+        handle = self.handle
+        length = 1 if self.one_layer else len(window(handle.n_layers, handle.n_layers))
+        last = max(length - 1, min(handle.n_layers - 2, round(DEEPEST * handle.n_layers)))
+        ends = range(min(length - 1, last), last + 1)
+        step = max(1, -(-len(ends) // COARSE))
+        self.together = 4 * sum(handle.d_in(i) ** 2 for i in range(last + 1)) <= MOST_BYTES
+        if self.together:
+            self.rough.prepare(range(last + 1))
+        found = {end: self._at(end, length) for end in ends[::step]}
+        while step > 1:
+            step = (step + 1) // 2 if step > 2 else 1
+            top = max(found, key=lambda end: found[end].score)
+            for end in (top - step, top + step):
+                if end in ends and end not in found:
+                    found[end] = self._at(end, length)
+        return max(found.values(), key=lambda trial: trial.score)
+
+    def _at(self, end: int, length: int) -> Trial:
+        return self._try(tuple(range(end - length + 1, end + 1)), CLAMPS[0])
+
+    def search(self, layers: Sequence[int], clamp: float) -> dict[str, Any]:
+        """Clamp, steps and rate of a target search at `layers`."""
+        clamp = float(self.over.get("clamp", clamp))
+        norm = self._norm(layers)
+        rate = RATE * clamp / CLAMPS[0] * norm / self.handle.d_out(layers[-1]) ** 0.5
+        values = {"clamp": clamp, "learning_rate": rate, "steps": STEPS}
+        return {**values, **{k: self.over[k] for k in values if k in self.over}}
+
+    def _norm(self, layers: Sequence[int]) -> float:
+        """Mean norm of what deltas are added to, at the ends of the subjects."""
+        return mean_norm(self.handle, [probe.fact for probe in self.probes], layers)
+
+    def _try(self, layers: tuple[int, ...], clamp: float) -> Trial:
+        if (layers, clamp) in self.done:
+            return self.done[(layers, clamp)]
+        self.progress("trial edits", min(len(self.done), self.planned - 1), self.planned)
+        values = self.search(layers, clamp)
+        hp = build(
+            {
+                **values,
+                "steps": min(TRIAL_STEPS, values["steps"]),
+                "learning_rate": values["learning_rate"] * max(1.0, values["steps"] / TRIAL_STEPS),
+                "layers": layers,
+                "moment_weight": self.handle.d_in(layers[-1]) / 10,
+                "contexts": len(self.contexts),
+                "top1_steps": 2,
+                "search_dtype": half_precision(self.handle),
+            },
+            "trial edits",
+        )
+        # Here and not while some of the layers are edited.
+        self.rough.prepare(layers)
+        solution = get_method("memit").solve(
+            Problem(
+                handle=self.handle,
+                facts=[probe.fact for probe in self.probes],
+                hyperparameters=hp,
+                statistics=self.rough,
+                state=SequentialState(contexts=self.contexts),
+                seed=self.seed,
+                systems=Systems(),
+            )
+        )
+        with self.handle.temporarily(solution.patch.weights):
+            shares = measured(self.handle, self.probes)
+        trial = Trial(layers, values, *shares)
+        LOG.info("%s, score %.3f", trial, trial.score)
+        self.done[(layers, clamp)] = trial
+        if not self.together:
+            self.rough.forget()
+        return trial
+
+
+def mean_norm(handle: ModelHandle, facts: Sequence[Any], layers: Sequence[int]) -> float:
+    """Mean norm of the hidden states (or of the matrices' outputs) that deltas are added to."""
+    if not handle.adds_directly:
+        from alphaedit.methods.steps.outputs import outputs_at
+
+        given = outputs_at(handle, facts, layers)
+        return float(torch.stack([v.norm(dim=0) for v in given.values()]).mean())
+    ids, lasts = [], []
+    for fact in facts:
+        encoded = handle.tokens.encode_with_subject(fact.text, fact.subject_span)
+        ids.append(encoded.ids[: encoded.subject_last + 1])
+        lasts.append(encoded.subject_last)
+    _, hidden = capture(handle, ids, lasts, hidden_layers=[layers[-1]])
+    # The median: a subject at the very first position may have a massive activation.
+    return float(hidden[layers[-1]].float().norm(dim=1).median())
+
+
+def measured(handle: ModelHandle, facts: Sequence[Probe]) -> tuple[float, float, float]:
+    """Efficacy, generalization and specificity as `Trial` has them, of the model as it is now."""
+    asked: list[tuple[int, str, str, str]] = []
+    for probe in facts:
+        new, true = probe.fact.target, str(probe.fact.truth)
+        asked.append((0, probe.fact.text, new, true))
+        asked += [(1, prompt, new, true) for prompt in probe.fact.paraphrases]
+        asked += [(2, prompt, own, new) for prompt, own in probe.neighbors if own != new]
+    pairs = [(prompt, said) for _, prompt, *both in asked for said in both]
+    p = [s.p for s in score(handle, pairs)]
+    shares: list[list[float]] = [[], [], []]
+    for i, (kind, *_) in enumerate(asked):
+        wanted, other = p[2 * i], p[2 * i + 1]
+        shares[kind].append(wanted / max(wanted + other, 1e-30))
+    means = [sum(part) / len(part) if part else 1.0 for part in shares]
+    return means[0], means[1], means[2]
+
+
+def half_precision(handle: ModelHandle) -> str | None:
+    """bfloat16 where it is quicker than the model's own dtype; None elsewhere."""
+    if handle.dtype != torch.float32 or handle.sharded:
+        return None
+    if handle.device.type == "cpu":
+        quick = (
+            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+        return "bfloat16" if quick else None
+    return "bfloat16"
