@@ -189,7 +189,7 @@ def test_plugins(plugin: str, small: Editor, tmp_path: Path) -> None:
     small.revert()
     assert same(weights(small), clean)
     small.load(tmp_path / "session")
-    small.edit(facts[4:], method)  # goes on with the plug-ins of the session
+    small.edit(facts[4:], method, **over)
     assert same(weights(small), with_plugin)
 
 

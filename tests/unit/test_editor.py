@@ -27,6 +27,7 @@ from alphaedit.core.patch import Patch
 from alphaedit.core.progress import silent
 from alphaedit.editor import editing
 from alphaedit.editor.measured import ask_facts, says
+from alphaedit.locate import preset
 from alphaedit.methods.base import Solution
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.statistics import ModelStatistics
@@ -104,20 +105,39 @@ def test_what_a_call_is_given_counts_for_that_call(editor: Editor) -> None:
     assert not editor.edit(G, **plain).hyperparameters.get("plugins")
 
 
-def test_what_was_measured_is_used_again_also_from_disk(editor: Editor, tmp_path: Path) -> None:
+def test_what_was_measured_is_used_again_also_from_disk(
+    editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = editor.edit(F, contexts=0)
     assert first.measured["over"] == {"contexts": 0}
     assert first.measured["values"]["layers"] == first.hyperparameters["layers"]
+    layers = tuple(first.hyperparameters["layers"])
     path = editor.save(tmp_path / "ledger")
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(preset, "Trials", never)
+    # By another editor of the same model, for other facts and another method: kept in the cache.
+    other = Editor(editor.handle, editor.statistics, progress=False)
     editor.set_edits([])
+    assert other.hyperparameters("alphaedit", contexts=0).layers == layers
+    assert other.hyperparameters("memit", contexts=0).layers == layers
+    # From the ledger, where the cache is gone.
+    monkeypatch.setattr(preset, "_shown", never)
     editor._chosen.clear()
     editor.load(path)
-    assert editor.hyperparameters("alphaedit", contexts=0).layers == tuple(
-        first.hyperparameters["layers"]
-    )
-    # Without facts nothing could be measured: the values are those of the edit.
-    with pytest.raises(ConfigError, match="without facts nothing can be measured"):
-        editor.hyperparameters("alphaedit", contexts=0, steps=3)
+    assert editor.hyperparameters("alphaedit", contexts=0).layers == layers
+
+
+def test_what_is_given_by_hand_is_not_measured(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(preset, "Trials", never)
+    editor.edit(F, **SETTINGS)
 
 
 def test_measuring_looks_at_the_unedited_model(editor: Editor) -> None:
@@ -298,7 +318,7 @@ def test_facts_in_any_reasonable_form(editor: Editor, tmp_path: Path) -> None:
     ("call", "error", "said"),
     [
         (lambda e: e.edit(), ConfigError, "No facts"),
-        (lambda e: e.edit(3), FactError, "given as int"),
+        (lambda e: e.edit(3), FactError, "given as 3"),
         (lambda e: e.edit([3]), FactError, "is no fact"),
         (lambda e: e.edit("nothere.jsonl"), FactError, "does not exist"),
         (lambda e: e.edit(F, prompts="x"), (ConfigError, FactError), None),
@@ -312,8 +332,8 @@ def test_facts_in_any_reasonable_form(editor: Editor, tmp_path: Path) -> None:
         (lambda e: e.edit(F, method=3), ConfigError, "int"),
         (lambda e: e.edit(F, clamps=3), ConfigError, "Did you mean 'clamp'"),
         (lambda e: e.edit_batches([F], batch_size=0), ConfigError, "batch_size"),
-        (lambda e: e.ask(3), ConfigError, "prompt is int"),
-        (lambda e: e.ask(["a", 3]), ConfigError, "prompt is int"),
+        (lambda e: e.ask(3), ConfigError, "prompt is 3"),
+        (lambda e: e.ask(["a", 3]), ConfigError, "prompt is 3"),
         (lambda e: e.ask("word " * 200), ModelError, "longer than|reads"),
         (lambda e: e.ask("a", 0), ConfigError, "max_new_tokens"),
         (lambda e: e.revert(3), (ConfigError, EditFileError), None),

@@ -71,8 +71,10 @@ def experiments(incomplete: str) -> Found:
 def models(incomplete: str) -> Found:
     """Bundled models, directories of models, and GGUF files."""
     known = [(name, "A bundled model") for name in NAMES]
-    there = (*_folders(incomplete, MARKS["MODEL"]), *_files(incomplete, (".gguf",)))
-    return _those([*known, *there], incomplete)
+    there = _folders(incomplete, MARKS["MODEL"])
+    models = {name.rstrip("/") for name, _ in there}
+    files = [one for one in _files(incomplete, (".gguf",)) if one[0].rstrip("/") not in models]
+    return _those([*known, *there, *files], incomplete)
 
 
 def bundled(incomplete: str) -> Found:

@@ -26,6 +26,7 @@ from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.systems import Systems
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.partial import capture
+from alphaedit.model.quantised import is_quantised
 from alphaedit.model.scoring import score
 from alphaedit.stats.statistics import ModelStatistics
 
@@ -124,9 +125,11 @@ class Trials:
     def _best_stretch(self) -> Trial:
         """From coarse to fine over the layers at which a stretch may end."""
         handle = self.handle
-        length = 1 if self.one_layer else len(window(handle.n_layers, handle.n_layers))
-        last = max(length - 1, min(handle.n_layers - 2, round(DEEPEST * handle.n_layers)))
-        ends = range(min(length - 1, last), last + 1)
+        # Behind the last layer nothing is left that would read what it writes at the subject.
+        last = max(0, min(handle.n_layers - 2, round(DEEPEST * handle.n_layers)))
+        usual = len(window(handle.n_layers, handle.n_layers))
+        length = 1 if self.one_layer else min(usual, last + 1)
+        ends = range(length - 1, last + 1)
         step = max(1, -(-len(ends) // COARSE))
         self.together = 4 * sum(handle.d_in(i) ** 2 for i in range(last + 1)) <= MOST_BYTES
         if self.together:
@@ -233,7 +236,8 @@ def measured(handle: ModelHandle, facts: Sequence[Probe]) -> tuple[float, float,
 
 def half_precision(handle: ModelHandle) -> str | None:
     """bfloat16 where it is quicker than the model's own dtype; None elsewhere."""
-    if handle.dtype != torch.float32 or handle.sharded:
+    whole = not any(is_quantised(module) for module in handle.model.modules())
+    if handle.dtype != torch.float32 or handle.sharded or not whole:
         return None
     if handle.device.type == "cpu":
         quick = (

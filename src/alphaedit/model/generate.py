@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from alphaedit.core.errors import ModelError
+from alphaedit.core.errors import ModelError, NonFiniteError
 from alphaedit.model.handle import ModelHandle
 
 BATCH_ROWS = 128
@@ -99,5 +99,10 @@ def _pick(logits: Tensor, top_k: int | None, generator: torch.Generator | None) 
     if top_k is None:
         return logits.argmax(-1)
     values, index = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
+    if not bool(torch.isfinite(values).all()):
+        raise NonFiniteError(
+            "The model's logits are not finite, so no text can be sampled from it.",
+            remedy="Check the model's weights for NaN, or load it in float32.",
+        )
     choice = torch.multinomial(values.softmax(-1), 1, generator=generator)
     return index.gather(1, choice)[:, 0]
