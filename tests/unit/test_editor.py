@@ -237,6 +237,7 @@ def test_verdicts_of_long_targets_need_no_long_answer(small: Editor) -> None:
 
 
 def test_measuring_by_the_editor(small: Editor) -> None:
+    # finding 24
     rates = small.evaluate("world", limit=5)
     assert rates["efficacy"].n == 5
     assert rates["kept"].value > 95
@@ -373,7 +374,18 @@ def test_loading_checks_arguments_before_the_model(tmp_path: Path) -> None:
         Editor.from_pretrained(*tiny_model("gpt2"), cache_dir=tmp_path / "file")
 
 
+def test_what_happens_to_a_loaded_model_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    # finding 24
+    model, tokenizer = tiny_model("gpt2")
+    with caplog.at_level(logging.INFO, logger="alphaedit"):
+        Editor.from_pretrained(model.train(), tokenizer, progress=False)
+    assert "training mode" in caplog.text
+    assert "gradients of the parameters of GPT2LMHeadModel are switched off" in caplog.text
+    assert not model.training
+
+
 def test_guards_as_text_and_batches(editor: Editor) -> None:
+    # finding 24
     made = editor.edit_batches([F, G], batch_size=1, **SETTINGS)
     assert [edit.facts for edit in made] == [(F,), (G,)]
     assert editor.ask([F.text, G.text], 4) == [editor.ask(F.text, 4), editor.ask(G.text, 4)]
@@ -382,6 +394,7 @@ def test_guards_as_text_and_batches(editor: Editor) -> None:
 
 
 def test_progress_as_one_wants_it(capsys: pytest.CaptureFixture[str]) -> None:
+    # findings 22 and 24
     assert as_progress(False) is silent
     assert as_progress(None) is silent  # no terminal here
     assert isinstance(as_progress(True), Bars)

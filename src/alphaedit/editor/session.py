@@ -69,7 +69,7 @@ class Editor(Editing):
         """An editor for a model.
 
         A loaded model is put into evaluation mode, and gradients of its parameters are switched
-        off; both are logged.
+        off; the log says so.
 
         Args:
             model: a directory or hub name, "bundled", "bundled-small", or a loaded causal LM (then
@@ -100,6 +100,8 @@ class Editor(Editing):
         check_corpus(corpus)
         if tokens is not None:
             as_count("tokens", tokens)
+        if not isinstance(model, (str, Path)):
+            _tell_what_changes(model)
         with _library_bars(reporting is not silent):
             handle = ModelHandle.load(
                 model, tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
@@ -319,6 +321,15 @@ def _library_bars(shown: bool) -> Iterator[None]:
     finally:
         if off:
             library.enable_progress_bar()
+
+
+def _tell_what_changes(model: Any) -> None:
+    """Log what an editor does to a loaded model besides editing it."""
+    if getattr(model, "training", False):
+        LOG.warning("%s was in training mode; it is put into evaluation mode", _name(model))
+    parameters = getattr(model, "parameters", None)
+    if callable(parameters) and any(one.requires_grad for one in parameters()):
+        LOG.info("gradients of the parameters of %s are switched off", _name(model))
 
 
 def _name(model: Any) -> str:
