@@ -199,6 +199,7 @@ class Versioned:
             ResourceError: it cannot be written; it is as before.
         """
         as_text("why", why)
+        folder = as_path("The ledger", folder)
         self._check_place(folder)
         ledger = open_ledger(folder, self.base, model=as_text("model", model))
         ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
@@ -238,6 +239,7 @@ class Versioned:
             FingerprintError: the ledger is of another model.
             LedgerError: the ledger is broken.
         """
+        folder = as_path("The ledger", folder)
         self._check_place(folder)
         key = None if sign is None else as_path("sign", sign)
         ledger = open_ledger(folder, self.base, model=as_text("model", model), signer=key)
