@@ -337,6 +337,7 @@ def test_facts_in_any_reasonable_form(editor: Editor, tmp_path: Path) -> None:
         (lambda e: e.ask(["a", 3]), ConfigError, "prompt is 3"),
         (lambda e: e.ask("word " * 200), ModelError, "longer than|reads"),
         (lambda e: e.ask("a", 0), ConfigError, "max_new_tokens"),
+        (lambda e: e.ask(""), ModelError, "empty prompt"),
         (lambda e: e.revert(3), (ConfigError, EditFileError), None),
         (lambda e: e.revert("abcd"), EditFileError, "no edit to revert"),
         (lambda e: e.export("x", "onnx"), ConfigError, "lora"),

@@ -31,11 +31,16 @@ def generate(
     A row ends at the end-of-text token, or where the model's positions end.
 
     Raises:
-        ModelError: a prompt leaves no room for an answer.
+        ModelError: a prompt is empty, or leaves no room for an answer.
     """
     rows = [handle.tokens.encode(prompt) for prompt in prompts]
     limit = handle.max_positions
     for prompt, row in zip(prompts, rows, strict=True):
+        if not row:
+            raise ModelError(
+                "An empty prompt: the model's tokenizer gives no token for it.",
+                remedy="Give some text to go on from.",
+            )
         if limit is not None and len(row) >= limit:
             raise ModelError(
                 f"A prompt of {len(row)} tokens leaves no room for an answer: the model reads "
