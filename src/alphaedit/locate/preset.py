@@ -87,7 +87,8 @@ def _shown(
         "contexts": str(over.get("contexts", "")),
         "seed": str(seed),
     }
-    kept = statistics.cache.load_json(key)
+    # Trials are made by all ranks together, or by none.
+    kept = statistics.ranks.from_first(statistics.cache.load_json(key))
     if kept is None:
         kept = {**given}
         if len(given) < 4:
@@ -105,7 +106,8 @@ def _shown(
                 "layers": list(best.layers),
                 "trial": [best.efficacy, best.generalization, best.specificity],
             }
-        statistics.cache.save_json(key, kept)
+        if statistics.ranks.first:
+            statistics.cache.save_json(key, kept)
     layers = tuple(kept["layers"])
     values: dict[str, Any] = {
         "layers": layers,
