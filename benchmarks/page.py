@@ -207,6 +207,27 @@ def memory_table() -> str:
     return "\n".join([*lines, *(f"| {name} | {size / 1e6:,.0f} MB |" for name, size in rows)])
 
 
+def golden_table() -> str:
+    """Edits of a real model, by the published code and by this one."""
+    found = result("golden")
+    theirs, ours = found["published"], found["ours"]
+    rows = [("unedited", found["unedited"]), ("published code", theirs)]
+    rows += [("`alphaedit-published`", ours["float32"])]
+    rows += [("the same, the search's layers in bfloat16", ours["bfloat16"])]
+    shares = ("efficacy", "generalization", "specificity", "exact", "exact_paraphrases")
+    lines = [
+        "| | Efficacy | Generalization | Specificity | Written | Rephrased | Seconds | Faster |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows:
+        cells = [name, *(f"{row[share]:.1f}" for share in shares)]
+        seconds = row.get("cpu_seconds")
+        times = theirs["cpu_seconds"] / seconds if seconds else 0
+        cells += [f"{seconds:.0f}", f"{times:.1f} x"] if seconds else ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def bars() -> dict[str, tuple[str, list[Bar]]]:
     """For each phase a title and its bars."""
     gpt2, floors = result("gpt2_small"), result("floors")
@@ -322,6 +343,7 @@ def update(page: Path = PAGE) -> None:
         "growth": growth_table(),
         "floors": floors_table(),
         "memory": memory_table(),
+        "golden": golden_table(),
     }
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
