@@ -155,7 +155,7 @@ def dtypes(incomplete: str) -> Found:
 
 def corpora(incomplete: str) -> Found:
     """Texts for second moments."""
-    known = _bare(("bundled", "self", "hf:"))
+    known = _bare(("general", "bundled", "self", "hf:"))
     return _those([*known, *_files(incomplete, (".txt", ".jsonl"))], incomplete)
 
 

@@ -142,8 +142,8 @@ CorpusName = Annotated[
         "--corpus",
         metavar="CORPUS",
         autocompletion=complete.corpora,
-        help="Text for the second moments: a .txt or .jsonl file, hf:NAME, 'bundled', or 'self' "
-        "(sampled from the model).",
+        help="Text for the second moments: a .txt or .jsonl file, hf:NAME, 'general' (ours), "
+        "'bundled', or 'self' (sampled from the model).",
         show_default="bundled for bundled models, else self",
     ),
 ]

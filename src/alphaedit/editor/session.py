@@ -77,8 +77,9 @@ class Editor(Editing):
             device: where to compute: "cpu", "cuda:0", "auto" (over all devices there are).
             dtype: dtype of the weights: "float32", "bfloat16", ...; "4bit" and "8bit" quantise.
             seed: of everything random.
-            corpus: text for the second moments: a file, "hf:NAME", "bundled" or "self" (sampled
-                from the model); by default the bundled corpus for bundled models, else "self".
+            corpus: text for the second moments: a file, "hf:NAME", "general" (the package's own),
+                "bundled" or "self" (sampled from the model); by default the bundled corpus for
+                bundled models, else "general".
             tokens: token budget of the second moments.
             tolerance: stop before it when doubling the text changes no second moment by more than
                 this share of its Frobenius norm.
@@ -109,7 +110,7 @@ class Editor(Editing):
         bundled = getattr(handle.model.config, "alphaedit_world", None) is not None
         statistics = ModelStatistics(
             handle,
-            corpus or ("bundled" if bundled else "self"),
+            corpus or ("bundled" if bundled else "general"),
             tokens=tokens,
             tolerance=tolerance,
             cache_dir=cache_dir,

@@ -10,7 +10,7 @@ from typing import Any
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
-from alphaedit.locate.trials import Trials
+from alphaedit.locate.trials import SCALES, Trials
 from alphaedit.methods.base import Method
 from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.presets import entry, preset
@@ -23,7 +23,7 @@ Measured = Mapping[str, Any]
 
 ENERGY = 0.9
 RIDGE_SHARE = 0.1
-VERSION = 1
+VERSION = 2
 """Of the way layers and scales are measured; what older ones found is not used."""
 
 
@@ -77,7 +77,7 @@ def _shown(
     layers it edits; it is kept beside the second moments. What is given is not measured.
     """
     one_layer = bool(getattr(method, "one_by_one", False))
-    given = {k: over[k] for k in ("layers", "clamp", "learning_rate", "steps") if k in over}
+    given = {k: over[k] for k in ("layers", *SCALES) if k in over}
     key = {
         "kind": "choice",
         "version": str(VERSION),
@@ -91,7 +91,7 @@ def _shown(
     kept = statistics.ranks.from_first(statistics.cache.load_json(key))
     if kept is None:
         kept = {**given}
-        if len(given) < 4:
+        if not {"layers", "clamp"} <= given.keys():
             trials = Trials(
                 handle,
                 statistics,
@@ -102,7 +102,7 @@ def _shown(
             )
             best = trials.best()
             kept = {
-                **best.values,
+                **trials.settings(best),
                 "layers": list(best.layers),
                 "trial": [best.efficacy, best.generalization, best.specificity],
             }
@@ -119,10 +119,19 @@ def _shown(
         return values
     if getattr(method, "ridge", False):
         values["ridge_share"] = RIDGE_SHARE
-    return {**values, **{k: kept[k] for k in ("clamp", "learning_rate", "steps")}}
+    return {**values, **{k: kept[k] for k in SCALES if k in kept}}
 
 
-SEARCH = ("steps", "learning_rate", "stop_loss", "clamp", "weight_decay", "kl_factor")
+SEARCH = (
+    "steps",
+    "learning_rate",
+    "optimizer",
+    "stop_loss",
+    "clamp",
+    "weight_decay",
+    "kl_factor",
+    "search_dtype",
+)
 SPACE = ("threshold", "energy")
 RIDGE = ("ridge", "ridge_share")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
 from alphaedit.locate.suggest import window
 from alphaedit.locate.well_known import Probe, probes
@@ -23,6 +24,7 @@ from alphaedit.methods.config import build
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
+from alphaedit.methods.steps.outputs import outputs_at
 from alphaedit.methods.systems import Systems
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.partial import capture
@@ -32,17 +34,20 @@ from alphaedit.stats.statistics import ModelStatistics
 
 LOG = logging.getLogger(__name__)
 
-CLAMPS = (0.75, 1.5, 3.0)
-STEPS = 40
-RATE = 0.04
-"""Adam's rate as a share of |h| / sqrt(d) at the usual clamp: small steps find short deltas."""
-TRIAL_STEPS, TRIAL_CONTEXTS = 15, 2
+CLAMPS = (1.5, 3.0, 6.0)
+SCALES = ("clamp", "learning_rate", "steps", "optimizer", "search_dtype")
+STEPS = 20
+RATE = 0.107
+"""Adam's rate as a share of clamp * |h| / sqrt(d)."""
+TRIAL_STEPS, TRIAL_LOSS, TRIAL_CONTEXTS = 12, 0.1, 2
 DEEPEST = 0.75
 """Share of the depth behind which no stretch ends."""
-COARSE = 7
+COARSE = 5
 """Stretches tried first."""
 MOST_BYTES = 2 << 30
 """Second moments of all layers are made in one pass if they take no more than this."""
+SHORT = 0.5
+"""A mean loss behind which the clamp, and not the steps, keeps targets from being reached."""
 ENOUGH = 0.02
 """What a larger clamp must bring, in score, to be taken."""
 
@@ -53,14 +58,16 @@ class Trial:
 
     Attributes:
         layers: the stretch.
-        values: hyperparameters of the search.
+        clamp: of the target search.
+        loss: mean over the facts that the search ended with.
         efficacy: mean of p(new) / (p(new) + p(true)) after the edited prompts.
         generalization: the same after paraphrases.
         specificity: mean of p(true) / (p(true) + p(new)) after neighbors' prompts.
     """
 
     layers: tuple[int, ...]
-    values: Mapping[str, Any]
+    clamp: float
+    loss: float
     efficacy: float
     generalization: float
     specificity: float
@@ -105,16 +112,14 @@ class Trials:
         self.together = True
 
     def best(self) -> Trial:
-        """The best stretch, and the smallest clamp that does as well as any."""
+        """The best stretch, and a larger clamp where targets are out of reach of the usual one."""
         given = self.over.get("layers")
-        if given:
-            first = self._try(tuple(given), CLAMPS[0])
-        else:
-            first = self._best_stretch()
-        chosen = first
+        chosen = self._try(tuple(given), CLAMPS[0]) if given else self._best_stretch()
         if "clamp" not in self.over:
             for size in CLAMPS[1:]:
-                other = self._try(first.layers, size)
+                if chosen.loss < SHORT:
+                    break
+                other = self._try(chosen.layers, size)
                 if other.score < chosen.score + ENOUGH:
                     break
                 chosen = other
@@ -146,32 +151,40 @@ class Trials:
     def _at(self, end: int, length: int) -> Trial:
         return self._try(tuple(range(end - length + 1, end + 1)), CLAMPS[0])
 
-    def search(self, layers: Sequence[int], clamp: float) -> dict[str, Any]:
-        """Clamp, steps and rate of a target search at `layers`."""
-        clamp = float(self.over.get("clamp", clamp))
-        norm = self._norm(layers)
-        rate = RATE * clamp / CLAMPS[0] * norm / self.handle.d_out(layers[-1]) ** 0.5
-        values = {"clamp": clamp, "learning_rate": rate, "steps": STEPS}
-        return {**values, **{k: self.over[k] for k in values if k in self.over}}
+    def _search(self, clamp: float) -> dict[str, Any]:
+        """Settings of a trial's target search; what is given stays."""
+        values: dict[str, Any] = {"clamp": clamp, "optimizer": "lbfgs"}
+        if "learning_rate" in self.over:
+            # A rate is Adam's.
+            del values["optimizer"]
+        return {**values, **{k: self.over[k] for k in SCALES if k in self.over}}
 
-    def _norm(self, layers: Sequence[int]) -> float:
-        """Mean norm of what deltas are added to, at the ends of the subjects."""
-        return mean_norm(self.handle, [probe.fact for probe in self.probes], layers)
+    def settings(self, trial: Trial) -> dict[str, Any]:
+        """Settings of the target search that go with what was chosen; what is given stays.
+
+        Adam's steps move all coordinates alike; what they find reaches paraphrases better than what
+        quasi-Newton steps find, which are enough for trials.
+        """
+        norm = mean_norm(self.handle, [probe.fact for probe in self.probes], trial.layers)
+        rate = RATE * trial.clamp * norm / self.handle.d_out(trial.layers[-1]) ** 0.5
+        values = {"clamp": trial.clamp, "steps": STEPS, "learning_rate": rate, "optimizer": "adam"}
+        if (half := half_precision(self.handle)) is not None:
+            values["search_dtype"] = half
+        return {**values, **{k: self.over[k] for k in SCALES if k in self.over}}
 
     def _try(self, layers: tuple[int, ...], clamp: float) -> Trial:
         if (layers, clamp) in self.done:
             return self.done[(layers, clamp)]
         self.progress("trial edits", min(len(self.done), self.planned - 1), self.planned)
-        values = self.search(layers, clamp)
+        values = self._search(float(self.over.get("clamp", clamp)))
         hp = build(
             {
                 **values,
-                "steps": min(TRIAL_STEPS, values["steps"]),
-                "learning_rate": values["learning_rate"] * max(1.0, values["steps"] / TRIAL_STEPS),
+                "steps": min(TRIAL_STEPS, values.get("steps", TRIAL_STEPS)),
+                "stop_loss": TRIAL_LOSS,
                 "layers": layers,
                 "moment_weight": self.handle.d_in(layers[-1]) / 10,
                 "contexts": len(self.contexts),
-                "top1_steps": 2,
                 "search_dtype": half_precision(self.handle),
             },
             "trial edits",
@@ -191,7 +204,8 @@ class Trials:
         )
         with self.handle.temporarily(solution.patch.weights):
             shares = measured(self.handle, self.probes)
-        trial = Trial(layers, values, *shares)
+        losses = solution.patch.metadata["losses"]
+        trial = Trial(layers, values["clamp"], sum(losses) / len(losses), *shares)
         LOG.info("%s, score %.3f", trial, trial.score)
         self.done[(layers, clamp)] = trial
         if not self.together:
@@ -199,11 +213,9 @@ class Trials:
         return trial
 
 
-def mean_norm(handle: ModelHandle, facts: Sequence[Any], layers: Sequence[int]) -> float:
+def mean_norm(handle: ModelHandle, facts: Sequence[Fact], layers: Sequence[int]) -> float:
     """Mean norm of the hidden states (or of the matrices' outputs) that deltas are added to."""
     if not handle.adds_directly:
-        from alphaedit.methods.steps.outputs import outputs_at
-
         given = outputs_at(handle, facts, layers)
         return float(torch.stack([v.norm(dim=0) for v in given.values()]).mean())
     ids, lasts = [], []

@@ -15,6 +15,7 @@ import yaml
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
+from alphaedit.stats.drift import next_token
 from alphaedit.world.facts import World
 from alphaedit.world.records import records
 
@@ -72,16 +73,13 @@ def _well_known(handle: ModelHandle, count: int, seed: int) -> tuple[list[Probe]
         for i, r in enumerate(relations)
         for subject, truth in r["pairs"].items()
     ]
-    pairs = [
-        (relations[i]["prompt"].format(subject), said)
-        for i, subject, _ in asked
-        for said in objects[i]
-    ]
-    scores = iter([s.mean_logprob for s in score(handle, pairs)])
+    said = next_token(handle, [relations[i]["prompt"].format(subject) for i, subject, _ in asked])
     rows, chance = [], 0.0
-    for i, subject, truth in asked:
-        likely = max((next(scores), said) for said in objects[i])[1]
-        rows.append(_Asked(i, subject, truth, likely == truth))
+    for (i, subject, truth), likely in zip(asked, said, strict=True):
+        prompt = relations[i]["prompt"].format(subject)
+        first = {o: handle.tokens.encode_continuation(prompt, o)[1][0] for o in objects[i]}
+        best = max(float(likely[token]) for token in first.values())
+        rows.append(_Asked(i, subject, truth, float(likely[first[truth]]) == best))
         chance += 1 / len(objects[i])
     right, chance = sum(row.known for row in rows) / len(rows), chance / len(rows)
     rng = random.Random(seed)

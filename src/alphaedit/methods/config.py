@@ -21,6 +21,11 @@ class Hyperparameters(BaseModel):
     layers: tuple[int, ...] = Field(min_length=1, description="edited layers, counted from 0")
     steps: int = Field(25, ge=1, description="most gradient steps of the target search")
     learning_rate: float = Field(0.5, gt=0, description="Adam's rate in the target search")
+    optimizer: Literal["adam", "lbfgs"] = Field(
+        "adam",
+        description="how the target search goes downhill: as published code does, or by "
+        "quasi-Newton steps, which need no learning rate and a third as many",
+    )
     weight_decay: float = Field(
         0.5, ge=0, description="times |delta| / |h|^2, as published code has it"
     )

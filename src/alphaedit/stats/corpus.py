@@ -1,4 +1,4 @@
-"""Text for second moments: files, data sets, the bundled world, or the model's own words."""
+"""Text for second moments: of the package, files, data sets, or the model's own words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.resources import files
 from os.path import exists, expanduser
 
 import torch
@@ -35,7 +36,7 @@ class Corpus:
     texts: Callable[[], Iterator[str]]
 
 
-NAMED = ("bundled", "self")
+NAMED = ("general", "bundled", "self")
 
 
 def check_corpus(spec: str | None) -> None:
@@ -61,7 +62,7 @@ def _file(spec: str) -> str:
 
 
 _WHAT = "Text file"
-CORPORA = "Give a text or .jsonl file, 'hf:NAME', 'bundled' or 'self'."
+CORPORA = "Give a text or .jsonl file, 'hf:NAME', 'general', 'bundled' or 'self'."
 
 
 def open_corpus(
@@ -71,14 +72,17 @@ def open_corpus(
 
     Args:
         spec: a .jsonl file (its `field`), any other text file (paragraphs), "hf:NAME", with
-            optional ":CONFIG" and ":SPLIT", "bundled" (the world of the bundled models) or "self"
-            (sampled from the model, seeded).
+            optional ":CONFIG" and ":SPLIT", "general" (the package's own text, about 115,000
+            tokens), "bundled" (the world of the bundled models) or "self" (sampled from the model,
+            seeded).
         model: fingerprint of the unedited model, for "self".
 
     Raises:
         StatsError: the file is missing, no regular file, larger than 512 MiB, no text in UTF-8,
             empty, or has a bad line; the data set cannot be loaded.
     """
+    if spec == "general":
+        return _general()
     if spec == "bundled":
         return _bundled(handle, seed)
     if spec == "self":
@@ -129,6 +133,13 @@ def _storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _general() -> Corpus:
+    """Text of many kinds that comes with the package: prose, talk, code, several languages."""
+    content = (files("alphaedit.stats") / "general.txt").read_bytes()
+    texts = content.decode().split("\n\n\n")
+    return Corpus("general", sha256(content).hexdigest(), lambda: iter(texts))
 
 
 def _bundled(handle: ModelHandle, seed: int) -> Corpus:

@@ -28,6 +28,8 @@ from alphaedit.stats.corpus import Corpus, open_corpus
 from alphaedit.stats.second_moment import collect
 
 TOKENS_PER_DIRECTION = 40
+TOKENS_OF_GENERAL = 20
+"""The same for the package's text, which is denser: half of it covers as much as other text."""
 MOST_TOKENS = 1_000_000
 ROUGH_TOKENS = 4096
 """Enough to see what trial edits do to the rest."""
@@ -40,7 +42,8 @@ class ModelStatistics:
         handle: the unedited model; its fingerprints are taken when first needed, so ask for
             statistics (`prepare`) before the first edit.
         corpus: see `open_corpus`.
-        tokens: token budget; by default 40 a direction of the keys, at most a million.
+        tokens: token budget; by default 40 a direction of the keys (20 of the package's own text),
+            at most a million.
         ranks: processes that share the work; the first one writes the cache.
     """
 
@@ -61,7 +64,8 @@ class ModelStatistics:
         self.spec = corpus
         self.seed = seed
         widest = max(handle.d_in(layer) for layer in range(handle.n_layers))
-        self.tokens = tokens or min(MOST_TOKENS, TOKENS_PER_DIRECTION * widest)
+        each = TOKENS_OF_GENERAL if corpus == "general" else TOKENS_PER_DIRECTION
+        self.tokens = tokens or min(MOST_TOKENS, each * widest)
         self.cache = MomentCache(cache_dir)
         self.tolerance = tolerance
         self.progress = progress

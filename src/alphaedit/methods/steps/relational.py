@@ -14,7 +14,7 @@ class Maker(Protocol):
 
     @property
     def parameters(self) -> Sequence[Tensor]:
-        """What Adam moves."""
+        """What the descent moves."""
 
     def delta(self) -> Tensor:
         """The deltas as they are now, with gradients to the parameters."""

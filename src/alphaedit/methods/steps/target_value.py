@@ -21,6 +21,7 @@ from alphaedit.core.errors import ConfigError, ModelError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.steps.descent import descent
 from alphaedit.methods.steps.relational import Free, Maker
 from alphaedit.methods.steps.rows import Group, Row, add_losses, groups_of, rows_of
 from alphaedit.model.handle import ModelHandle
@@ -64,7 +65,7 @@ def find_targets(
 
     Minimises, for each fact on its own, the mean over contexts of the mean token negative
     log-likelihood of the target, plus kl_factor x KL(clean || edited) after "{subject} is a", plus
-    weight_decay x |delta| / |h|^2, by Adam with |delta| clamped to clamp x |h|.
+    weight_decay x |delta| / |h|^2, with |delta| clamped to clamp x |h|, by `hp.optimizer`.
 
     Args:
         reference: [u, d_out] vectors whose norms replace |h| in clamp and weight decay (ROME takes
@@ -193,7 +194,7 @@ def search(
     device = clean.device
     norm = (clean if reference is None else reference.to(clean)).norm(dim=1)
     made = maker or Free(clean)
-    adam = torch.optim.Adam(list(made.parameters), lr=hp.learning_rate)
+    down = descent(hp, made, norm, free=made.delta() is made.parameters[0])
     alive = torch.ones(facts, dtype=torch.bool, device=device)
     running = facts
     losses: list[list[float]] = [[] for _ in range(facts)]
@@ -225,15 +226,13 @@ def search(
         left = int(alive.sum())
         if step == hp.steps - 1 or not left:
             break
-        adam.zero_grad(set_to_none=True)
-        loss[alive].sum().backward()
-        adam.step()
+        down.step(loss, alive)
         made.restrain(hp.clamp * norm)
         if left <= (1 - WORTH_LEAVING) * running:
             running = left
             for group in groups:
                 group.keep(alive)
-    final = torch.where(alive[:, None], delta.detach(), frozen)
+    final = torch.where(alive[:, None], down.result(delta.detach(), loss.detach()), frozen)
     say(hp.steps)
     targets = Targets((clean + final).T.contiguous(), clean.T.contiguous(), losses)
     return targets, kept
