@@ -131,7 +131,7 @@ class Trials:
         length = 1 if self.one_layer else min(usual, last + 1)
         ends = range(length - 1, last + 1)
         step = max(1, -(-len(ends) // COARSE))
-        self.together = 4 * sum(handle.d_in(i) ** 2 for i in range(last + 1)) <= MOST_BYTES
+        self.together = 4 * sum(handle.moment_size(i) for i in range(last + 1)) <= MOST_BYTES
         if self.together:
             self.rough.prepare(range(last + 1))
         found = {end: self._at(end, length) for end in ends[::step]}
@@ -169,7 +169,7 @@ class Trials:
                 "steps": min(TRIAL_STEPS, values["steps"]),
                 "learning_rate": values["learning_rate"] * max(1.0, values["steps"] / TRIAL_STEPS),
                 "layers": layers,
-                "moment_weight": self.handle.d_in(layers[-1]) / 10,
+                "moment_weight": self.handle.d_in(self.handle.sites(layers[-1])[0]) / 10,
                 "contexts": len(self.contexts),
                 "top1_steps": 2,
                 "search_dtype": half_precision(self.handle),
