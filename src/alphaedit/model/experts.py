@@ -45,13 +45,13 @@ def _deep(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.ndim == 3
 
 
-def expert_name(path: str, expert: int) -> str:
-    """Name of the output matrix of one expert of the module `path`."""
-    return f"{path}.{OUT}[{expert}]"
+def numbered(parameter: str, expert: int) -> str:
+    """Name of the matrix of one expert in the parameter of all."""
+    return f"{parameter}[{expert}]"
 
 
 def split_name(name: str) -> tuple[str, int] | None:
-    """Name of the parameter and number of the expert, of what `expert_name` made."""
+    """Name of the parameter and number of the expert, of what `numbered` made."""
     match = _NAMED.fullmatch(name)
     return None if match is None else (match[1], int(match[2]))
 

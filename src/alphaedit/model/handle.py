@@ -16,7 +16,7 @@ from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.core.patch import LowRank
 from alphaedit.core.site import Expert, Site, layer_of
 from alphaedit.model.after_head import LOOKED_FOR
-from alphaedit.model.experts import OUT, Experts, expert_name
+from alphaedit.model.experts import OUT, Experts, numbered
 from alphaedit.model.fingerprint import fingerprint
 from alphaedit.model.load import at_least_float32, check_finite, load_model
 from alphaedit.model.quantised import check_quantisation
@@ -199,9 +199,8 @@ class ModelHandle:
         layer = layer_of(site)
         self.block(layer)
         path = self.structure.edited[layer]
-        if isinstance(site, Expert):
-            return expert_name(path, site.expert)
-        return f"{path}.{OUT}" if self.structure.firing[layer] else f"{path}.weight"
+        name = f"{path}.{OUT}" if self.structure.firing[layer] else f"{path}.weight"
+        return numbered(name, site.expert) if isinstance(site, Expert) else name
 
     def edited_module(self, layer: int) -> nn.Module:
         """The module of the edited matrix, whose input is the key; or of the routed experts."""
