@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.patch import LowRank
+from alphaedit.linalg.lowrank import truncate
 from alphaedit.linalg.solve import System, check_columns
 
 
@@ -35,6 +36,7 @@ class BlockSystem:
         self.blocks = dict(blocks)
         # In coordinates in which the base of every block is the identity.
         self._joint = System(ridge=1.0)
+        self._past = False
 
     def _coordinates(self, keys: Mapping[int, Tensor]) -> tuple[Tensor, list[int]]:
         """Keys of all blocks as x [c, n] float64, and the rows of each block."""
@@ -51,6 +53,7 @@ class BlockSystem:
             ConfigError, SubspaceError: see `System.absorb`.
         """
         x, _ = self._coordinates(keys)
+        self._past = self._past or x.shape[1] > 0
         self._joint.absorb(x[:, x.ne(0).any(dim=0)].contiguous())
 
     def solve(
@@ -64,8 +67,8 @@ class BlockSystem:
             slack: see `System.solve`.
 
         Returns:
-            By number, left [d_out, r] and right [r, d_in] in the dtype of the keys, r the facts
-            that reach the block.
+            By number, left [d_out, r] and right [r, d_in] in the dtype of the keys, r at most the
+            facts and past keys that reach the block.
 
         Raises:
             ConfigError: shapes or dtypes do not fit.
@@ -82,5 +85,9 @@ class BlockSystem:
             reach = part.ne(0).any(dim=1)
             like = keys[number]
             right = system.back(part[reach] / math.sqrt(system.number), like)
-            found[number] = LowRank(left[:, reach].to(like).contiguous(), right.contiguous())
+            change = LowRank(left[:, reach].to(like).contiguous(), right.contiguous())
+            if self._past:
+                # Past keys tie all facts to all blocks, by a change of far lower rank.
+                change, _ = truncate(change, torch.finfo(like.dtype).eps)
+            found[number] = change
         return found

@@ -49,7 +49,8 @@ class Plugin:
     """Changes one step of a method; each hook gives back what it was given unless overridden.
 
     A plug-in is a frozen dataclass: its fields are its options. `solves` says that it needs a
-    method with a linear system, `searches` one with a target search.
+    method with a linear system, `searches` one with a target search. Where a layer is a mixture of
+    experts, its hooks are called for each expert that is edited, with an `Expert` as `layer`.
     """
 
     name = ""
