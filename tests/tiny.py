@@ -99,11 +99,22 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         "Granite",
         _LLAMA | {"logits_scaling": 3.0, "residual_multiplier": 0.3, "embedding_multiplier": 2.0},
     ),
-    # Mixtures of experts: no matrix that every token goes through.
+    # Mixtures of experts without a matrix that every token goes through.
     "mixtral": ("Mixtral", _LLAMA | {"num_local_experts": 4}),
     "qwen3_moe": (
         "Qwen3Moe",
         _LLAMA | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    ),
+    "gpt_oss": (
+        "GptOss",
+        _LLAMA
+        | {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 8,
+            "sliding_window": 6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
     ),
     # One expert that every token goes through, beside the others.
     "qwen2_moe": (
@@ -117,8 +128,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-EXPERTS = ("mixtral", "qwen3_moe")
-"""Kinds that cannot be edited."""
+EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
+"""Kinds of which routed experts are edited."""
 
 CORE = ("gpt2", "gpt_neo", "llama", "qwen2", "gptj", "gpt_neox")
 """Kinds that every method must work on."""
@@ -196,6 +207,27 @@ def tiny_model(
                     parameter.add_(0.1 * torch.randn_like(parameter))
         model.tie_weights()
     return model, tokenizer
+
+
+def plain_keys(module: torch.nn.Module, *entering: torch.Tensor) -> torch.Tensor:
+    """Keys at an edited module in a plain pass, [tokens, d_in], by what entered it.
+
+    Of experts long keys, read off the gradients of their own forward pass: that of an output by a
+    row of an expert's matrix is the expert's key times the router's weight.
+    """
+    if "down_proj" not in module._parameters:
+        return entering[0].reshape(-1, entering[0].shape[-1])
+    down: Any = module.down_proj
+    given = down.detach().clone().requires_grad_()
+    module._parameters["down_proj"] = given
+    try:
+        with torch.enable_grad():
+            out = module(*(tensor.detach() for tensor in entering))
+            found = [torch.autograd.grad(row[0], given, retain_graph=True)[0] for row in out]
+    finally:
+        module._parameters["down_proj"] = down
+    side = 2 if getattr(module, "is_transposed", False) else 1
+    return torch.stack([grad.select(side, 0).flatten() for grad in found])
 
 
 def save_tiny(kind: str, folder: Path, **options: Any) -> Path:

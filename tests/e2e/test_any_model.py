@@ -18,9 +18,9 @@ FACTS = [
 ]
 
 
-@pytest.fixture(params=["gpt2", "gpt_neo", "llama", *REAL])
+@pytest.fixture(params=["gpt2", "gpt_neo", "llama", "qwen3_moe", *REAL])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A model directory: random weights of three families, and two small real models."""
+    """A model directory: random weights of four families, and two small real models."""
     if request.param in REAL:
         if not (MODELS / request.param).is_dir():
             pytest.skip(f"{request.param} is not beside the project (../shared/data/models)")

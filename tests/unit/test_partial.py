@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import CORE, EXPERTS, KINDS, LAYERS, tiny_model
+from tests.tiny import CORE, KINDS, LAYERS, plain_keys, tiny_model
 from torch import Tensor, nn
 
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
@@ -203,7 +203,7 @@ def test_check_notices_a_model_that_depends_on_more() -> None:
     Suffix.build(handle, *rows_of(SHAPES), 1)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k not in EXPERTS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_tokens", [16384, 12])
 def test_capture_equals_full_pass(kind: str, max_tokens: int) -> None:
     handle = load(kind)
@@ -212,13 +212,14 @@ def test_capture_equals_full_pass(kind: str, max_tokens: int) -> None:
         handle, rows, positions, key_layers=[0, 2], hidden_layers=[1], max_tokens=max_tokens
     )
     assert keys[0].shape == (5, handle.d_in(0))
-    inputs: list[Tensor] = []
-    hook = handle.edited_module(2).register_forward_pre_hook(lambda m, a: inputs.append(a[0]))
+    inputs: list[tuple[Tensor, ...]] = []
+    module = handle.edited_module(2)
+    hook = module.register_forward_pre_hook(lambda m, a: inputs.append(a))
     for i, (row, at) in enumerate(zip(rows, positions, strict=True)):
         with torch.no_grad():
             close(hidden[1][i], plain(handle, row, 1)[0][at])
-        key = inputs[-1].reshape(len(row), -1)[at]
-        close(keys[2][i], key)
+        close(keys[2][i], plain_keys(module, *inputs[i])[at])
+        del inputs[i + 1 :]
     hook.remove()
     close(hidden_at(handle, rows, positions, 1), hidden[1])
     close(keys_at(handle, rows, positions, [2])[2], keys[2])

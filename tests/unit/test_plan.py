@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import EXPERTS, KINDS, save_tiny, tiny_model
+from tests.tiny import KINDS, save_tiny, tiny_model
 
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ArchitectureError, ModelError, UnknownNameError
@@ -28,7 +28,7 @@ def phases(**over) -> dict:
     return {phase.name: phase for phase in plan(SHAPE, HP, MACHINE, **options)}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in EXPERTS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_shapes_without_weights_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
     save_tiny(kind, tmp_path)
     (tmp_path / "model.safetensors").unlink()
@@ -36,7 +36,9 @@ def test_shapes_without_weights_are_those_of_the_model(kind: str, tmp_path: Path
     handle = ModelHandle.load(*tiny_model(kind))
     assert found.layers == handle.n_layers
     assert found.width == handle.d_out(1)
-    assert found.inner == handle.d_in(1)
+    assert found.inner == handle.d_in(handle.sites(1)[0])
+    assert found.experts == len(handle.sites(1))
+    assert found.firing == (handle.structure.firing[1] or 1)
     assert found.parameters == sum(p.numel() for p in handle.model.parameters())
     assert dict(found.facts) == facts_of(handle)
 

@@ -16,17 +16,19 @@ from alphaedit.model.walk import Walk
 def load(kind: str) -> ModelHandle:
     model, tokenizer = tiny_model(kind)
     # PyTorch has no grouped products of experts in float64.
-    return ModelHandle.load(model if kind == "qwen2_moe" else model.double(), tokenizer)
+    return ModelHandle.load(model if kind in (*EXPERTS, "qwen2_moe") else model.double(), tokenizer)
 
 
 def change(handle: ModelHandle, layer: int) -> None:
     """Another matrix in `layer`, far from the one there was."""
-    weight = handle.weight(layer)
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(layer))
-    handle.set_weight(layer, weight + 0.5 * weight.std() * noise.to(weight.dtype))
+    generator = torch.Generator().manual_seed(layer)
+    for site in handle.sites(layer):
+        weight = handle.weight(site)
+        noise = torch.randn(weight.shape, generator=generator)
+        handle.set_weight(site, weight + 0.5 * weight.std() * noise.to(weight.dtype))
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k not in EXPERTS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_walk_equals_whole_passes(kind: str, first: int, hidden: bool) -> None:
@@ -58,8 +60,9 @@ def test_layers_may_be_left_out_but_not_visited_again() -> None:
 
 
 @pytest.mark.parametrize("contexts", [(), ("The old man said so. ", "It is. ")])
-def test_keys_of_facts(contexts: tuple[str, ...]) -> None:
-    handle = load("llama")
+@pytest.mark.parametrize("kind", ["llama", *EXPERTS])
+def test_keys_of_facts(kind: str, contexts: tuple[str, ...]) -> None:
+    handle = load(kind)
     facts = [
         Fact("The mother tongue of {} is", "Danielle Darrieux", "English"),
         Fact("{} was born in the city of", "Paris Hilton", "Rome"),

@@ -44,15 +44,17 @@ def spectra(editor: Editor, hyperparameters: Mapping[str, Any]) -> list[LayerSpe
     if not any(space.values()):
         return []
     layers = hyperparameters["layers"]
-    reports = editor.statistics.report(layers, **space)
+    # A mixture of experts is shown by the one of them that most tokens go to.
+    sites = [editor.statistics.busiest(layer) for layer in layers]
+    reports = editor.statistics.report(sites, **space)
     return [
         LayerSpectrum(
-            layer=layer,
-            values=editor.statistics.spectrum(layer).values.tolist(),
+            layer=site,
+            values=editor.statistics.spectrum(site).values.tolist(),
             dim=row.dim,
             threshold=row.threshold,
             energy_left=row.energy_left,
             leak=row.leak,
         )
-        for layer, row in zip(layers, reports, strict=True)
+        for site, row in zip(sites, reports, strict=True)
     ]

@@ -100,15 +100,17 @@ def stats(
         statistics = editor.statistics
         statistics.prepare(chosen)
         tokens_seen = min(statistics.counted(layer) for layer in chosen)
-        rows = [asdict(row) for row in statistics.report(chosen, **space)]
+        sites = statistics.sites(chosen)
+        rows = [asdict(row) for row in statistics.report(sites, **space)]
         late = outputs.Late(out)
 
         def draw(path: Path) -> None:
             from alphaedit.report.figures import save_spectra
 
             drawn = [
-                (n, statistics.spectrum(n).values.tolist(), row["dim"])
-                for n, row in zip(chosen, rows, strict=True)
+                (site, statistics.spectrum(site).values.tolist(), row["dim"])
+                for site, row in zip(sites, rows, strict=True)
+                if site in map(statistics.busiest, chosen)
             ]
             save_spectra(drawn, path)
 
@@ -118,7 +120,10 @@ def stats(
         "corpus": statistics.corpus.name,
         "tokens": tokens_seen,
         **space,
-        "layers": [{"layer": n, **row} for n, row in zip(chosen, rows, strict=True)],
+        "layers": [
+            {"layer": site if isinstance(site, int) else str(site), **row}
+            for site, row in zip(sites, rows, strict=True)
+        ],
         "cache": str(statistics.cache.folder),
         "plot": str(plot) if plot else None,
         "seconds": {"total": time.perf_counter() - began},
@@ -129,7 +134,7 @@ def stats(
     late.write("--out", out_file, partial(write_text, text))
     if not json:
         title = f"Keys of {model} over {tokens_seen:,} tokens of {statistics.corpus.name}"
-        tables.null_space_table(list(zip(map(str, chosen), rows, strict=True)), title)
+        tables.null_space_table(list(zip(map(str, sites), rows, strict=True)), title)
         console = output_console()
         console.print(f"Kept in {result['cache']}", highlight=False, soft_wrap=True)
         if plot is not None:

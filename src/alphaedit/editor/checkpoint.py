@@ -17,6 +17,7 @@ from transformers.utils.hub import cached_file
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.files import atomic_folder
 from alphaedit.core.marks import MANIFEST
+from alphaedit.model.experts import numbered
 from alphaedit.model.gguf import ORIGIN
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.quantised import keep_unquantised
@@ -183,5 +184,18 @@ def _value(handle: ModelHandle, name: str, held: Tensor, stored: Tensor) -> Tens
     """`stored` itself if the model holds its value, else the model's in the stored dtype."""
     if held.shape != stored.shape or torch.equal(stored.to(held.dtype), held.cpu()):
         return stored
-    full = handle.snapshot([name])[name] if name.endswith(".weight") else held
-    return full.detach().cpu().to(stored.dtype).contiguous()
+    if name.endswith(".weight"):
+        held = handle.snapshot([name])[name]
+    elif stored.ndim == 3:
+        return _experts(handle, name, held.cpu(), stored)
+    return held.detach().cpu().to(stored.dtype).contiguous()
+
+
+def _experts(handle: ModelHandle, name: str, held: Tensor, stored: Tensor) -> Tensor:
+    """`stored`, with the model's values of the experts that differ."""
+    value = stored.clone()
+    for expert, (own, given) in enumerate(zip(held, stored, strict=True)):
+        if not torch.equal(given.to(own.dtype), own):
+            one = numbered(name, expert)
+            value[expert] = handle.snapshot([one])[one].cpu().to(stored.dtype)
+    return value

@@ -179,7 +179,7 @@ class Editing(Versioned):
                 edit,
                 after=tuple(one.answer for one in after),
                 verdict=tuple(one.holds for one in after),
-                null_space=self._null_space(hp),
+                null_space=self._null_space(hp, solution.patch),
                 seconds={**timer.seconds, **solution.seconds},
                 drift=drift.to_json() if drift else {},
             )
@@ -199,7 +199,9 @@ class Editing(Versioned):
         if hp.threshold is not None or hp.energy is not None:
             with timer.phase("null space"):
                 for layer in hp.layers:
-                    self.statistics.spectrum(layer)
+                    # Of experts only those that fire need theirs.
+                    if self.handle.experts(layer) is None:
+                        self.statistics.spectrum(layer)
 
     def _guarded(self, edit: str, drift: Drift | None) -> GuardError | None:
         """What the guard says of a batch that is to be kept.
@@ -233,24 +235,30 @@ class Editing(Versioned):
         """What the model says to the prompt of each fact now."""
         return tuple(one.answer for one in self.asked(facts))
 
-    def _null_space(self, hp: Hyperparameters) -> dict[str, dict[str, Any]]:
+    def _null_space(self, hp: Hyperparameters, patch: Patch) -> dict[str, dict[str, Any]]:
+        """Size of the null space of each layer, and of the experts that `patch` changes."""
         if hp.threshold is None and hp.energy is None:
             return {}
-        reports = self.statistics.report(hp.layers, threshold=hp.threshold, energy=hp.energy)
-        names = [self.handle.edited_name(layer) for layer in hp.layers]
-        for layer, row in zip(hp.layers, reports, strict=True):
+        name = self.handle.edited_name
+        sites = [
+            site
+            for site in self.statistics.sites(hp.layers)
+            if isinstance(site, int) or name(site) in patch.weights
+        ]
+        reports = self.statistics.report(sites, threshold=hp.threshold, energy=hp.energy)
+        for site, row in zip(sites, reports, strict=True):
             if row.doubt:
                 warnings.warn(
                     AlphaEditWarning(
-                        f"Layer {layer}: the null space {row.doubt}. Give another energy or "
+                        f"Layer {site}: the null space {row.doubt}. Give another energy or "
                         "threshold (alphaedit stats shows the spectrum)."
                     ),
                     stacklevel=4,
                 )
-        return {name: asdict(r) for name, r in zip(names, reports, strict=True)}
+        return {name(site): asdict(r) for site, r in zip(sites, reports, strict=True)}
 
     def _check_memory(self) -> None:
-        need = 4 * 4 * max(self.handle.d_in(i) for i in range(self.handle.n_layers)) ** 2
+        need = 4 * 4 * max(self.handle.moment_size(i) for i in range(self.handle.n_layers))
         free = psutil.virtual_memory().available
         if need > free:
             gc.collect()

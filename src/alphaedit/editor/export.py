@@ -17,6 +17,7 @@ from alphaedit.core.files import atomic_folder
 from alphaedit.core.patch import LowRank
 from alphaedit.editor.checkpoint import refuse_source, save_checkpoint
 from alphaedit.linalg.lowrank import concatenate, frobenius, truncate
+from alphaedit.model.experts import split_name
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.structure import is_transposed
 
@@ -104,6 +105,7 @@ def save_lora(
             with the adapter; nothing is left behind.
     """
     refuse_source(handle, Path(folder))
+    refuse_experts(edits, "LoRA adapters")
     changes, report = summed(edits, tolerance=tolerance, max_rank=max_rank)
     # One rank for all, filled up with zeros: vLLM and llama.cpp know no rank or scale of a module.
     rank = max([1, *(change.rank for change in changes.values())])
@@ -137,6 +139,21 @@ def save_lora(
         _write(part / ADAPTER, config)
         (part / CARD).write_text(card(edits, base, report), encoding="utf-8")
     return report
+
+
+def refuse_experts(edits: Sequence[Edit], what: str) -> None:
+    """Refuse edits of routed experts, for a form that changes modules or tensors as a whole.
+
+    Raises:
+        EditFileError: naming the first of their matrices.
+    """
+    for edit in edits:
+        for name in edit.patch.weights:
+            if split_name(name) is not None:
+                raise EditFileError(
+                    f"{what} cannot hold the change of one expert ({name}).",
+                    remedy="Export with --format checkpoint, or delta.",
+                )
 
 
 def _rival(name: str) -> bool:

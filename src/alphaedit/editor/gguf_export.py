@@ -17,7 +17,7 @@ from alphaedit.core.edit import Edit
 from alphaedit.core.errors import ConfigError, FingerprintError, ModelError, unknown_name
 from alphaedit.core.files import whole_file
 from alphaedit.core.patch import LowRank
-from alphaedit.editor.export import TOLERANCE, Exported, summed
+from alphaedit.editor.export import TOLERANCE, Exported, refuse_experts, summed
 from alphaedit.linalg.lowrank import concatenate, frobenius
 from alphaedit.model.gguf import header_of, origin, require
 from alphaedit.model.gguf_file import Header, Stored, is_gguf
@@ -82,6 +82,7 @@ def save_gguf(
     if path.exists() and path.samefile(base):
         raise ConfigError(f"{path} is the base itself.", remedy="Choose another file.")
     header = header_of(base)
+    refuse_experts(edits, "GGUF files")
     changes, _ = summed(edits, tolerance=0)
     places = _places(header, changes)
     kinds = {name: _kind(kind, stored) for name, stored in places.items()}
@@ -126,6 +127,7 @@ def save_gguf_lora(
     require()
     if kind not in ADAPTER_TYPES:
         raise unknown_name("type of an adapter", kind, ADAPTER_TYPES)
+    refuse_experts(edits, "LoRA adapters of llama.cpp")
     changes, report = summed(edits, tolerance=tolerance, max_rank=max_rank)
     model_type = str(handle.model.config.get_text_config().model_type)
     family = header_of(gguf).architecture if gguf else family_of(model_type)

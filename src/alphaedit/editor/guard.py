@@ -26,7 +26,8 @@ class Guard:
             "rollback", undoing the batch and editing no more.
         max_kl: most KL divergence of next-token distributions, nats a token.
         max_perplexity: most perplexity, as a multiple of the unedited model's.
-        text: the text: a file, "hf:NAME", "general", "bundled" or "self"; by default as `held_out` says.
+        text: the text: a file, "hf:NAME", "general", "bundled" or "self"; by default as
+            `held_out` says.
         tokens: how much of it.
     """
 

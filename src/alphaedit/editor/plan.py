@@ -174,14 +174,17 @@ def plan(
     """
     batch = min(batch or facts, facts)
     batches = -(-facts // batch)
-    tokens = tokens or min(MOST_TOKENS, TOKENS_PER_DIRECTION * shape.inner)
+    # An expert sees a share of the tokens; of a batch, all are thought to fire.
+    count, firing = shape.experts, shape.firing
+    widest = shape.inner * count // firing
+    tokens = tokens or min(MOST_TOKENS, TOKENS_PER_DIRECTION * widest)
     edited, last = len(hp.layers), max(hp.layers)
     d, h, p = shape.inner, shape.width, 2.0 * shape.block
     each = 1 + hp.contexts
     after = shape.layers - 1 - last
 
-    moments = tokens * (p * (last + 1) + 2.0 * d * d * edited)
-    eigen = EIGEN * d**3 * edited
+    moments = tokens * (p * (last + 1) + 2.0 * d * d * firing * edited)
+    eigen = EIGEN * d**3 * count * edited
     search = each * rows.tail + KL_TOKENS
     heads = 2.0 * shape.vocabulary * h * (each * rows.reads + 1)
     step = 3 * (p * after * search + heads)
@@ -189,14 +192,14 @@ def plan(
     # To the last edited layer; then the prompts alone on to it, and all from layer to layer.
     further = (edited - 1) * (edited + 2) / 2 + 1.5 * (edited - 1) * hp.contexts
     keys = p * rows.distinct * ((last + 1) * each + further)
-    solve = 2.0 * edited * (2 * d * d * batch + batch * batch * (d + h) + d * h * batch)
+    solve = 2.0 * edited * (2 * d * d * batch + batch * batch * (d + h) + d * h * batch) * firing
 
     def phase(name: str, operations: float, memory: float, *, once: bool = False) -> Phase:
         rate = machine.eigen_rate if name == "null space" else machine.rate
         return Phase(name, operations, memory, operations / rate, once)
 
-    basis = 4.0 * edited * d * d / 2
-    copies = 4.0 * edited * d * h * (3 if machine.weights < 4 else 2)
+    basis = 4.0 * edited * d * d * count / 2
+    copies = 4.0 * edited * d * h * count * (3 if machine.weights < 4 else 2)
     # Of one pass of the search: activations and their gradients, the logits that it reads, and
     # keys and values of the tokens in front, gathered and with room behind them.
     together = min(batch, max(1, (16384 if machine.weights < 4 else 1024) // search))
@@ -205,10 +208,10 @@ def plan(
     held += together * each * rows.front * 4.0 * h * shape.layers * machine.weights
     return [
         phase("weights", 0.0, float(machine.weights) * shape.parameters, once=True),
-        phase("second moments", moments, 8.0 * edited * d * d, once=True),
+        phase("second moments", moments, 8.0 * edited * d * d * count, once=True),
         phase("null space", eigen, 4.0 * 4 * d * d + basis, once=True),
         phase("target values", facts * (hp.steps * step + prefix), held + basis),
         phase("keys", facts * keys, basis),
         phase("solve", batches * solve, basis + 4.0 * batch * (d + h) * edited),
-        phase("apply", 2.0 * d * h * facts * edited, copies),
+        phase("apply", 2.0 * d * h * facts * firing * edited, copies),
     ]

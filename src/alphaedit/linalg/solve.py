@@ -10,6 +10,7 @@ w = 0 (its equation 14, by the push-through identity), MEMIT has Q = I, ridge = 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -120,10 +121,10 @@ class System:
         self.ridge = ridge
         self.subspace = subspace
         self.d_in: int | None = subspace.d_in if subspace is not None else None
-        self._number = ridge
+        self.number = ridge
         self._base: Tensor | None = None  # L, lower [c, c] float64
         if second_moment is not None and moment_weight > 0:
-            self._number, self._base = 1.0, self._factor(second_moment, moment_weight)
+            self.number, self._base = 1.0, self._factor(second_moment, moment_weight)
         # X [c, p], and the lower factor of number I + X^T X, [p, p] float64.
         self._history: tuple[Tensor, Tensor] | None = None
         if past_keys is not None:
@@ -166,7 +167,7 @@ class System:
             )
         self.d_in = keys.shape[0]
 
-    def _coordinates(self, keys: Tensor) -> Tensor:
+    def coordinates(self, keys: Tensor) -> Tensor:
         """Keys [d, n] as x [c, n]; float64 if the base is dense."""
         space = self.subspace
         if space is not None:
@@ -178,7 +179,7 @@ class System:
         whitened: Tensor = torch.linalg.solve_triangular(factor, keys.double(), upper=False)
         return whitened
 
-    def _back(self, rows: Tensor, keys: Tensor) -> Tensor:
+    def back(self, rows: Tensor, keys: Tensor) -> Tensor:
         """Rows [u, c] of coefficients of x as rows [u, d], in the dtype of `keys`."""
         if self._base is not None:
             factor = self._base.to(rows.device)
@@ -196,7 +197,7 @@ class System:
             slack number I + x^T x - T^T T.
         """
         corner = _product(x, x)
-        corner.diagonal().add_(self._number * slack)
+        corner.diagonal().add_(self.number * slack)
         if self._history is None:
             return corner.new_zeros(0, x.shape[1]), _cholesky(corner, what)
         past, factor = self._history
@@ -213,7 +214,7 @@ class System:
         self._check(keys)
         if keys.shape[1] == 0:
             return
-        x = self._coordinates(keys)
+        x = self.coordinates(keys)
         held = 0 if self._history is None else self._history[0].shape[1]
         if held + keys.shape[1] > FOLD_AT * len(x):
             self._fold(x)
@@ -229,14 +230,14 @@ class System:
 
     def _fold(self, x: Tensor) -> None:
         """Take X and x into a dense L; the history starts again empty."""
-        dense = torch.eye(len(x), dtype=torch.float64, device=x.device).mul_(self._number)
+        dense = torch.eye(len(x), dtype=torch.float64, device=x.device).mul_(self.number)
         for part in (x,) if self._history is None else (self._history[0], x):
             for columns in part.split(_BLOCK, dim=1):
                 wide = columns.double()
                 dense.addmm_(wide, wide.T)
         factor = _cholesky(dense, "The history's part of the system")
         self._base = factor if self._base is None else self._base.to(factor.device) @ factor
-        self._number, self._history = 1.0, None
+        self.number, self._history = 1.0, None
 
     def solve(self, keys: Tensor, residual: Tensor, *, slack: float = 1.0) -> LowRank:
         """Delta for a batch, as factors of rank u; the history stays as it is.
@@ -257,12 +258,22 @@ class System:
             NonFiniteError: the residual is not finite.
         """
         self._check(keys)
-        if residual.ndim != 2 or keys.shape[1] != residual.shape[1]:
-            raise ConfigError(
-                f"Keys {tuple(keys.shape)} and residual {tuple(residual.shape)} do not fit.",
-                remedy="Give one column of each per fact.",
-            )
-        x = self._coordinates(keys)
+        check_columns(keys, residual)
+        rows, corner = self._rows(self.coordinates(keys), slack)
+        right = self.back(torch.cholesky_solve(rows, corner), keys)
+        return LowRank(residual.to(keys).contiguous(), right.contiguous())
+
+    def factors(self, keys: Tensor, *, slack: float = 1.0) -> tuple[Tensor, Tensor]:
+        """K^T S [u, d] in the dtype of `keys`, and the factor of slack I + K^T S K [u, u] float64.
+
+        Args, Raises: see `solve`.
+        """
+        self._check(keys)
+        rows, corner = self._rows(self.coordinates(keys), slack)
+        return self.back(rows, keys), corner
+
+    def _rows(self, x: Tensor, slack: float) -> tuple[Tensor, Tensor]:
+        """x^T S in coordinates, [u, c] float64, and the factor of slack I + x^T S x, [u, u]."""
         cross, corner = self._extend(x, "The batch's part of the system", slack)
         rows = x.T.double()
         if self._history is not None:
@@ -270,8 +281,20 @@ class System:
             inner = torch.linalg.solve_triangular(factor.T, cross, upper=True)
             parts = [part.double() @ inner for part in past.split(_BLOCK)]
             rows = rows - torch.cat(parts).T
-        right = self._back(torch.cholesky_solve(rows, corner), keys)
-        return LowRank(residual.to(keys).contiguous(), right.contiguous())
+        return rows, corner
+
+
+def check_columns(keys: Tensor, residual: Tensor) -> None:
+    """Whether keys [d, u] and residual [d_out, u] belong together.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if residual.ndim != 2 or keys.shape[1] != residual.shape[1]:
+        raise ConfigError(
+            f"Keys {tuple(keys.shape)} and residual {tuple(residual.shape)} do not fit.",
+            remedy="Give one column of each per fact.",
+        )
 
 
 class RomeSystem:
@@ -318,10 +341,30 @@ class RomeSystem:
                 f"{tuple(self._factor.shape)} do not fit.",
                 remedy="Give [d_in], [d_out] and [d_in, d_in].",
             )
+        return shared_update([(self, key)], residual)[0]
+
+    def direction(self, key: Tensor) -> Tensor:
+        """C^-1 k of a key [d], float64."""
         factor = self._factor.to(key.device)
-        direction = torch.cholesky_solve(key.double()[:, None], factor)[:, 0]
-        scale = float(key.double() @ direction)
-        if not scale > 0:
-            raise SubspaceError("The key is zero: there is nothing to edit at this layer.")
-        right = (direction / scale).to(residual.dtype)
-        return LowRank(residual[:, None].contiguous(), right[None].contiguous())
+        return torch.cholesky_solve(key.double()[:, None], factor)[:, 0]
+
+
+def shared_update(parts: Sequence[tuple[RomeSystem, Tensor]], residual: Tensor) -> list[LowRank]:
+    """ROME's update of matrices that act side by side: sum Delta_e k_e = residual at least cost.
+
+    Args:
+        parts: the system and key [d] of each matrix.
+        residual: [d_out] float32 or float64.
+
+    Returns:
+        For each, factors of rank 1 in the dtype of `residual`.
+
+    Raises:
+        SubspaceError: all keys are zero.
+    """
+    directions = [system.direction(key) for system, key in parts]
+    scale = sum(float(key.double() @ d) for (_, key), d in zip(parts, directions, strict=True))
+    if not scale > 0:
+        raise SubspaceError("The key is zero: there is nothing to edit at this layer.")
+    rights = [(d / scale).to(residual.dtype) for d in directions]
+    return [LowRank(residual[:, None].contiguous(), right[None].contiguous()) for right in rights]

@@ -33,9 +33,14 @@ def shape(handle: ModelHandle) -> dict[str, Any]:
         "model_type": handle.model.config.get_text_config().model_type,
         "layers": handle.n_layers,
         "width": handle.d_out(0),
-        "inner": handle.d_in(0),
+        "inner": handle.d_in(handle.sites(0)[0]),
         "bundled": getattr(handle.model.config, "alphaedit_world", None) is not None,
     }
+
+
+def moment_weight(handle: ModelHandle, layers: Sequence[int]) -> float:
+    """Weight of the second moment: a tenth of the entries of a key, of an expert's at experts."""
+    return handle.d_in(handle.sites(layers[-1])[0]) / 10
 
 
 def matching(handle: ModelHandle) -> str | None:
@@ -111,7 +116,7 @@ def _shown(
     layers = tuple(kept["layers"])
     values: dict[str, Any] = {
         "layers": layers,
-        "moment_weight": handle.d_in(layers[-1]) / 10,
+        "moment_weight": moment_weight(handle, layers),
     }
     if needs_space(method, over):
         values["energy"] = ENERGY

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from alphaedit.core.errors import ArchitectureError
+from alphaedit.model.agree import allowed, gap_between
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import (
     See,
@@ -168,13 +169,11 @@ class Rerun:
         suffix = _Suffix(self, place, len(self.ids))
         again = suffix.ending(lambda block: [self.corrupted.entering[0][:, place:]] * (block == 0))
         whole = self.corrupted.entering[-1][:, -1]
-        gap = (again.float() - whole.float()).norm() / whole.float().norm()
-        # Shorter rows change the order of sums, no more; half precision rounds coarsely.
-        bound = 1e-3 if self.handle.dtype in (torch.float32, torch.float64) else 0.1
-        if not gap.item() <= bound:
+        gap = gap_between(self.handle, again, whole)
+        if not gap <= allowed(self.handle.dtype):
             raise ArchitectureError(
                 f"{type(self.handle.model).__name__} run in parts differs from a plain pass by "
-                f"{gap.item():.1e} of the hidden states.",
+                f"{gap:.1e} of the hidden states.",
                 remedy="Looked for blocks that depend on nothing but their arguments and the "
                 "key-value cache. Try another attention implementation, such as 'eager'.",
             )

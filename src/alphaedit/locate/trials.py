@@ -136,7 +136,7 @@ class Trials:
         length = 1 if self.one_layer else min(usual, last + 1)
         ends = range(length - 1, last + 1)
         step = max(1, -(-len(ends) // COARSE))
-        self.together = 4 * sum(handle.d_in(i) ** 2 for i in range(last + 1)) <= MOST_BYTES
+        self.together = 4 * sum(handle.moment_size(i) for i in range(last + 1)) <= MOST_BYTES
         if self.together:
             self.rough.prepare(range(last + 1))
         found = {end: self._at(end, length) for end in ends[::step]}
@@ -183,7 +183,7 @@ class Trials:
                 "steps": min(TRIAL_STEPS, values.get("steps", TRIAL_STEPS)),
                 "stop_loss": TRIAL_LOSS,
                 "layers": layers,
-                "moment_weight": self.handle.d_in(layers[-1]) / 10,
+                "moment_weight": self.handle.d_in(self.handle.sites(layers[-1])[0]) / 10,
                 "contexts": len(self.contexts),
                 "search_dtype": half_precision(self.handle),
             },

@@ -12,6 +12,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.patch import Patch
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.core.site import Site
 from alphaedit.linalg.subspace import Spectrum
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.state import SequentialState
@@ -22,11 +23,11 @@ from alphaedit.model.handle import ModelHandle
 class Statistics(Protocol):
     """Where a method gets what is known of the preserved keys."""
 
-    def second_moment(self, layer: int) -> Tensor:
-        """C = E[k k^T] at `layer`, [d_in, d_in] float32 or float64."""
+    def second_moment(self, site: Site) -> Tensor:
+        """C = E[k k^T] at a layer or expert, [d_in, d_in] float32 or float64."""
 
-    def spectrum(self, layer: int) -> Spectrum:
-        """Eigendecomposition of C at `layer`."""
+    def spectrum(self, site: Site) -> Spectrum:
+        """Eigendecomposition of C at a layer or expert."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from alphaedit.core.patch import LowRank, Patch
 from alphaedit.methods.base import Problem, Solution
 from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, chain, run_delta
+from alphaedit.methods.solving import Changes, refuse_mixtures
 from alphaedit.methods.steps.finetune import Schedule, finetune
 from alphaedit.methods.timer import Timer
 
@@ -39,6 +40,7 @@ class FineTune:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
         hp = problem.hyperparameters
         check_layers(problem)
+        refuse_mixtures(problem, self.name)
         if len(hp.layers) != 1:
             raise ConfigError(f"{self.name} edits one layer.", remedy="Give one layer.")
         chosen = chain(hp, method=self.name, solves=False, searches=False)
@@ -66,8 +68,9 @@ class FineTune:
         kept: Memory = memory
         with timer.phase("plug-ins"):
             delta = run_delta(chosen, problem, layer, delta, kept)
+        changes: Changes = {layer: delta}
         for plugin in chosen:
-            plugin.after(problem, {layer: delta}, {}, kept)
+            plugin.after(problem, changes, {}, kept)
         edits = problem.state.edits + len(problem.facts)
         patch = Patch(
             weights={problem.handle.edited_name(layer): delta}, metadata={"losses": losses}

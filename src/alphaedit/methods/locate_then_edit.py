@@ -17,13 +17,13 @@ from torch import Tensor
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import LowRank, Patch
+from alphaedit.core.site import Site
 from alphaedit.linalg.lowrank import concatenate
-from alphaedit.linalg.solve import RomeSystem, System
-from alphaedit.linalg.subspace import Subspace
+from alphaedit.linalg.solve import RomeSystem
 from alphaedit.methods.base import Problem, Solution
-from alphaedit.methods.config import Hyperparameters
-from alphaedit.methods.plugin import Memory, Parts, Plugin, chain, make, run_delta
+from alphaedit.methods.plugin import Memory, Plugin, chain, make
 from alphaedit.methods.plugins.project import preserved_null_space
+from alphaedit.methods.solving import Changes, Solver
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import (
@@ -35,9 +35,9 @@ from alphaedit.methods.steps.keys import (
 from alphaedit.methods.steps.outputs import find_outputs
 from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
-from alphaedit.methods.systems import Base
 from alphaedit.methods.timer import Timer
 from alphaedit.model.gain import pull_back
+from alphaedit.model.handle import ModelHandle
 
 Expand = Callable[[Problem], Sequence[Fact]]
 """Turns the facts of a problem into those that are solved for."""
@@ -94,7 +94,9 @@ class LocateThenEdit:
             problem = replace(problem, hyperparameters=hp)
         if self.null_space or any(plugin.name == "project" for plugin in chosen):
             for layer in problem.hyperparameters.layers:
-                preserved_null_space(problem, layer)
+                # Those of experts are made when it is known which of them fire.
+                if problem.handle.experts(layer) is None:
+                    preserved_null_space(problem, layer)
         return _Run(self, problem, chosen).solution()
 
 
@@ -149,7 +151,7 @@ class _Run:
             self.state = self.state.absorb(keys)
         edits = problem.state.edits + len(problem.facts)
         state = replace(self.state, edits=edits, memory=self.memory)
-        weights = {problem.handle.edited_name(layer): d for layer, d in deltas.items()}
+        weights = _named(problem.handle, deltas)
         patch = Patch(weights=weights, metadata=_metadata(losses, state))
         return Solution(patch, state, self.timer.seconds)
 
@@ -221,8 +223,8 @@ class _Run:
         )
 
     def _like(self, layer: int) -> Tensor:
-        weight: Any = self.problem.handle.edited_module(layer).weight
-        return torch.empty(0, dtype=self.problem.handle.wide, device=weight.device)
+        handle = self.problem.handle
+        return torch.empty(0, dtype=handle.wide, device=handle.weight_device(layer))
 
     def _keys(self, facts: Sequence[Fact], layer: int) -> Tensor:
         """Keys of `layer`, each rank's share of the facts put together."""
@@ -250,39 +252,22 @@ class _Run:
         rows, lasts = prompts_in_context(self.problem.handle, facts, ())
         return pull_back(self.problem.handle, rows, lasts, layer, wanted)
 
-    def _system(self, layer: int, keys: Tensor) -> System:
-        hp, method, problem = self.problem.hyperparameters, self.method, self.problem
-        space = preserved_null_space(problem, layer) if method.null_space else None
-        weight = hp.moment_weight if method.moment else 0.0
-        past = self.state.past_keys.get(layer) if method.history else None
-        parts = Parts(
-            ridge=_ridge(hp, space, keys) if method.ridge else 0.0,
-            subspace=space,
-            second_moment=problem.statistics.second_moment(layer) if weight else None,
-            moment_weight=weight,
-            past_keys=None if past is None else past.to(keys),
-            keys=keys,
+    def _solver(self) -> Solver:
+        past = self.state.past_keys if self.method.history else {}
+        return Solver(
+            self.method, self.problem, self.plugins, self.memory, past, self.state.batches
         )
-        for plugin in self.plugins:
-            parts = plugin.system(problem, layer, parts, self.memory)
-        ridge = parts.ridge
-        if parts.second_moment is not None:
-            mean = float(parts.second_moment.diagonal().mean())
-            ridge += parts.moment_weight * hp.conditioning * mean
-        base = Base(ridge, parts.subspace, parts.second_moment, parts.moment_weight)
-        return problem.systems.of(layer, base, parts.past_keys, self.state.batches)
 
-    def _batch(
-        self, facts: Sequence[Fact]
-    ) -> tuple[dict[int, LowRank], dict[int, Tensor], list[float]]:
-        """Deltas and keys [d_in, u] by layer, and the last losses."""
+    def _batch(self, facts: Sequence[Fact]) -> tuple[Changes, dict[int, Tensor], list[float]]:
+        """Deltas by layer or expert, keys [d_in, u] by layer, and the last losses."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         direct = handle.adds_directly or self.method.maker is not None
         goal = _AtTheEnd(self, facts) if direct else _AtEachLayer(self, facts)
         slack = hp.conditioning if self.method.equality else 1.0
         with self.timer.phase("keys"):
             batch = self._batch_keys(facts)
-        deltas: dict[int, LowRank] = {}
+        solver = self._solver()
+        deltas: Changes = {}
         used: dict[int, Tensor] = {}
         with ExitStack() as applied:
             for index, layer in enumerate(hp.layers):
@@ -293,10 +278,10 @@ class _Run:
                     residual = goal.residual(layer, batch, own[1])
                 check_finite("keys", keys, facts)
                 with self.timer.phase("solve"):
-                    delta = self._system(layer, keys).solve(keys, residual, slack=slack)
-                    delta = run_delta(self.plugins, problem, layer, delta, self.memory)
-                deltas[layer], used[layer] = delta, keys
-                applied.enter_context(handle.temporarily({handle.edited_name(layer): delta}))
+                    found = solver.solve(layer, keys, residual, slack=slack)
+                deltas |= found
+                used[layer] = keys
+                applied.enter_context(handle.temporarily(_named(handle, found)))
             if self.method.history_after:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
@@ -304,34 +289,30 @@ class _Run:
         problem.progress("layers", len(hp.layers), len(hp.layers))
         return deltas, used, [row[-1] for row in goal.found.losses]
 
-    def _one_by_one(
-        self, facts: Sequence[Fact]
-    ) -> tuple[dict[int, LowRank], dict[int, Tensor], list[float]]:
+    def _one_by_one(self, facts: Sequence[Fact]) -> tuple[Changes, dict[int, Tensor], list[float]]:
         """As `_batch`, one fact after another at one layer."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         (layer,) = hp.layers
-        deltas: list[LowRank] = []
+        solver = self._solver()
+        deltas: dict[Site, list[LowRank]] = {}
         losses: list[float] = []
-        system: RomeSystem | None = None
+        kept: dict[Site, RomeSystem] = {}
         with ExitStack() as applied:
             for index, fact in enumerate(facts):
                 problem.progress("facts", index, len(facts))
                 with self.timer.phase("keys"):
                     key = self._keys([fact], layer)
-                    output = handle.weight(layer) @ key
-                found = self._targets([fact], layer, output.T)
-                losses.append(found.losses[0][-1])
+                    output = handle.times_weight(layer, key)
+                targets = self._targets([fact], layer, output.T)
+                losses.append(targets.losses[0][-1])
                 with self.timer.phase("solve"):
-                    if system is None:
-                        moment = problem.statistics.second_moment(layer)
-                        system = RomeSystem(moment, conditioning=hp.conditioning)
-                    residual = self._pulled_back([fact], layer, found.values - found.clean)
-                    delta = system.update(key[:, 0], residual[:, 0])
-                    delta = run_delta(self.plugins, problem, layer, delta, self.memory)
-                deltas.append(delta)
-                applied.enter_context(handle.temporarily({handle.edited_name(layer): delta}))
+                    residual = self._pulled_back([fact], layer, targets.values - targets.clean)
+                    found = solver.update(layer, key[:, 0], residual[:, 0], kept)
+                for site, delta in found.items():
+                    deltas.setdefault(site, []).append(delta)
+                applied.enter_context(handle.temporarily(_named(handle, found)))
         problem.progress("facts", len(facts), len(facts))
-        return {layer: concatenate(deltas)}, {}, losses
+        return {site: concatenate(parts) for site, parts in deltas.items()}, {}, losses
 
 
 class _AtTheEnd:
@@ -367,17 +348,14 @@ class _AtEachLayer:
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
         """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
         run, handle = self.run, self.run.problem.handle
-        own = handle.weight(layer) @ batch.bare_keys.T if batch else None
+        own = handle.times_weight(layer, batch.bare_keys.T) if batch else None
         now = run._columns(own, handle.d_out(layer), self.facts, layer)
         wanted: Tensor = self.targets[self.layers.index(layer)].to(now) - now
         return wanted
 
 
-def _ridge(hp: Hyperparameters, space: Subspace | None, keys: Tensor) -> float:
-    if hp.ridge_share is None:
-        return hp.ridge
-    free = keys if space is None else space.project(keys)
-    return hp.ridge_share * float(free.double().square().sum(dim=0).mean())
+def _named(handle: ModelHandle, changes: Changes) -> dict[str, LowRank]:
+    return {handle.edited_name(site): delta for site, delta in changes.items()}
 
 
 def _metadata(losses: Sequence[float], state: SequentialState) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from alphaedit.core.arguments import as_text
 from alphaedit.core.errors import ConfigError, unknown_name
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods import others
 from alphaedit.methods.base import Problem
@@ -48,7 +49,8 @@ class Plugin:
     """Changes one step of a method; each hook gives back what it was given unless overridden.
 
     A plug-in is a frozen dataclass: its fields are its options. `solves` says that it needs a
-    method with a linear system, `searches` one with a target search.
+    method with a linear system, `searches` one with a target search. Where a layer is a mixture of
+    experts, its hooks are called for each expert that is edited, with an `Expert` as `layer`.
     """
 
     name = ""
@@ -87,22 +89,22 @@ class Plugin:
         """The target values of a batch."""
         return found
 
-    def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
+    def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """The linear system of a layer."""
         return parts
 
-    def restrain(self, problem: Problem, layer: int) -> Restrain | None:
+    def restrain(self, problem: Problem, layer: Site) -> Restrain | None:
         """For methods that follow gradients: what brings the change back after each step."""
         return None
 
-    def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
+    def delta(self, problem: Problem, layer: Site, delta: LowRank, memory: Memory) -> LowRank:
         """The change of a layer, with the weights as they are before it."""
         return delta
 
     def after(
         self,
         problem: Problem,
-        deltas: Mapping[int, LowRank],
+        deltas: Mapping[Site, LowRank],
         keys: Mapping[int, Tensor],
         memory: Memory,
     ) -> None:
@@ -248,7 +250,7 @@ def chain(
 
 
 def run_delta(
-    chosen: Sequence[Plugin], problem: Problem, layer: int, delta: LowRank, memory: Memory
+    chosen: Sequence[Plugin], problem: Problem, layer: Site, delta: LowRank, memory: Memory
 ) -> LowRank:
     """`delta` as all plug-ins leave it."""
     for plugin in chosen:

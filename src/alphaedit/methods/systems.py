@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alphaedit.core.site import Site
 from alphaedit.linalg.solve import System
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.model.memory import free_bytes
@@ -60,12 +61,12 @@ class Systems:
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, _Held] = {}
+        self._held: dict[Site, _Held] = {}
 
     def of(
-        self, layer: int, base: Base, past: Tensor | None, batches: Sequence[int] = ()
+        self, layer: Site, base: Base, past: Tensor | None, batches: Sequence[int] = ()
     ) -> System:
-        """The system of `layer` with the past keys [d, p].
+        """The system of a layer or expert with the past keys [d, p].
 
         Args:
             batches: columns of `past` that came together, in their order; all at once where these

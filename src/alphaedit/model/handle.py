@@ -12,24 +12,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from alphaedit.core.errors import (
-    ArchitectureError,
-    ConfigError,
-    FingerprintError,
-    ModelError,
-    NonFiniteError,
-)
+from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Expert, Site, layer_of
 from alphaedit.model.after_head import LOOKED_FOR
+from alphaedit.model.experts import OUT, Experts, numbered
 from alphaedit.model.fingerprint import fingerprint
 from alphaedit.model.load import at_least_float32, check_finite, load_model
-from alphaedit.model.quantised import check_quantisation, dequantised, is_quantised, opened
-from alphaedit.model.sharded import is_sharded, put, settle, whole
-from alphaedit.model.structure import find_structure, is_linear, is_transposed, linear_shape, turned
+from alphaedit.model.quantised import check_quantisation
+from alphaedit.model.sharded import is_sharded, settle
+from alphaedit.model.structure import find_structure, linear_shape
 from alphaedit.model.tokens import Tokens
+from alphaedit.model.weights import Snapshot, Weights, checked
 
-Snapshot = dict[str, Tensor]
-"""Exact copies of parameters by name; see `ModelHandle.snapshot`."""
+__all__ = ["ModelHandle", "Snapshot"]
 
 _POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
@@ -37,7 +33,9 @@ _POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_leng
 class ModelHandle:
     """A model, its tokenizer, and the parts of it that editing needs.
 
-    Matrices are given and taken as [d_out, d_in] whichever way round the model stores them.
+    Matrices are given and taken as [d_out, d_in] whichever way round the model stores them. A layer
+    that is a mixture of experts counts as one matrix, those of its experts side by side, and one
+    key, see `model.experts`; each expert is a site of its own besides.
 
     Attributes:
         model: the model, in evaluation mode, its parameters without gradients.
@@ -72,13 +70,16 @@ class ModelHandle:
             parameter.requires_grad_(False)
         check_finite(model)
         self.structure = find_structure(model)
+        if self.sharded and any(self.structure.firing):
+            raise ModelError(
+                f"{type(model).__name__} is a mixture of experts split over processes, and experts "
+                "are edited whole only.",
+                remedy="Load it on one device, or spread over those of one process "
+                "(--device auto).",
+            )
         self.layers = self.structure.layers
         self.n_layers = len(self.layers)
-        self._modules = dict(model.named_modules())
-        # In half precision, many small changes would be lost to rounding one after the other.
-        self._masters: dict[str, Tensor] = {}
-        # Quantised modules that stand aside while their matrix is edited.
-        self._closed: dict[str, nn.Module] = {}
+        self._weights = Weights(model, sharded=self.sharded)
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod
@@ -178,49 +179,95 @@ class ModelHandle:
         block: nn.Module = self.layers[layer]
         return block
 
-    def edited_name(self, layer: int) -> str:
-        """Parameter name of the edited matrix of `layer`: the MLP's output projection."""
+    def experts(self, layer: int) -> Experts | None:
+        """The routed experts that are edited at `layer`; None where all tokens go one way."""
+        module = self.edited_module(layer)
+        return Experts(module) if self.structure.firing[layer] else None
+
+    def sites(self, layer: int) -> tuple[Site, ...]:
+        """Where the edited matrices of `layer` lie: the layer itself, or each of its experts."""
+        experts = self.experts(layer)
+        if experts is None:
+            return (layer,)
+        return tuple(Expert(layer, number) for number in range(experts.count))
+
+    def edited_name(self, site: Site) -> str:
+        """Parameter name of the edited matrix of a layer or expert: the MLP's output projection.
+
+        Of a layer of experts it is that of their common parameter, which is no matrix.
+        """
+        layer = layer_of(site)
         self.block(layer)
-        return self.structure.edited[layer] + ".weight"
+        path = self.structure.edited[layer]
+        name = f"{path}.{OUT}" if self.structure.firing[layer] else f"{path}.weight"
+        return numbered(name, site.expert) if isinstance(site, Expert) else name
 
     def edited_module(self, layer: int) -> nn.Module:
-        """The module of the edited matrix; its input is the key."""
+        """The module of the edited matrix, whose input is the key; or of the routed experts."""
         self.block(layer)
-        module: nn.Module = self._modules[self.structure.edited[layer]]
+        module: nn.Module = self._weights.modules[self.structure.edited[layer]]
         return module
 
-    def d_in(self, layer: int) -> int:
-        """Size of the keys of `layer`."""
-        return linear_shape(self.edited_module(layer))[1]
+    def weight_device(self, layer: int) -> torch.device:
+        """Where the edited matrices of `layer` lie."""
+        experts, module = self.experts(layer), self.edited_module(layer)
+        return experts.device if experts else module.weight.device  # type: ignore[return-value]
+
+    def d_in(self, site: Site) -> int:
+        """Size of the keys of a layer or expert; those of a layer of experts are long."""
+        experts = self.experts(layer_of(site))
+        if experts is None:
+            return linear_shape(self.edited_module(layer_of(site)))[1]
+        return experts.d_in * (1 if isinstance(site, Expert) else experts.count)
+
+    def moment_size(self, layer: int) -> int:
+        """Entries of the second moments of `layer`: one of its keys, or one of each expert's."""
+        return sum(self.d_in(site) ** 2 for site in self.sites(layer))
 
     def d_out(self, layer: int) -> int:
         """Size of the residual stream at `layer`."""
-        return linear_shape(self.edited_module(layer))[0]
+        experts = self.experts(layer)
+        return experts.d_out if experts else linear_shape(self.edited_module(layer))[0]
 
-    def weight(self, layer: int) -> Tensor:
-        """A copy of the edited matrix of `layer`, [d_out, d_in] in `wide`."""
-        name = self.edited_name(layer)
-        module, stored = self._parameter(name)
-        full = self._full(name, stored)
-        return turned(full, module).to(self.wide, copy=True)
+    def weight(self, site: Site) -> Tensor:
+        """A copy of the edited matrix of a layer or expert, [d_out, d_in] in `wide`."""
+        if isinstance(site, int) and self.experts(site) is not None:
+            return torch.cat([self.weight(one) for one in self.sites(site)], dim=1)
+        name = self.edited_name(site)
+        found = self._weights.find(name)
+        full = self._weights.full(name, found.stored)
+        return found.turned(full).to(self.wide, copy=True)
+
+    def times_weight(self, layer: int, keys: Tensor) -> Tensor:
+        """What the edited matrix of `layer` gives for keys [d_in, n], [d_out, n] in `wide`."""
+        experts = self.experts(layer)
+        if experts is None:
+            return self.weight(layer) @ keys
+        given = keys.new_zeros(experts.d_out, keys.shape[1], dtype=self.wide)
+        for number in experts.fired(keys):
+            given += self.weight(Expert(layer, number)) @ keys[experts.rows(number)].to(given)
+        return given
 
     @torch.no_grad()
-    def set_weight(self, layer: int, weight: Tensor) -> None:
-        """Put `weight`, [d_out, d_in], in place of the edited matrix of `layer`.
+    def set_weight(self, site: Site, weight: Tensor) -> None:
+        """Put `weight`, [d_out, d_in], in place of the edited matrix of a layer or expert.
 
         Raises:
             ConfigError: it has another shape.
+            FingerprintError: it is a layer of experts.
             NonFiniteError: it holds NaN or infinity in the model's dtype.
         """
-        name = self.edited_name(layer)
-        module, stored = self._parameter(name)
-        if tuple(weight.shape) != linear_shape(module):
+        name = self.edited_name(site)
+        found = self._weights.find(name)
+        if tuple(weight.shape) != found.shape:
             raise ConfigError(
                 f"A matrix of shape {tuple(weight.shape)} was given for {name}.",
-                remedy=f"Give one of shape {linear_shape(module)}, [d_out, d_in].",
+                remedy=f"Give one of shape {found.shape}, [d_out, d_in].",
             )
-        full = turned(weight, module).detach().to(stored.device)
-        self._write({name: _checked(name, stored, full.to(at_least_float32(stored), copy=True))})
+        stored = found.stored
+        full = found.turned(weight).detach().to(stored.device)
+        full = full.to(at_least_float32(stored), copy=True)
+        self._weights.write({name: checked(name, stored, full)})
 
     def forward(
         self,
@@ -265,64 +312,11 @@ class ModelHandle:
             )
         return after(self.structure.head(self.structure.final_norm(hidden)))
 
-    def _parameter(self, name: str) -> tuple[nn.Module, Tensor]:
-        if self.sharded:
-            settle(self.model)
-        module = self._modules.get(name.rpartition(".")[0])
-        weight = getattr(module, "weight", None)
-        if module is not None and is_quantised(module) and name.endswith(".weight"):
-            return module, dequantised(module)
-        if module is None or not isinstance(weight, Tensor) or not name.endswith(".weight"):
-            raise FingerprintError(
-                f"The model has no matrix {name}.", remedy="The edit belongs to another model."
-            )
-        return module, whole(weight.detach())
-
-    def _full(self, name: str, stored: Tensor) -> Tensor:
-        """The named matrix as last written, before it was rounded to the model's dtype."""
-        master = self._masters.get(name)
-        # Weights that somebody else has written since count as they are.
-        if master is not None and torch.equal(master.to(stored.dtype), stored):
-            return master
-        return stored
-
-    def _write(self, full: Mapping[str, Tensor]) -> None:
-        for name, tensor in full.items():
-            module, stored = self._parameter(name)
-            if is_quantised(module):
-                if torch.equal(stored, tensor.to(stored.dtype)) and tensor.dtype == stored.dtype:
-                    continue
-                stored = self._open(name, module)
-                stored.copy_(tensor)
-            else:
-                put(module.weight.detach(), tensor)  # type: ignore[operator]
-            if tensor.dtype == stored.dtype:
-                self._masters.pop(name, None)
-            else:
-                self._masters[name] = tensor
-            if name in self._closed and torch.equal(stored, dequantised(self._closed[name])):
-                self._masters.pop(name, None)
-                self._put(name, self._closed.pop(name))
-
-    def _open(self, name: str, module: nn.Module) -> Tensor:
-        """Let a plain module stand in for the quantised one of `name`; its weight."""
-        self._closed[name] = module
-        plain = opened(module)
-        self._put(name, plain)
-        return plain.weight.detach()
-
-    def _put(self, name: str, module: nn.Module) -> None:
-        path = name.removesuffix(".weight")
-        parent, _, child = path.rpartition(".")
-        setattr(self.model.get_submodule(parent), child, module)
-        self._modules[path] = module
-
     @property
     def unquantised(self) -> list[str]:
         """Names of modules that an edit has taken out of quantisation."""
-        return [name.removesuffix(".weight") for name in self._closed]
+        return self._weights.unquantised
 
-    @torch.no_grad()
     def add_delta(self, weights: Mapping[str, LowRank]) -> None:
         """Add low-rank changes, in float32 at least, rounded once to the model's dtype.
 
@@ -330,34 +324,15 @@ class ModelHandle:
             FingerprintError: a matrix is not in the model or has another shape; nothing is changed.
             NonFiniteError: a sum is not finite; nothing is changed.
         """
-        new: dict[str, Tensor] = {}
-        for name, delta in weights.items():
-            module, stored = self._parameter(name)
-            if not is_linear(module) or delta.shape != linear_shape(module):
-                raise FingerprintError(
-                    f"The change of {name} has shape {delta.shape}, the matrix "
-                    f"{tuple(stored.shape)}.",
-                    remedy="The edit belongs to another model.",
-                )
-            full = self._full(name, stored).to(at_least_float32(stored))
-            delta = delta.to(device=stored.device, dtype=full.dtype)
-            left, right = delta.left, delta.right
-            if is_transposed(module):
-                left, right = right.T, left.T
-            new[name] = _checked(name, stored, torch.addmm(full, left, right))
-        self._write(new)
+        self._weights.add(weights)
 
     def snapshot(self, names: Iterable[str]) -> Snapshot:
         """Exact copies of the named parameters, in full precision where that is kept."""
-        return {name: self._full(name, self._parameter(name)[1]).clone() for name in names}
+        return self._weights.snapshot(names)
 
-    @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
         """Put back what `snapshot` copied, bit for bit."""
-        # Where the model's dtype is another, what is written is kept as well.
-        dtype = {name: self._parameter(name)[1].dtype for name in snapshot}
-        own = {n: t if t.dtype == dtype[n] else t.clone() for n, t in snapshot.items()}
-        self._write(own)
+        self._weights.restore(snapshot)
 
     @contextmanager
     def temporarily(self, weights: Mapping[str, LowRank]) -> Iterator[None]:
@@ -377,14 +352,3 @@ class ModelHandle:
                 nothing that this layer computes depends.
         """
         return fingerprint(self.model, self.structure, upto_layer)
-
-
-def _checked(name: str, stored: Tensor, full: Tensor) -> Tensor:
-    rounded = full.to(stored.dtype)
-    # One pass over memory tells most often; the sum of finite numbers may be infinite.
-    if not bool(rounded.sum().isfinite()) and not bool(rounded.isfinite().all()):
-        raise NonFiniteError(
-            f"The edited {name} would hold NaN or infinity.",
-            remedy="Nothing was changed. Raise the ridge, or edit in float32.",
-        )
-    return full

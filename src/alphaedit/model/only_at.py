@@ -19,11 +19,13 @@ class OnlyAt(nn.Module):
 
     Attributes:
         at: [n] int64, or None for all.
+        as_row: give them to `inner` as the positions of one row.
     """
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, *, as_row: bool = False) -> None:
         super().__init__()
         self.inner = inner
+        self.as_row = as_row
         self.at: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -35,12 +37,14 @@ class OnlyAt(nn.Module):
 
         def picked(value: Any) -> Any:
             if isinstance(value, Tensor) and value.shape[:-1] == shape:
-                return value.flatten(0, -2)[at]
+                found = value.flatten(0, -2)[at]
+                return found[None] if self.as_row else found
             return value
 
         out = self.inner(*map(picked, args), **{name: picked(v) for name, v in kwargs.items()})
         read = output_of(out)
         assert read is not None
+        read = read.flatten(0, -2)
         whole = read.new_zeros(shape.numel(), read.shape[-1]).index_copy(0, at, read)
         whole = whole.unflatten(0, shape)
         return (whole, *out[1:]) if isinstance(out, (tuple, list)) else whole
@@ -64,7 +68,8 @@ def reading_only(handle: ModelHandle, layer: int) -> tuple[nn.Module, OnlyAt] | 
         parent._modules[step] = _twin(parent.get_submodule(step))
         parent = parent.get_submodule(step)
     parent._modules = dict(parent._modules)
-    only = OnlyAt(parent.get_submodule(name))
+    # Mixtures of experts ask for rows and positions.
+    only = OnlyAt(parent.get_submodule(name), as_row=handle.experts(layer) is not None)
     parent._modules[name] = only
     return outer, only
 

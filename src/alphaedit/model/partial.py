@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import Tensor
 
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.hooks import StopForward, on_input, on_output, stoppable
+from alphaedit.model.hooks import StopForward, on_output, stoppable
+from alphaedit.model.keys import Keys, Plain, on_keys, places_of
 from alphaedit.model.stems import Chunk, forward_rows
 from alphaedit.model.suffix import Suffix, check_rows
 
@@ -59,20 +59,20 @@ def capture(
     def around(chunk: Chunk) -> Iterator[None]:
         at, seen = chunk.tokens - 1, 0
 
-        def keeper(store: _Store, tensor: Tensor) -> None:
+        def keeper(store: _Store, keys: Keys) -> None:
             nonlocal seen
-            store.take(chunk.rows, at, tensor)
+            store.take(chunk.rows, keys.at(places_of(keys, at)))
             seen += 1
             if seen == wanted:
                 raise StopForward
 
         with stoppable(), ExitStack() as stack:
             for layer, store in keys.items():
-                see = lambda t, s=store: keeper(s, t)  # noqa: E731
-                stack.enter_context(on_input(handle.edited_module(layer), see))
+                see = lambda k, s=store: keeper(s, k)  # noqa: E731
+                stack.enter_context(on_keys(handle, layer, see))
             for layer, store in hidden.items():
-                see = lambda t, s=store: keeper(s, t)  # noqa: E731
-                stack.enter_context(on_output(handle.block(layer), see))
+                leaves = lambda t, s=store: keeper(s, Plain(t))  # noqa: E731
+                stack.enter_context(on_output(handle.block(layer), leaves))
             yield
 
     if wanted and rows:
@@ -93,11 +93,8 @@ class _Store:
         self.count = len(rows)
         self.tensor: Tensor | None = None
 
-    def take(self, rows: list[int], at: Tensor, tensor: Tensor) -> None:
-        """Keep `tensor` [n, length, size] at `at`."""
-        # Some models flatten rows and positions into one before their MLP.
-        tensor = tensor.reshape(len(at), -1, tensor.shape[-1])
-        picked = tensor[torch.arange(len(at), device=tensor.device), at.to(tensor.device)]
+    def take(self, rows: list[int], picked: Tensor) -> None:
+        """Keep `picked` [n, size]."""
         picked = picked.to(self.handle.device, self.handle.wide)
         if self.tensor is None:
             self.tensor = picked.new_empty(self.count, picked.shape[-1])

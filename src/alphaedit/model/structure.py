@@ -1,7 +1,8 @@
 """Find the parts of a causal language model by watching one short forward pass.
 
 No table of names: blocks are the modules of a list that feed one another, attention is what is
-given the key-value cache, the edited matrix is the last linear module outside it.
+given the key-value cache, the edited matrix is the last linear module outside it, or those of the
+routed experts where there is none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alphaedit.core.errors import AlphaEditError, ArchitectureError, ModelError, NonFiniteError
 from alphaedit.model.after_head import AfterHead, find_after_head
+from alphaedit.model.experts import LOOKED_FOR, Routed, check_experts, is_experts, routed
 from alphaedit.model.hooks import hidden_of, output_of
 from alphaedit.model.memory import is_out_of_memory
 
@@ -32,7 +34,8 @@ class Structure:
     Attributes:
         layers: the decoder blocks, in the order they run.
         layers_path: name of their list in the model.
-        edited: for each block, the name of the MLP's output module.
+        edited: for each block, the name of the MLP's output module, or of its routed experts'.
+        firing: for each block, how many experts a token is routed to; 0 where none are edited.
         final_norm: what stands between the last block and the head.
         head: hidden states to logits.
         embed: token ids to vectors.
@@ -42,6 +45,7 @@ class Structure:
     layers: nn.ModuleList
     layers_path: str
     edited: tuple[str, ...]
+    firing: tuple[int, ...]
     final_norm: nn.Module
     head: nn.Module
     embed: nn.Module
@@ -57,6 +61,7 @@ class _Call:
     hidden: Tensor | None
     output: Tensor | None
     cached: bool
+    routed: Routed | None = None
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -102,10 +107,12 @@ def find_structure(model: PreTrainedModel) -> Structure:
             f"{_kind(model)} does not call its head {type(head).__name__}.",
             remedy="Looked for a call of get_output_embeddings() in the forward pass.",
         )
+    edited = [_find_edited(calls, f"{path}.{i}", block) for i, block in enumerate(layers)]
     return Structure(
         layers=layers,
         layers_path=path,
-        edited=tuple(_find_edited(calls, f"{path}.{i}", b) for i, b in enumerate(layers)),
+        edited=tuple(call.path for call in edited),
+        firing=tuple(0 if c.routed is None else c.routed.index.shape[1] for c in edited),
         final_norm=_find_final_norm(model, calls, layers[-1], head_call),
         head=head,
         embed=model.get_input_embeddings(),
@@ -135,7 +142,8 @@ def _probe(model: PreTrainedModel) -> tuple[list[_Call], Tensor]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         hidden, output = _copy(hidden_of(args, kwargs)), _copy(output_of(out))
         cached = _holds_cache([*args, *kwargs.values()])
-        calls.append(_Call(names[module], module, hidden, output, cached))
+        entered = routed(module, args, kwargs) if is_experts(module) else None
+        calls.append(_Call(names[module], module, hidden, output, cached, entered))
 
     table = model.get_input_embeddings().weight
     assert isinstance(table, Tensor)
@@ -221,10 +229,11 @@ def _find_layers(model: PreTrainedModel, calls: list[_Call]) -> tuple[str, nn.Mo
     return max(found, key=lambda item: len(item[1]))
 
 
-def _find_edited(calls: list[_Call], path: str, block: nn.Module) -> str:
-    """Name of the last linear module of `block` that writes to the residual stream, no attention.
+def _find_edited(calls: list[_Call], path: str, block: nn.Module) -> _Call:
+    """The last linear module of `block` that writes to the residual stream, no attention.
 
-    Attention is any module inside the block that is handed the key-value cache.
+    Attention is any module inside the block that is handed the key-value cache. Where nothing else
+    is linear, the experts that tokens are routed to.
     """
     inside = [c for c in calls if c.path.startswith(path + ".")]
     outputs = [c.output for c in calls if c.module is block]
@@ -239,19 +248,11 @@ def _find_edited(calls: list[_Call], path: str, block: nn.Module) -> str:
     ]
     looked = (
         f"Looked, outside attention, for a linear module (nn.Linear or Conv1D) of {width} outputs "
-        "that runs last; mixtures of experts and fused or wrapped layers have none or several."
+        "that runs last; experts with modules of their own and fused or wrapped layers have none "
+        "or several."
     )
-    if not free and any(p.ndim == 3 for p in block.parameters()):
-        raise ArchitectureError(
-            f"The MLP of block {path} ({_kind(block)}) is a mixture of experts without a part that "
-            "every token goes through.",
-            remedy="Facts of one batch would be routed to different experts, so that no one matrix "
-            "holds them. Edit a dense model, or one with a shared expert (Qwen2-MoE).",
-        )
     if not free:
-        raise ArchitectureError(
-            f"No MLP output matrix was found in block {path} ({_kind(block)}).", remedy=looked
-        )
+        return _find_experts(inside, path, block, looked)
     parents = {c.path.rpartition(".")[0] for c in free}
     if len(parents) > 1:
         names = ", ".join(sorted({c.path for c in free})[:4])
@@ -259,7 +260,25 @@ def _find_edited(calls: list[_Call], path: str, block: nn.Module) -> str:
             f"The MLP output matrix of block {path} ({_kind(block)}) is ambiguous: {names}.",
             remedy=looked,
         )
-    return free[-1].path
+    return free[-1]
+
+
+def _find_experts(inside: list[_Call], path: str, block: nn.Module, looked: str) -> _Call:
+    """The call of the one module of routed experts in a block without a free linear module."""
+    found = [c for c in inside if is_experts(c.module)]
+    if len(found) == 1:
+        (call,) = found
+        check_experts(call.path, call.routed, call.module, call.output)
+        return call
+    if found or any(p.ndim == 3 for p in block.parameters()):
+        raise ArchitectureError(
+            f"The MLP of block {path} ({_kind(block)}) is a mixture of experts of a kind that was "
+            "not understood.",
+            remedy=LOOKED_FOR,
+        )
+    raise ArchitectureError(
+        f"No MLP output matrix was found in block {path} ({_kind(block)}).", remedy=looked
+    )
 
 
 def _find_final_norm(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
+from alphaedit.model.agree import allowed, gap_between
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import (
     See,
@@ -303,14 +304,12 @@ def _check_against_plain(
         (rerun[0, :tokens], seen["final"][0, starts[index] :]),
         (read[0, tokens - 1], seen["final"][0, -1]),
     ]
-    # Padding changes the order of sums, no more; half precision rounds coarsely.
-    bound = 1e-3 if final.dtype in (torch.float32, torch.float64) else 0.1
     for ours, plain in pairs:
-        gap = (ours.float() - plain.float().to(ours.device)).norm() / plain.float().norm()
-        if not gap.item() <= bound:
+        gap = gap_between(handle, ours, plain)
+        if not gap <= allowed(final.dtype):
             raise ArchitectureError(
                 f"{type(handle.model).__name__} run in parts differs from a plain pass by "
-                f"{gap.item():.1e} of the hidden states.",
+                f"{gap:.1e} of the hidden states.",
                 remedy="Looked for blocks that depend on nothing but their arguments and the "
                 "key-value cache. Try another attention implementation, such as 'eager', or "
                 "check the model for NaN.",

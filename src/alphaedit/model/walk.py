@@ -21,11 +21,11 @@ from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import (
     StopForward,
     hidden_of,
-    on_input,
     on_output,
     stoppable,
     with_hidden,
 )
+from alphaedit.model.keys import Keys, Plain, on_keys, places_of
 from alphaedit.model.only_at import reading_only
 from alphaedit.model.stems import Chunk, Stems, StoppingCache, forward_rows
 from alphaedit.model.suffix import check_rows, run_block, with_cache
@@ -136,13 +136,9 @@ class Walk:
         """Keep the keys of `layer`, and what leaves `upto` or nothing, of the rows of `one`."""
         handle, at = self.handle, one.chunk.tokens - 1
 
-        def keep(name: str, tensor: Tensor) -> None:
-            # Some models flatten rows and positions into one before their MLP.
-            tensor = tensor.reshape(len(at), -1, tensor.shape[-1])
-            index = torch.arange(len(at), device=tensor.device)
+        def keep(name: str, keys: Keys) -> None:
             # One place of each row is left where the MLP runs at the positions alone.
-            place = at.to(tensor.device).clamp_max(tensor.shape[1] - 1)
-            picked = tensor[index, place].to(handle.device, handle.wide)
+            picked = keys.at(places_of(keys, at)).to(handle.device, handle.wide)
             if name not in seen:
                 seen[name] = picked.new_empty(self.count, picked.shape[-1])
             seen[name][one.chunk.rows] = picked
@@ -150,10 +146,9 @@ class Walk:
                 raise StopForward
 
         with stoppable(), ExitStack() as stack:
-            key = lambda t: keep("keys", t)  # noqa: E731
-            stack.enter_context(on_input(handle.edited_module(layer), key))
+            stack.enter_context(on_keys(handle, layer, lambda keys: keep("keys", keys)))
             if upto is not None:
-                hidden = lambda t: keep("hidden", t)  # noqa: E731
+                hidden = lambda t: keep("hidden", Plain(t))  # noqa: E731
                 stack.enter_context(on_output(handle.block(upto), hidden))
             yield
 

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.files import whole_file
 from alphaedit.core.marks import PICTURE
+from alphaedit.core.site import Site
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (8, 3)), "-")
@@ -101,7 +102,7 @@ def curve_panel(
     return figure
 
 
-def spectrum_panel(layer: int, values: Sequence[float], dim: int) -> Figure:
+def spectrum_panel(layer: Site, values: Sequence[float], dim: int) -> Figure:
     """Eigenvalues of a layer's second moment by rank, largest first; the null space is shaded.
 
     Args:
@@ -114,7 +115,7 @@ def spectrum_panel(layer: int, values: Sequence[float], dim: int) -> Figure:
     return figure
 
 
-def _draw_spectrum(axes: Axes, layer: int, values: Sequence[float], dim: int) -> None:
+def _draw_spectrum(axes: Axes, layer: Site, values: Sequence[float], dim: int) -> None:
     _dress(axes, f"layer {layer}: null space {dim} of {len(values)}")
     top = max(values)
     ordered = sorted((max(value, FLOOR * top) for value in values), reverse=True)
@@ -140,7 +141,7 @@ def _draw_spectrum(axes: Axes, layer: int, values: Sequence[float], dim: int) ->
     axes.set_ylabel("eigenvalue", fontsize=9)
 
 
-def save_spectra(spectra: Sequence[tuple[int, Sequence[float], int]], path: Path) -> None:
+def save_spectra(spectra: Sequence[tuple[Site, Sequence[float], int]], path: Path) -> None:
     """Write the spectra of layers, (layer, values, dim) each, as the ending of `path` says.
 
     Raises:

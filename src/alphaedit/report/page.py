@@ -15,6 +15,7 @@ from alphaedit.bench.intervals import Rate
 from alphaedit.core.edit import Answer
 from alphaedit.core.fact_text import says
 from alphaedit.core.files import write_text
+from alphaedit.core.site import Site
 from alphaedit.report.figures import curve_panel, spectrum_panel, svg
 
 FIRST, SHOWN = 12, 60
@@ -80,9 +81,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class LayerSpectrum:
-    """Eigenvalues of one layer's second moment, and the null space chosen."""
+    """Eigenvalues of one layer's or expert's second moment, and the null space chosen."""
 
-    layer: int
+    layer: Site
     values: Sequence[float]
     dim: int
     threshold: float

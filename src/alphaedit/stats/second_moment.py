@@ -1,13 +1,17 @@
-"""Second moments C = E[k k^T] of all edited layers, in one pass that stops at the last of them."""
+"""Second moments C = E[k k^T] of all edited layers, in one pass that stops at the last of them.
+
+Of a mixture of experts each expert has its own, over the tokens that are routed to it, of the keys
+times the router's weights.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,9 +23,12 @@ from alphaedit.core.ahead import ahead
 from alphaedit.core.errors import StatsError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.core.site import Expert, Site, site_of
 from alphaedit.linalg.massive import Massive, MassiveSum, told_apart
+from alphaedit.model.experts import Routed
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.hooks import StopForward, on_input, stoppable
+from alphaedit.model.hooks import StopForward, stoppable
+from alphaedit.model.keys import Keys, on_keys
 from alphaedit.model.memory import is_out_of_memory
 from alphaedit.stats.corpus import Corpus
 
@@ -33,11 +40,11 @@ SAVE_EVERY = 60.0
 
 @dataclass(frozen=True)
 class SecondMoment:
-    """C of one layer.
+    """C of one layer or expert.
 
     Attributes:
         matrix: [d_in, d_in] float32.
-        tokens: number of keys averaged.
+        tokens: number of keys averaged; of an expert those routed to it.
         massive: what of it comes from massive activations.
     """
 
@@ -65,24 +72,27 @@ class _Sums:
     """
 
     def __init__(self, handle: ModelHandle, layers: Sequence[int]) -> None:
-        self.blocks: dict[int, Tensor] = {}
+        self.blocks: dict[Site, Tensor] = {}
         self.in_block = 0
+        sites = [site for layer in layers for site in handle.sites(layer)]
         self.sums = {
-            layer: torch.zeros(handle.d_in(layer), handle.d_in(layer), dtype=torch.float64)
-            for layer in layers
+            site: torch.zeros(handle.d_in(site), handle.d_in(site), dtype=torch.float64)
+            for site in sites
         }
-        self.massive = {layer: MassiveSum() for layer in layers}
+        self.massive = {site: MassiveSum() for site in sites}
+        self.counts: dict[Site, int] = dict.fromkeys(sites, 0)
         self.tokens = 0
         self.sequences = 0
 
-    def add(self, keys: dict[int, Tensor]) -> None:
-        for layer, k in keys.items():
-            self.massive[layer].add(k)
-            if layer in self.blocks:
-                self.blocks[layer].addmm_(k.T, k)
+    def add(self, keys: dict[Site, Tensor], count: int) -> None:
+        """Take the keys of `count` tokens."""
+        for site, k in keys.items():
+            self.massive[site].add(k)
+            self.counts[site] += len(k)
+            if site in self.blocks:
+                self.blocks[site].addmm_(k.T, k)
             else:
-                self.blocks[layer] = k.T @ k
-        count = next(iter(keys.values())).shape[0]
+                self.blocks[site] = k.T @ k
         self.tokens += count
         self.in_block += count
         if self.in_block >= BLOCK_TOKENS:
@@ -90,8 +100,8 @@ class _Sums:
 
     def flush(self) -> None:
         """Bring the sums up to date."""
-        for layer, block in self.blocks.items():
-            self.sums[layer] += block.double().cpu()
+        for site, block in self.blocks.items():
+            self.sums[site] += block.double().cpu()
         self.blocks.clear()
         self.in_block = 0
 
@@ -99,7 +109,7 @@ class _Sums:
         """Keep what was summed; where that fails, a stop costs more and nothing else."""
         part = path.with_suffix(".part")
         about = {"key": key, "tokens": str(self.tokens), "sequences": str(self.sequences)}
-        found = {str(k): (m.limit, m.count) for k, m in self.massive.items()}
+        found = {str(k): (m.limit, m.count, self.counts[k]) for k, m in self.massive.items()}
         tensors = {str(k): v for k, v in self.sums.items()}
         for k, m in self.massive.items():
             if m.factor is not None:
@@ -118,45 +128,56 @@ class _Sums:
             if about["key"] != key:
                 return
             tensors = load_file(path)
-            sums = {int(k): v for k, v in tensors.items() if k.isdigit()}
-            massive = {}
-            for k, (limit, count) in found.items():
-                massive[int(k)] = MassiveSum(limit)
-                massive[int(k)].count = int(count)
-                massive[int(k)].factor = tensors.get(f"{k}.massive")
+            sums = {site: v for k, v in tensors.items() if (site := site_of(k)) is not None}
+            massive, seen = dict[Site, MassiveSum](), dict[Site, int]()
+            for k, (limit, count, keys) in found.items():
+                site = site_of(k)
+                if site is None or sums[site].shape != self.sums[site].shape:
+                    return
+                massive[site], seen[site] = MassiveSum(limit), int(keys)
+                massive[site].count = int(count)
+                massive[site].factor = tensors.get(f"{k}.massive")
             counts = int(about["tokens"]), int(about["sequences"])
+            if seen.keys() != self.sums.keys():
+                return
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return
-        self.sums, self.massive = sums, massive
+        self.sums, self.massive, self.counts = sums, massive, seen
         self.tokens, self.sequences = counts
 
 
-def _keys(handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]) -> dict[int, Tensor]:
+def _keys(
+    handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]
+) -> tuple[dict[Site, Tensor], int]:
+    """Keys of all tokens of `rows` by layer or expert, and how many tokens these are."""
     ids, mask = handle.tokens.pad(rows, "right")
-    real = mask.bool().to(handle.device)
-    last, found = max(layers), dict[int, Tensor]()
+    real = mask.flatten().nonzero().flatten()
+    last, found = max(layers), dict[Site, Tensor]()
 
-    def see(layer: int, tensor: Tensor) -> None:
-        # Some families run their MLP on [rows * length, d].
-        shaped = tensor.reshape(*real.shape, tensor.shape[-1])
-        found[layer] = shaped[real].to(handle.wide)
+    def see(layer: int, keys: Keys) -> None:
+        if isinstance(keys, Routed):
+            some = keys.only(real)
+            for expert in some.firing():
+                found[Expert(layer, expert)] = some.of(expert)[1].to(handle.wide)
+        else:
+            found[layer] = keys.at(real).to(handle.wide)
         if layer == last:
             raise StopForward
 
     with stoppable(), ExitStack() as stack:
         for layer in layers:
-            hook = lambda t, layer=layer: see(layer, t)  # noqa: E731
-            stack.enter_context(on_input(handle.edited_module(layer), hook))
+            hook = lambda keys, layer=layer: see(layer, keys)  # noqa: E731
+            stack.enter_context(on_keys(handle, layer, hook))
         handle.forward(ids, mask)
-    return found
+    return found, len(real)
 
 
 def _halving(
     handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]
-) -> Iterator[tuple[dict[int, Tensor], int]]:
-    """Keys of `rows`, in halves where memory does not hold them all."""
+) -> Iterator[tuple[dict[Site, Tensor], int]]:
+    """Keys of `rows` and how many tokens they are, in halves where memory does not hold all."""
     try:
-        yield _keys(handle, rows, layers), len(rows)
+        yield _keys(handle, rows, layers)
     except Exception as error:
         if len(rows) == 1 or not is_out_of_memory(error):
             raise
@@ -177,11 +198,13 @@ def collect(
     resume: Path | None = None,
     progress: Progress = silent,
     ranks: Ranks = ALONE,
-) -> dict[int, SecondMoment]:
-    """Second moments at `layers` over about `tokens` tokens of `corpus`.
+) -> dict[Site, SecondMoment]:
+    """Second moments at `layers`, or their experts, over about `tokens` tokens of `corpus`.
 
     One pass that stops at the last of the layers, over packed sequences; ranks take turns with
-    them.
+    them. An expert that fewer tokens were routed to than its keys have entries is taken as if the
+    tokens that lack had keys of the layer's mean energy in all directions alike: what was not
+    seen is not free.
 
     Args:
         tolerance: stop early when doubling the text changes every C by less than this share of its
@@ -204,13 +227,13 @@ def collect(
     if len(set(ranks.objects(sums.sequences))) > 1:
         sums = _Sums(handle, layers)
     skip, saved_at = sums.sequences, time.monotonic()
-    check_at, earlier = 4 * batch_tokens, dict[int, Tensor]()
+    check_at, earlier = 4 * batch_tokens, dict[Site, Tensor]()
     batch: list[list[int]] = []
     seen = 0
 
     def flush(index: int) -> None:
-        for keys, _ in _halving(handle, batch, layers) if batch else ():
-            sums.add(keys)
+        for keys, count in _halving(handle, batch, layers) if batch else ():
+            sums.add(keys, count)
         sums.sequences = index + 1
         batch.clear()
         progress("second moments", min(seen, tokens), tokens)
@@ -236,7 +259,7 @@ def collect(
             if tolerance is not None and seen >= check_at:
                 sums.flush()
                 whole = {k: ranks.sum(v.clone()) / seen for k, v in sums.sums.items()}
-                gaps = [float((whole[k] - v).norm() / whole[k].norm()) for k, v in earlier.items()]
+                gaps = [_gap(v, whole[k]) for k, v in earlier.items()]
                 if gaps and max(gaps) < tolerance:
                     break
                 check_at, earlier = 2 * seen, whole
@@ -246,19 +269,48 @@ def collect(
     for total in sums.sums.values():
         ranks.sum(total)
     sums.tokens = sum(ranks.objects(sums.tokens))
+    every = ranks.objects(sums.counts)
+    sums.counts = {site: sum(one[site] for one in every) for site in sums.counts}
     if not sums.tokens:
         raise StatsError(f"Corpus {corpus.name!r} has no text.", remedy="Give another corpus.")
     progress("second moments", tokens, tokens)
     if resume is not None:
         resume.unlink(missing_ok=True)
-    return {
-        layer: _moment(total, sums.tokens, sums.massive[layer], ranks)
-        for layer, total in sums.sums.items()
+    found = {
+        site: _moment(total, sums.counts[site], sums.massive[site], ranks)
+        for site, total in sums.sums.items()
     }
+    return _with_unseen(found)
+
+
+def _gap(before: Tensor, now: Tensor) -> float:
+    return float((now - before).norm() / now.norm().clamp_min(1e-30))
+
+
+def _with_unseen(found: Mapping[Site, SecondMoment]) -> dict[Site, SecondMoment]:
+    """The moments of experts, with the tokens that lack of those that saw too few; see `collect`.
+
+    With n tokens of d: (n C + (d - n) mean I) / d, mean the mean diagonal over the layer's tokens.
+    """
+    energy, tokens = dict[int, float](), dict[int, int]()
+    for site, one in found.items():
+        if isinstance(site, Expert):
+            seen = one.tokens * float(one.matrix.double().diagonal().mean())
+            energy[site.layer] = energy.get(site.layer, 0.0) + seen
+            tokens[site.layer] = tokens.get(site.layer, 0) + one.tokens
+    full = dict(found)
+    for site, one in found.items():
+        size = len(one.matrix)
+        if isinstance(site, Expert) and one.tokens < size:
+            lacking = (size - one.tokens) / size
+            matrix = one.matrix * (1 - lacking)
+            matrix.diagonal().add_(lacking * energy[site.layer] / max(1, tokens[site.layer]))
+            full[site] = replace(one, matrix=matrix)
+    return full
 
 
 def _moment(total: Tensor, tokens: int, own: MassiveSum, ranks: Ranks) -> SecondMoment:
-    """The second moment of a layer, with the massive keys of all ranks told apart."""
+    """The second moment of a layer or expert, with the massive keys of all ranks told apart."""
     parts = ranks.objects((own.limit, own.count, own.factor))
     joined = MassiveSum()
     for _, _, factor in parts:
@@ -266,5 +318,5 @@ def _moment(total: Tensor, tokens: int, own: MassiveSum, ranks: Ranks) -> Second
             joined.join(factor)
     count = sum(count for _, count, _ in parts)
     limit = next((limit for limit, _, _ in parts if limit is not None), float("inf"))
-    matrix = (total / tokens).float()
+    matrix = (total / max(1, tokens)).float()
     return SecondMoment(matrix, tokens, told_apart(joined.factor, count, matrix, tokens, limit))

@@ -13,6 +13,7 @@ from torch import Tensor
 from alphaedit.core.errors import AlphaEditWarning, FingerprintError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
+from alphaedit.core.site import Expert, Site, layer_of
 from alphaedit.linalg.massive import MASSIVE, Massive
 from alphaedit.linalg.subspace import (
     Spectrum,
@@ -31,6 +32,8 @@ TOKENS_PER_DIRECTION = 40
 TOKENS_OF_GENERAL = 20
 """The same for the package's text, which is denser: half of it covers as much as other text."""
 MOST_TOKENS = 1_000_000
+SHOWN = 8
+"""Most experts that a warning names."""
 ROUGH_TOKENS = 4096
 """Enough to see what trial edits do to the rest."""
 
@@ -43,7 +46,8 @@ class ModelStatistics:
             statistics (`prepare`) before the first edit.
         corpus: see `open_corpus`.
         tokens: token budget; by default 40 a direction of the keys (20 of the package's own text),
-            at most a million.
+            as many more for a mixture of experts as each of its experts sees less, at most a
+            million.
         ranks: processes that share the work; the first one writes the cache.
     """
 
@@ -63,19 +67,18 @@ class ModelStatistics:
         self.ranks = ranks
         self.spec = corpus
         self.seed = seed
-        widest = max(handle.d_in(layer) for layer in range(handle.n_layers))
         each = TOKENS_OF_GENERAL if corpus == "general" else TOKENS_PER_DIRECTION
-        self.tokens = tokens or min(MOST_TOKENS, each * widest)
+        self.tokens = tokens or min(MOST_TOKENS, each * widest(handle))
         self.cache = MomentCache(cache_dir)
         self.tolerance = tolerance
         self.progress = progress
         self.model = handle.fingerprint()
         self.kept = True
-        self._moments: dict[int, Tensor] = {}
-        self._counted: dict[int, int] = {}
+        self._moments: dict[Site, Tensor] = {}
+        self._counted: dict[Site, int] = {}
         self._warned = False
-        self._massive: dict[int, Massive] = {}
-        self._spectra: dict[int, Spectrum] = {}
+        self._massive: dict[Site, Massive] = {}
+        self._spectra: dict[Site, Spectrum] = {}
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -102,7 +105,7 @@ class ModelStatistics:
         for held in (self._moments, self._counted, self._massive, self._spectra):
             held.clear()
 
-    def _key(self, layer: int, kind: str) -> dict[str, str]:
+    def _key(self, layer: Site, kind: str) -> dict[str, str]:
         return {
             "kind": kind,
             "model": self.model,
@@ -113,27 +116,34 @@ class ModelStatistics:
             "massive": f"{MASSIVE:g}",
         }
 
-    def ready(self, layers: Sequence[int]) -> bool:
-        """Whether the second moments of `layers` are in memory."""
-        return all(layer in self._moments for layer in layers)
+    def sites(self, layers: Sequence[Site]) -> list[Site]:
+        """`layers`, with all experts of those that are mixtures in their place."""
+        return [
+            site
+            for layer in layers
+            for site in (self.handle.sites(layer) if isinstance(layer, int) else (layer,))
+        ]
 
-    def prepare(self, layers: Sequence[int]) -> None:
+    def ready(self, layers: Sequence[Site]) -> bool:
+        """Whether the second moments of `layers` are in memory."""
+        return all(site in self._moments for site in self.sites(layers))
+
+    def prepare(self, layers: Sequence[Site]) -> None:
         """Make sure of the second moments of `layers`, computing what is missing in one pass."""
         if self.ready(layers):
             return
-        missing = []
-        for layer in layers:
-            if layer in self._moments:
+        lacking = set[int]()
+        for site in self.sites(layers):
+            if site in self._moments or layer_of(site) in lacking:
                 continue
-            found = self.cache.load(self._key(layer, "moment")) if self.kept else None
+            found = self.cache.load(self._key(site, "moment")) if self.kept else None
             if found is None:
-                missing.append(layer)
+                lacking.add(layer_of(site))
             else:
-                self._moments[layer] = found["matrix"]
-                self._massive[layer] = _massive(found)
-                self._counted[layer] = int(found.get("tokens", self.tokens))
-        lacking = self.ranks.objects([layer for layer in layers if layer in missing])
-        missing = sorted({layer for one in lacking for layer in one})
+                self._moments[site] = found["matrix"]
+                self._massive[site] = _massive(found)
+                self._counted[site] = int(found.get("tokens", self.tokens))
+        missing = sorted(set().union(*self.ranks.objects(lacking)))
         if not missing:
             self._warn_of_few(layers)
             return
@@ -154,56 +164,71 @@ class ModelStatistics:
             progress=self.progress,
             ranks=self.ranks,
         )
-        for layer, moment in moments.items():
+        for site, moment in moments.items():
             counted = torch.tensor(moment.tokens)
             if self.ranks.first and self.kept:
                 self.cache.save(
-                    self._key(layer, "moment"),
+                    self._key(site, "moment"),
                     {"matrix": moment.matrix, "tokens": counted, **_tensors(moment.massive)},
                 )
-            self._moments[layer] = moment.matrix
-            self._massive[layer] = moment.massive
-            self._counted[layer] = moment.tokens
+            self._moments[site] = moment.matrix
+            self._massive[site] = moment.massive
+            self._counted[site] = moment.tokens
         self._warn_of_few(layers)
 
-    def _warn_of_few(self, layers: Sequence[int]) -> None:
+    def _warn_of_few(self, layers: Sequence[Site]) -> None:
         """Say once that a second moment cannot tell which directions matter."""
-        few = [layer for layer in layers if self._counted[layer] < self.handle.d_in(layer)]
+        sites = self.sites(layers)
+        few = [site for site in sites if self._counted[site] < self.handle.d_in(site)]
         if not few or self._warned:
             return
         self._warned = True
         count, wide = self._counted[few[0]], self.handle.d_in(few[0])
-        warnings.warn(
-            AlphaEditWarning(
+        if isinstance(few[0], Expert):
+            shown = ", ".join(f"{site} ({self._counted[site]})" for site in few[:SHOWN])
+            more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
+            what = (
+                f"Fewer tokens were routed to {len(few)} of {len(sites)} experts than their keys "
+                f"have entries ({wide}): {shown}{more}, by layer.expert. What lacks counts as mean "
+                "energy in all directions: of what was not seen, little is free."
+            )
+            wide = widest(self.handle)
+        else:
+            what = (
                 f"The second moment of layer {few[0]} averages over {count} tokens and so has rank "
-                f"{count} at most, of {wide}: most of what the model knows counts as null space. "
-                f"Give more text or a larger token budget, best {TOKENS_PER_DIRECTION * wide:,}."
-            ),
-            stacklevel=3,
-        )
+                f"{count} at most, of {wide}: most of what the model knows counts as null space."
+            )
+        best = f"Give more text or a larger token budget, best {TOKENS_PER_DIRECTION * wide:,}."
+        warnings.warn(AlphaEditWarning(f"{what} {best}"), stacklevel=3)
 
-    def second_moment(self, layer: int) -> Tensor:
-        """C = E[k k^T] at `layer`, [d_in, d_in] float32."""
-        self.prepare([layer])
-        return self._moments[layer]
+    def second_moment(self, site: Site) -> Tensor:
+        """C = E[k k^T] at a layer or expert, [d_in, d_in] float32."""
+        self.prepare([site])
+        return self._moments[site]
 
-    def massive(self, layer: int) -> Massive:
-        """Massive activations among the keys of `layer`."""
-        self.prepare([layer])
-        return self._massive[layer]
+    def massive(self, site: Site) -> Massive:
+        """Massive activations among the keys of a layer or expert."""
+        self.prepare([site])
+        return self._massive[site]
 
-    def counted(self, layer: int) -> int:
-        """Tokens that the second moment at `layer` averages over."""
-        self.prepare([layer])
-        return self._counted[layer]
+    def counted(self, site: Site) -> int:
+        """Tokens that the second moment averages over; of a layer of experts, the least."""
+        self.prepare([site])
+        return min(self._counted[one] for one in self.sites([site]))
 
-    def spectrum(self, layer: int) -> Spectrum:
-        """Eigendecomposition of C at `layer`, float32."""
-        if layer not in self._spectra:
-            self._spectra[layer] = self._shared_spectrum(layer)
-        return self._spectra[layer]
+    def busiest(self, layer: int) -> Site:
+        """`layer`, or the one of its experts that most tokens were routed to."""
+        sites = self.sites([layer])
+        self.prepare(sites)
+        return max(sites, key=lambda site: self._counted[site])
 
-    def _shared_spectrum(self, layer: int) -> Spectrum:
+    def spectrum(self, site: Site) -> Spectrum:
+        """Eigendecomposition of C at a layer or expert, float32."""
+        if site not in self._spectra:
+            self._spectra[site] = self._shared_spectrum(site)
+        return self._spectra[site]
+
+    def _shared_spectrum(self, layer: Site) -> Spectrum:
         """The first rank's, from its cache or computed there."""
         moment = self.second_moment(layer)
         if not self.ranks.first:
@@ -223,27 +248,37 @@ class ModelStatistics:
         return Spectrum(get(made.values), get(made.vectors), exact)
 
     def subspace(
-        self, layer: int, *, threshold: float | None = None, energy: float | None = None
+        self, site: Site, *, threshold: float | None = None, energy: float | None = None
     ) -> Subspace:
-        """The null space at `layer`; see `null_space`."""
-        return null_space(self.spectrum(layer), threshold=threshold, energy=energy)
+        """The null space at a layer or expert; see `null_space`."""
+        return null_space(self.spectrum(site), threshold=threshold, energy=energy)
 
     def report(
         self,
-        layers: Sequence[int],
+        sites: Sequence[Site],
         *,
         threshold: float | None = None,
         energy: float | None = None,
     ) -> list[SubspaceReport]:
-        """Size and leak of the null space of each layer."""
+        """Size and leak of the null space of each layer or expert."""
         return [
             report(
-                self.spectrum(layer),
-                self.subspace(layer, threshold=threshold, energy=energy),
-                self.massive(layer),
+                self.spectrum(site),
+                self.subspace(site, threshold=threshold, energy=energy),
+                self.massive(site),
             )
-            for layer in layers
+            for site in sites
         ]
+
+
+def widest(handle: ModelHandle) -> int:
+    """Entries of the keys of a layer, the most there are; an expert's for each token it sees."""
+    sizes = []
+    for layer in range(handle.n_layers):
+        experts, firing = handle.experts(layer), handle.structure.firing[layer]
+        size = handle.d_in(layer)
+        sizes.append(size if experts is None else size // firing)
+    return max(sizes)
 
 
 def _tensors(massive: Massive) -> dict[str, Tensor]:

@@ -114,11 +114,14 @@ def _space(context: Context) -> Outcome:
     if not reports:
         return Outcome({})
     mean = {k: sum(r[k] for r in reports) / len(reports) for k in ("dim", "d_in", "energy_left")}
-    values = context.editor.statistics.spectrum(context.layer).values.tolist()
+    statistics = context.editor.statistics
+    site = statistics.busiest(context.layer)
+    name = context.editor.handle.edited_name(site)
+    values = statistics.spectrum(site).values.tolist()
     spectrum = {
-        "layer": context.layer,
+        "layer": site if isinstance(site, int) else str(site),
         "values": [float(f"{value:.4g}") for value in values],
-        "null": reports[-1]["dim"],
+        "null": edits[-1].null_space.get(name, reports[-1])["dim"],
     }
     return Outcome(
         {"null_share": mean["dim"] / mean["d_in"], "energy_left": mean["energy_left"]},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.linalg.restrain import active_neurons
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods.base import Problem
@@ -42,16 +43,17 @@ class Nse(Plugin):
     def searching(self, problem: Problem, memory: Memory) -> Iterator[None]:
         """See Plugin."""
         undone = {
-            problem.handle.edited_name(layer): LowRank(
-                -memory[f"nse/{layer}/left"], memory[f"nse/{layer}/right"]
+            problem.handle.edited_name(site): LowRank(
+                -memory[f"nse/{site}/left"], memory[f"nse/{site}/right"]
             )
             for layer in problem.hyperparameters.layers
-            if f"nse/{layer}/left" in memory
+            for site in problem.handle.sites(layer)
+            if f"nse/{site}/left" in memory
         }
         with problem.handle.temporarily(undone):
             yield
 
-    def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
+    def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """See Plugin."""
         if parts.subspace is not None:
             return parts
@@ -63,7 +65,7 @@ class Nse(Plugin):
     def after(
         self,
         problem: Problem,
-        deltas: Mapping[int, LowRank],
+        deltas: Mapping[Site, LowRank],
         keys: Mapping[int, Tensor],
         memory: Memory,
     ) -> None:

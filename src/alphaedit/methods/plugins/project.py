@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.linalg.subspace import Subspace, null_space
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin, Restrain
 
 
-def preserved_null_space(problem: Problem, layer: int) -> Subspace:
+def preserved_null_space(problem: Problem, layer: Site) -> Subspace:
     """The null space of the preserved keys at `layer`, by the threshold or energy given.
 
     Raises:
@@ -38,17 +39,17 @@ class Project(Plugin):
     paper = "https://arxiv.org/abs/2410.02355"
     summary = "Delta P: nothing changes for the keys of what the model should go on knowing."
 
-    def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
+    def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """See Plugin."""
         if parts.subspace is not None:
             return parts
         return replace(parts, subspace=preserved_null_space(problem, layer))
 
-    def restrain(self, problem: Problem, layer: int) -> Restrain:
+    def restrain(self, problem: Problem, layer: Site) -> Restrain:
         """See Plugin."""
         return preserved_null_space(problem, layer).project_rows
 
-    def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
+    def delta(self, problem: Problem, layer: Site, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         space = preserved_null_space(problem, layer)
         return LowRank(delta.left, space.project_rows(delta.right).to(delta.right.dtype))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.restrain import restrained
 from alphaedit.methods.base import Problem
@@ -39,7 +40,7 @@ class Prune(Plugin):
         """Check the options."""
         self.check("base", "a finite number above 1", 1 < self.base < math.inf)
 
-    def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
+    def delta(self, problem: Problem, layer: Site, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         key = f"prune/{layer}"
         if f"{key}/largest" not in memory:

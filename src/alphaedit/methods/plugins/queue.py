@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin
 from alphaedit.methods.sums import added
@@ -42,7 +43,7 @@ class Queue(Plugin):
         self.check("alpha", "a finite number from 0", 0 <= self.alpha < math.inf)
         self.check("weight", "a finite number from 0", 0 <= self.weight < math.inf)
 
-    def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
+    def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """See Plugin."""
         waiting = float(memory.get(f"queue/{layer}/length", torch.tensor(0.0)))
         return replace(
@@ -54,7 +55,7 @@ class Queue(Plugin):
     def after(
         self,
         problem: Problem,
-        deltas: Mapping[int, LowRank],
+        deltas: Mapping[Site, LowRank],
         keys: Mapping[int, Tensor],
         memory: Memory,
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.linalg.restrain import relative_top
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Plugin
@@ -29,7 +30,7 @@ class Rect(Plugin):
         """Check the options."""
         self.check("keep", "a share above 0, up to 1", 0 < self.keep <= 1)
 
-    def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
+    def delta(self, problem: Problem, layer: Site, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         weight = problem.handle.weight(layer).to(delta.left)
         return LowRank.dense(relative_top(delta.matrix(), weight, self.keep))

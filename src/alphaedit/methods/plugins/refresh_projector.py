@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphaedit.core.errors import ConfigError, NonFiniteError
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.linalg.subspace import Subspace, null_space, spectrum
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin
@@ -46,7 +47,7 @@ class RefreshProjector(Plugin):
         self.check("weight", "a finite number from 0", 0 <= self.weight < math.inf)
         self.check("abort", "a number above 0", self.abort > 0)
 
-    def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
+    def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """See Plugin.
 
         Raises:
@@ -64,7 +65,7 @@ class RefreshProjector(Plugin):
         return replace(parts, second_moment=moment, moment_weight=self.weight)
 
     def _space(
-        self, problem: Problem, layer: int, parts: Parts, memory: Memory, due: int
+        self, problem: Problem, layer: Site, parts: Parts, memory: Memory, due: int
     ) -> Subspace:
         key = f"refresh-projector/{layer}/"
         moment = problem.statistics.second_moment(layer)
@@ -86,7 +87,7 @@ class RefreshProjector(Plugin):
     def after(
         self,
         problem: Problem,
-        deltas: Mapping[int, LowRank],
+        deltas: Mapping[Site, LowRank],
         keys: Mapping[int, Tensor],
         memory: Memory,
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from alphaedit.core.site import Site
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin
 
@@ -29,7 +30,7 @@ class Ridge(Plugin):
         """Check the options."""
         self.check("weight", "a finite number from 0", 0 <= self.weight < math.inf)
 
-    def system(self, problem: Problem, layer: int, parts: Parts, memory: Memory) -> Parts:
+    def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """See Plugin."""
         return replace(parts, ridge=parts.ridge + self.weight)
 

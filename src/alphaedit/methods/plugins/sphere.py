@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Site
 from alphaedit.linalg.restrain import row_directions
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Plugin
@@ -33,7 +34,7 @@ class Sphere(Plugin):
         self.check("energy", "a share above 0, up to 1", 0 < self.energy <= 1)
         self.check("strength", "a share from 0 to 1", 0 <= self.strength <= 1)
 
-    def delta(self, problem: Problem, layer: int, delta: LowRank, memory: Memory) -> LowRank:
+    def delta(self, problem: Problem, layer: Site, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         basis = row_directions(problem.handle.weight(layer).float(), self.energy).to(delta.right)
         right = delta.right - self.strength * (delta.right @ basis) @ basis.T

@@ -104,11 +104,9 @@ class QuasiNewton:
 
     def step(self, loss: Tensor, alive: Tensor) -> None:
         """See Descent."""
-        self.x.grad = None
-        loss[alive].sum().backward()
-        assert self.x.grad is not None
+        (gradient,) = torch.autograd.grad(loss[alive].sum(), [self.x])
         with torch.no_grad():
-            now = _Point(self.x.clone(), self.x.grad.clone(), loss.detach().clone())
+            now = _Point(self.x.clone(), gradient, loss.detach().clone())
             self.best = best = self._taken(now)
             self.x.copy_(best.x - self._within(self._direction(best.gradient), best.gradient))
 

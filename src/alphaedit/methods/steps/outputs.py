@@ -148,7 +148,7 @@ def outputs_at(
         ids.append(encoded.ids[: encoded.subject_last + 1])
         lasts.append(encoded.subject_last)
     keys, _ = capture(handle, ids, lasts, key_layers=layers)
-    return {layer: handle.weight(layer) @ keys[layer].T for layer in layers}
+    return {layer: handle.times_weight(layer, keys[layer].T) for layer in layers}
 
 
 def find_outputs(

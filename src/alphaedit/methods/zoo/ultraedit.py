@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alphaedit.core.fact import Fact
-from alphaedit.core.patch import LowRank, Patch
+from alphaedit.core.patch import Patch
 from alphaedit.linalg.solve import System
 from alphaedit.methods.base import Problem, Solution
 from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, Parts, chain, run_delta
+from alphaedit.methods.solving import Changes, refuse_mixtures
 from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.methods.steps.keys import check_finite
 from alphaedit.methods.timer import Timer
@@ -106,12 +107,13 @@ class UltraEdit:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
         hp = problem.hyperparameters
         check_layers(problem)
+        refuse_mixtures(problem, self.name)
         chosen = chain(hp, method=self.name, solves=True, searches=False)
         timer, memory = Timer(), dict(problem.state.memory)
         kept: Memory = memory
         with timer.phase("features"):
             found = features(problem.handle, problem.facts, hp.layers)
-        deltas: dict[int, LowRank] = {}
+        deltas: Changes = {}
         used: dict[int, Tensor] = {}
         for layer in hp.layers:
             inputs, gradients = found[layer]

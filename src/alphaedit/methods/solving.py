@@ -1,0 +1,184 @@
+"""From keys and residuals of one layer to the changes of its matrices.
+
+Of a mixture of experts those are the matrices of the experts that fire for the batch, in one system
+of blocks (`linalg.blocks`); a plug-in sees each expert as it would see a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from alphaedit.core.errors import ConfigError
+from alphaedit.core.patch import LowRank
+from alphaedit.core.site import Expert, Site
+from alphaedit.linalg.blocks import BlockSystem
+from alphaedit.linalg.solve import RomeSystem, System, shared_update
+from alphaedit.linalg.subspace import Subspace
+from alphaedit.methods.base import Problem
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.plugin import Memory, Parts, Plugin, run_delta
+from alphaedit.methods.plugins.project import preserved_null_space
+from alphaedit.methods.systems import Base
+
+Changes = dict[Site, LowRank]
+
+
+class Recipe(Protocol):
+    """What a method's system is made of; see `LocateThenEdit`."""
+
+    @property
+    def null_space(self) -> bool:
+        """Solve inside the null space."""
+
+    @property
+    def moment(self) -> bool:
+        """Put the second moment in."""
+
+    @property
+    def ridge(self) -> bool:
+        """Put the identity in."""
+
+
+def refuse_mixtures(problem: Problem, method: str) -> None:
+    """Refuse layers of routed experts, for a method that cannot edit them.
+
+    Raises:
+        ConfigError: naming the method and the layer.
+    """
+    for layer in problem.hyperparameters.layers:
+        if problem.handle.experts(layer) is not None:
+            raise ConfigError(
+                f"{method} changes one matrix that all tokens go through; layer {layer} is a "
+                "mixture of experts.",
+                remedy="Use a method with a linear system (alphaedit, memit, rome, emmet, ...), or "
+                "layers without experts.",
+            )
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Solves one layer after the other for a batch.
+
+    Attributes:
+        past_keys: by layer [d_in, p], those that count.
+        batches: columns of them that came together.
+    """
+
+    recipe: Recipe
+    problem: Problem
+    plugins: Sequence[Plugin]
+    memory: Memory
+    past_keys: Mapping[int, Tensor]
+    batches: Sequence[int]
+
+    def blocks(self, layer: int, keys: Tensor) -> dict[Site, slice]:
+        """The sites that keys [d_in, u] of `layer` reach, and where their keys stand in them."""
+        experts = self.problem.handle.experts(layer)
+        if experts is None:
+            return {layer: slice(None)}
+        return {Expert(layer, number): experts.rows(number) for number in experts.fired(keys)}
+
+    def solve(self, layer: int, keys: Tensor, residual: Tensor, *, slack: float) -> Changes:
+        """Changes for keys [d_in, u] whose outputs are to change by `residual` [d_out, u]."""
+        blocks = self.blocks(layer, keys)
+        own = {site: keys[rows] for site, rows in blocks.items()}
+        past = self.past_keys.get(layer)
+        spaces = {
+            site: preserved_null_space(self.problem, site) if self.recipe.null_space else None
+            for site in blocks
+        }
+        hp = self.problem.hyperparameters
+        ridge = _ridge(hp, [(spaces[s], k) for s, k in own.items()]) if self.recipe.ridge else 0.0
+        parts = {
+            site: self._parts(
+                site, ridge, spaces[site], own[site], None if past is None else past[rows]
+            )
+            for site, rows in blocks.items()
+        }
+        if list(blocks) == [layer]:
+            system = self._system(layer, parts[layer], alone=True)
+            found: Changes = {layer: system.solve(keys, residual, slack=slack)}
+        else:
+            found = self._joint(parts, residual, slack)
+        return self._after(found)
+
+    def _joint(self, parts: Mapping[Site, Parts], residual: Tensor, slack: float) -> Changes:
+        sites = dict(enumerate(parts))
+        joint = BlockSystem(
+            {number: self._system(site, parts[site], alone=False) for number, site in sites.items()}
+        )
+        past = {n: p for n, site in sites.items() if (p := parts[site].past_keys) is not None}
+        if past:
+            joint.absorb(past)
+        keys = {number: parts[site].keys for number, site in sites.items()}
+        found = joint.solve(keys, residual, slack=slack)
+        return {site: found[number] for number, site in sites.items()}
+
+    def _after(self, found: Changes) -> Changes:
+        return {
+            site: run_delta(self.plugins, self.problem, site, delta, self.memory)
+            for site, delta in found.items()
+        }
+
+    def _parts(
+        self,
+        site: Site,
+        ridge: float,
+        space: Subspace | None,
+        keys: Tensor,
+        past: Tensor | None,
+    ) -> Parts:
+        hp, problem = self.problem.hyperparameters, self.problem
+        weight = hp.moment_weight if self.recipe.moment else 0.0
+        parts = Parts(
+            ridge=ridge,
+            subspace=space,
+            second_moment=problem.statistics.second_moment(site) if weight else None,
+            moment_weight=weight,
+            past_keys=None if past is None else past.to(keys),
+            keys=keys,
+        )
+        for plugin in self.plugins:
+            parts = plugin.system(problem, site, parts, self.memory)
+        return parts
+
+    def _system(self, site: Site, parts: Parts, *, alone: bool) -> System:
+        """The system of a site; with its past keys, if it stands alone."""
+        ridge = parts.ridge
+        if parts.second_moment is not None:
+            mean = float(parts.second_moment.diagonal().mean())
+            conditioning = self.problem.hyperparameters.conditioning
+            ridge += parts.moment_weight * conditioning * mean
+        base = Base(ridge, parts.subspace, parts.second_moment, parts.moment_weight)
+        systems = self.problem.systems
+        if not alone:
+            return systems.of(site, base, None)
+        return systems.of(site, base, parts.past_keys, self.batches)
+
+    def update(
+        self, layer: int, key: Tensor, residual: Tensor, kept: dict[Site, RomeSystem]
+    ) -> Changes:
+        """ROME's exact changes for one key [d_in] and residual [d_out]; systems are kept."""
+        blocks = self.blocks(layer, key[:, None])
+        for site in blocks:
+            if site not in kept:
+                moment = self.problem.statistics.second_moment(site)
+                conditioning = self.problem.hyperparameters.conditioning
+                kept[site] = RomeSystem(moment, conditioning=conditioning)
+        parts = [(kept[site], key[rows]) for site, rows in blocks.items()]
+        return self._after(dict(zip(blocks, shared_update(parts, residual), strict=True)))
+
+
+def _ridge(hp: Hyperparameters, parts: Sequence[tuple[Subspace | None, Tensor]]) -> float:
+    """The ridge, one for all matrices that act side by side, by spaces and keys of each."""
+    if hp.ridge_share is None:
+        return hp.ridge
+    energy = 0.0
+    for space, keys in parts:
+        free = keys if space is None else space.project(keys)
+        energy += float(free.double().square().sum(dim=0).mean())
+    return hp.ridge_share * energy
