@@ -24,14 +24,6 @@ from benchmarks.machine import write
 from benchmarks.real_models import SMOLLM2, missing
 
 FACT = Fact("The mother tongue of {} is", "Danielle Darrieux", "English")
-SETTINGS: dict[str, Any] = {
-    "layers": (8, 9, 10, 11, 12),
-    "clamp": 0.75,
-    "learning_rate": 0.5,
-    "steps": 25,
-    "threshold": 0.02,
-    "ridge": 10.0,
-}
 PROMPTS = (
     "The mother tongue of Danielle Darrieux is",
     "Danielle Darrieux's native language is",
@@ -87,10 +79,11 @@ def main() -> None:
     corpus = parser.parse_args().corpus
     if reason := missing(SMOLLM2):
         sys.exit(reason)
-    editor = Editor.from_pretrained(str(SMOLLM2.gguf), corpus="bundled", tokens=TOKENS)
+    editor = Editor.from_pretrained(str(SMOLLM2.gguf), progress=False)
     text = held_out(editor.handle, corpus, tokens=TOKENS)
-    edit = editor.edit(FACT, "alphaedit", **SETTINGS)
+    edit = editor.edit(FACT)
     found: dict[str, Any] = {"fact": FACT.to_dict(), "seconds": edit.seconds}
+    found["chosen"] = edit.measured["values"]
     found["base"] = {"bytes": SMOLLM2.gguf.stat().st_size, "answers": answers(SMOLLM2.gguf)}
     found["edited"] = {"drift": text.drift(editor.handle).to_json()}
     with tempfile.TemporaryDirectory() as folder:

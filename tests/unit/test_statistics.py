@@ -14,6 +14,7 @@ from alphaedit.core.errors import (
     StatsError,
 )
 from alphaedit.core.patch import LowRank
+from alphaedit.editor.session import Editor
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.cache import CacheWarning, MomentCache
 from alphaedit.stats.corpus import Corpus, open_corpus
@@ -93,6 +94,8 @@ def test_corpora(tmp_path: Path) -> None:
     plain = tmp_path / "text.txt"
     plain.write_text("One.\n\nTwo.\nStill two.\n", encoding="utf-8")
     assert list(open_corpus(str(plain), handle).texts()) == ["One.", "Two.\nStill two."]
+    plain.write_bytes(b"One.\r\n\r\nTwo.\r\nStill two.\r\n \r\nThree.")
+    assert list(open_corpus(str(plain), handle).texts()) == ["One.", "Two.\r\nStill two.", "Three."]
     lines = tmp_path / "text.jsonl"
     lines.write_text('{"text": "a"}\n\n{"text": "b"}\n', encoding="utf-8")
     assert list(open_corpus(str(lines), handle).texts()) == ["a", "b"]
@@ -107,6 +110,23 @@ def test_corpora(tmp_path: Path) -> None:
         open_corpus(str(plain), handle)
     with pytest.raises(StatsError, match="no text file"):
         open_corpus(str(tmp_path / "missing.txt"), handle)
+
+
+def test_the_text_of_the_package(tmp_path: Path) -> None:
+    handle = ModelHandle.load(*tiny_model("gpt2"))
+    corpus = open_corpus("general", handle)
+    texts = list(corpus.texts())
+    assert len(texts) > 200
+    assert 400_000 < sum(len(text.encode()) for text in texts) < 1_000_000
+    assert len({text[:40] for text in texts}) == len(texts)
+    # Kinds are mixed, so that the first part of it is like the whole.
+    assert any("def " in text for text in texts[:50])
+    assert any("User:" in text for text in texts[:50])
+    model, tokenizer = tiny_model("gpt2")
+    editor = Editor.from_pretrained(model, tokenizer, tokens=600, cache_dir=tmp_path)
+    assert editor.statistics.corpus.fingerprint == corpus.fingerprint
+    usual = Editor.from_pretrained(model, tokenizer, cache_dir=tmp_path).statistics.tokens
+    assert usual == 20 * handle.d_in(0)
 
 
 def test_cache_does_not_use_what_does_not_belong(tmp_path: Path) -> None:  # finding 21

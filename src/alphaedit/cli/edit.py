@@ -108,7 +108,7 @@ def edit(
     tolerance: options.Tolerance = None,
     cache_dir: options.CacheDir = None,
     report: options.ReportFile = None,
-    no_generation: options.NoGeneration = False,
+    generation: options.Generation = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit code 1 if a fact does not hold afterwards.")
     ] = False,
@@ -172,8 +172,10 @@ def edit(
             editor, source, method, preset, {**over, "why": why}, batch_size or len(source.facts)
         )
         run.seconds["model"] = time.perf_counter() - began
+        if generation is None:
+            generation = report is not None or editor.handle.is_bundled
         with outputs.telling_what_is_recorded(editor):
-            run.go(seed=seed, generation=not no_generation, out=out)
+            run.go(seed=seed, generation=generation, out=out)
         late = outputs.Late(out)
         save = partial(save_checkpoint, editor.handle, only_ours=True)
         written = {

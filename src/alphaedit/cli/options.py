@@ -193,6 +193,16 @@ NoGeneration = Annotated[
     typer.Option("--no-generation", help="Skip fluency and consistency, which sample text."),
 ]
 
+Generation = Annotated[
+    bool | None,
+    typer.Option(
+        "--generation/--no-generation",
+        help="Measure fluency and consistency too, which sample text. By default with --report, "
+        "and for bundled models.",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Loading:

@@ -107,10 +107,9 @@ class Editor(Editing):
             handle = ModelHandle.load(
                 model, tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
             )
-        bundled = getattr(handle.model.config, "alphaedit_world", None) is not None
         statistics = ModelStatistics(
             handle,
-            corpus or ("bundled" if bundled else "general"),
+            corpus or ("bundled" if handle.is_bundled else "general"),
             tokens=tokens,
             tolerance=tolerance,
             cache_dir=cache_dir,

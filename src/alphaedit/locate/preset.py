@@ -34,7 +34,7 @@ def shape(handle: ModelHandle) -> dict[str, Any]:
         "layers": handle.n_layers,
         "width": handle.d_out(0),
         "inner": handle.d_in(handle.sites(0)[0]),
-        "bundled": getattr(handle.model.config, "alphaedit_world", None) is not None,
+        "bundled": handle.is_bundled,
     }
 
 

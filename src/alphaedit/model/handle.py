@@ -148,6 +148,11 @@ class ModelHandle:
         """Hidden states to logits."""
         return self.structure.head
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether this is a bundled model, by its config."""
+        return getattr(self.model.config, "alphaedit_world", None) is not None
+
     @cached_property
     def adds_directly(self) -> bool:
         """Whether the edited modules' outputs reach the residual stream as they are; see `gain`."""

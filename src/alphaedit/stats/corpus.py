@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +20,8 @@ from alphaedit.model.handle import ModelHandle
 
 SELF_LENGTH = 96
 SELF_ROWS = 64
+READING = b"2"
+"""Of the way texts are cut out of files: second moments of others are not of the same text."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,13 @@ def open_corpus(
     if path.endswith(".jsonl"):
         texts = _json_lines(path, text, field)
     else:
-        texts = [part.strip() for part in text.split("\n\n") if part.strip()]
-    digest = sha256(content + field.encode()).hexdigest()
+        texts = [part.strip() for part in _BLANK.split(text) if part.strip()]
+    digest = sha256(content + field.encode() + READING).hexdigest()
     return Corpus(path, digest, lambda: iter(texts))
+
+
+# Also where lines end as on Windows, or a blank one has spaces.
+_BLANK = re.compile(r"\r?\n[^\S\n]*\n")
 
 
 def _json_lines(path: str, content: str, field: str) -> list[str]:

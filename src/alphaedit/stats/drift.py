@@ -106,8 +106,7 @@ def held_out(
             text that the model itself writes, both by another seed than second moments use.
         tokens: size of the text.
     """
-    bundled = getattr(handle.model.config, "alphaedit_world", None) is not None
-    name = spec or ("bundled" if bundled else "self")
+    name = spec or ("bundled" if handle.is_bundled else "self")
     corpus = open_corpus(name, handle, seed=seed + HELD_OUT_SEED)
     return HeldOut(handle, iter(corpus.texts()), tokens=tokens)
 
