@@ -39,7 +39,7 @@ editor = Editor.from_pretrained(model, tokenizer, corpus=corpus, tokens=400, cac
 sharded = isinstance(next(iter(model.model.layers[1].mlp.down_proj.parameters())), DTensor)
 assert sharded is (kind != "whole"), sharded
 before = editor.handle.weight(1)
-over = dict(layers=(1, 2), steps=3, contexts=1, energy=0.9, ridge=1.0)
+over = dict(layers=(1, 2), steps=3, contexts=1, energy=0.9, ridge=1.0, search_dtype=None)
 edit = editor.edit([Fact(**fact) for fact in json.loads(facts)], **over)
 after = editor.handle.weight(1)
 editor.revert()

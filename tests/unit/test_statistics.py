@@ -17,7 +17,7 @@ from alphaedit.core.patch import LowRank
 from alphaedit.editor.session import Editor
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.cache import CacheWarning, MomentCache
-from alphaedit.stats.corpus import Corpus, open_corpus
+from alphaedit.stats.corpus import Corpus, open_corpus, usual
 from alphaedit.stats.second_moment import collect, packed
 from alphaedit.stats.statistics import ModelStatistics
 
@@ -123,10 +123,19 @@ def test_the_text_of_the_package(tmp_path: Path) -> None:
     assert any("def " in text for text in texts[:50])
     assert any("User:" in text for text in texts[:50])
     model, tokenizer = tiny_model("gpt2")
-    editor = Editor.from_pretrained(model, tokenizer, tokens=600, cache_dir=tmp_path)
+    editor = Editor.from_pretrained(model, tokenizer, corpus="general", cache_dir=tmp_path)
     assert editor.statistics.corpus.fingerprint == corpus.fingerprint
-    usual = Editor.from_pretrained(model, tokenizer, cache_dir=tmp_path).statistics.tokens
-    assert usual == 20 * handle.d_in(0)
+    assert editor.statistics.tokens == 20 * handle.d_in(0)
+
+
+def test_the_usual_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = ModelHandle.load(*tiny_model("gpt2"))
+    assert usual(handle) == "self"  # it guesses
+    monkeypatch.setattr("alphaedit.stats.corpus.READ", 2.0)
+    assert usual(handle) == "general"
+    assert usual(ModelHandle.load("bundled-small")) == "bundled"
+    statistics = ModelStatistics(handle, tokens=50, cache_dir=None)
+    assert (statistics.spec, statistics.tokens) == ("general", 50)
 
 
 def test_cache_does_not_use_what_does_not_belong(tmp_path: Path) -> None:  # finding 21

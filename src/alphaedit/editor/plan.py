@@ -14,7 +14,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.model.shape import Shape
 from alphaedit.model.tokens import Tokens
-from alphaedit.stats.statistics import MOST_TOKENS, TOKENS_PER_DIRECTION
+from alphaedit.stats.statistics import MOST_TOKENS, TOKENS_OF_GENERAL
 
 KL_TOKENS = 3
 EIGEN = 9.0
@@ -167,7 +167,7 @@ def plan(
         facts: how many.
         rows: their lengths.
         batch: facts edited at a time; all by default.
-        tokens: budget of the second moments; by default as in `ModelStatistics`.
+        tokens: budget of the second moments; by default as for the package's text.
 
     Returns:
         The phases. Steps are counted in full: facts that converge early take less.
@@ -177,7 +177,7 @@ def plan(
     # An expert sees a share of the tokens; of a batch, all are thought to fire.
     count, firing = shape.experts, shape.firing
     widest = shape.inner * count // firing
-    tokens = tokens or min(MOST_TOKENS, TOKENS_PER_DIRECTION * widest)
+    tokens = tokens or min(MOST_TOKENS, TOKENS_OF_GENERAL * widest)
     edited, last = len(hp.layers), max(hp.layers)
     d, h, p = shape.inner, shape.width, 2.0 * shape.block
     each = 1 + hp.contexts

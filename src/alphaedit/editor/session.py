@@ -79,7 +79,7 @@ class Editor(Editing):
             seed: of everything random.
             corpus: text for the second moments: a file, "hf:NAME", "general" (the package's own),
                 "bundled" or "self" (sampled from the model); by default the bundled corpus for
-                bundled models, else "general".
+                bundled models, else "general" if the model reads such text, else "self".
             tokens: token budget of the second moments.
             tolerance: stop before it when doubling the text changes no second moment by more than
                 this share of its Frobenius norm.
@@ -109,7 +109,7 @@ class Editor(Editing):
             )
         statistics = ModelStatistics(
             handle,
-            corpus or ("bundled" if handle.is_bundled else "general"),
+            corpus,
             tokens=tokens,
             tolerance=tolerance,
             cache_dir=cache_dir,

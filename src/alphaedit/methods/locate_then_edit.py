@@ -31,6 +31,7 @@ from alphaedit.methods.steps.keys import (
     check_finite,
     keys_and_values,
     prompts_in_context,
+    tell_massive,
 )
 from alphaedit.methods.steps.outputs import find_outputs
 from alphaedit.methods.steps.relational import Maker
@@ -277,6 +278,8 @@ class _Run:
                     keys = self._columns(own[0], handle.d_in(layer), facts, layer)
                     residual = goal.residual(layer, batch, own[1])
                 check_finite("keys", keys, facts)
+                if batch:
+                    tell_massive(problem, layer, batch.bare_keys, batch.facts)
                 with self.timer.phase("solve"):
                     found = solver.solve(layer, keys, residual, slack=slack)
                 deltas |= found

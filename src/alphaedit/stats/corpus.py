@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from alphaedit.model.handle import ModelHandle
 
 SELF_LENGTH = 96
 SELF_ROWS = 64
+TRIED_TEXTS, TRIED_LENGTH = 6, 48
+READ = 0.6
+"""A model reads a text if its loss is below this share of that of guessing."""
 READING = b"2"
 """Of the way texts are cut out of files: second moments of others are not of the same text."""
 
@@ -140,6 +144,28 @@ def _storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@torch.no_grad()
+def usual(handle: ModelHandle) -> str:
+    """The corpus for a model of which nothing is said.
+
+    "bundled" for bundled models; "general" for those that read such text, by their loss on the
+    beginning of it; "self" for others, which know a world of their own.
+    """
+    if handle.is_bundled:
+        return "bundled"
+    length = min(TRIED_LENGTH, handle.max_positions or TRIED_LENGTH)
+    texts = itertools.islice(_general().texts(), TRIED_TEXTS)
+    rows = [row[:length] for row in map(handle.tokens.encode, texts) if len(row) >= 2]
+    if not rows:
+        return "self"
+    ids, mask = handle.tokens.pad(rows, "right")
+    log_p = handle.forward(ids, mask)[:, :-1].float().log_softmax(-1)
+    real = mask[:, 1:].bool().to(log_p.device)
+    told = log_p.gather(2, ids[:, 1:, None].to(log_p.device))[..., 0][real]
+    chance = math.log(log_p.shape[-1])
+    return "general" if float(-told.mean()) < READ * chance else "self"
 
 
 def _general() -> Corpus:

@@ -25,7 +25,7 @@ from alphaedit.linalg.subspace import (
 )
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.cache import MomentCache
-from alphaedit.stats.corpus import Corpus, open_corpus
+from alphaedit.stats.corpus import Corpus, open_corpus, usual
 from alphaedit.stats.second_moment import collect
 
 TOKENS_PER_DIRECTION = 40
@@ -44,7 +44,7 @@ class ModelStatistics:
     Args:
         handle: the unedited model; its fingerprints are taken when first needed, so ask for
             statistics (`prepare`) before the first edit.
-        corpus: see `open_corpus`.
+        corpus: see `open_corpus`; by default what suits the model, see `usual`.
         tokens: token budget; by default 40 a direction of the keys (20 of the package's own text),
             as many more for a mixture of experts as each of its experts sees less, at most a
             million.
@@ -54,7 +54,7 @@ class ModelStatistics:
     def __init__(
         self,
         handle: ModelHandle,
-        corpus: str,
+        corpus: str | None = None,
         *,
         tokens: int | None = None,
         cache_dir: str | Path | None = None,
@@ -65,10 +65,8 @@ class ModelStatistics:
     ) -> None:
         self.handle = handle
         self.ranks = ranks
-        self.spec = corpus
+        self._given, self._budget = corpus, tokens
         self.seed = seed
-        each = TOKENS_OF_GENERAL if corpus == "general" else TOKENS_PER_DIRECTION
-        self.tokens = tokens or min(MOST_TOKENS, each * widest(handle))
         self.cache = MomentCache(cache_dir)
         self.tolerance = tolerance
         self.progress = progress
@@ -79,6 +77,27 @@ class ModelStatistics:
         self._warned = False
         self._massive: dict[Site, Massive] = {}
         self._spectra: dict[Site, Spectrum] = {}
+
+    @cached_property
+    def spec(self) -> str:
+        """Name of the corpus; what suits the model is kept on disk."""
+        if self._given:
+            return self._given
+        key = {"kind": "corpus", "model": self.model}
+        # All ranks ask the model, or none does.
+        alone = self.handle.sharded
+        found = None if alone else self.ranks.from_first(self.cache.load_json(key))
+        if found is None:
+            found = {"corpus": usual(self.handle)}
+            if self.ranks.first and not alone:
+                self.cache.save_json(key, found)
+        return str(found["corpus"])
+
+    @cached_property
+    def tokens(self) -> int:
+        """The token budget."""
+        each = TOKENS_OF_GENERAL if self.spec == "general" else TOKENS_PER_DIRECTION
+        return self._budget or min(MOST_TOKENS, each * widest(self.handle))
 
     @cached_property
     def corpus(self) -> Corpus:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from alphaedit.core.errors import NonFiniteError
+from alphaedit.core.errors import AlphaEditWarning, NonFiniteError
 from alphaedit.core.fact import Fact
+from alphaedit.core.fact_text import short
+from alphaedit.methods.base import Problem
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.partial import capture, keys_at
 from alphaedit.model.walk import Walk
+from alphaedit.stats.statistics import ModelStatistics
 
 
 def prompts_in_context(
@@ -77,7 +81,7 @@ class BatchKeys:
         each = 1 + len(contexts)
         inside = [i for i in range(len(ids)) if i % each]
         first, last = layers[0], layers[-1]
-        self.contexts = len(contexts)
+        self.facts, self.contexts = facts, len(contexts)
         self.bare_keys = torch.empty(0)
         self.bare = Walk(handle, ids[::each], lasts[::each], first, last, hidden=True)
         self.inside: Walk | None = None
@@ -97,6 +101,35 @@ class BatchKeys:
             found, _ = self.inside.keys(layer)
             keys = 0.5 * keys + 0.5 * found.view(len(keys), self.contexts, -1).mean(dim=1)
         return keys.T.contiguous(), hidden.T.contiguous()
+
+
+def tell_massive(problem: Problem, layer: int, bare: Tensor, facts: Sequence[Fact]) -> None:
+    """Warn of facts whose subject has a massive activation in its bare prompt.
+
+    Such a key is that of any first token more than that of the subject.
+
+    Args:
+        bare: keys [u, d_in] of the bare prompts.
+    """
+    statistics = problem.statistics
+    if not isinstance(statistics, ModelStatistics) or not statistics.ready([layer]):
+        return
+    if statistics.sites([layer]) != [layer]:
+        return
+    massive = statistics.massive(layer)
+    if not massive.share:
+        return
+    found = (bare.float().square().sum(dim=1) > massive.limit).nonzero().flatten().tolist()
+    if found:
+        names = ", ".join(short(facts[i].text) for i in found[:3])
+        warnings.warn(
+            AlphaEditWarning(
+                f"The subjects of {len(found)} facts ({names}) stand where layer {layer} has a "
+                "massive activation, as at the first token of a text: there the edit may not hold. "
+                "Edit earlier layers, or put a word before the subject in the prompt."
+            ),
+            stacklevel=2,
+        )
 
 
 def check_finite(what: str, tensor: Tensor, facts: Sequence[Fact]) -> None:
