@@ -29,7 +29,7 @@ from alphaedit.core.fact_text import says
 from alphaedit.editor.session import Editor
 from alphaedit.model.generate import generate
 from benchmarks.machine import RESULTS, write
-from benchmarks.real_models import SMOLLM2
+from benchmarks.real_models import FOLDER, SMOLLM2
 from benchmarks.real_models import missing as missing_model
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -74,9 +74,12 @@ def records(data: Path = DATA) -> list[EditRecord]:
 
 
 def open_model(checkpoint: Path = SMOLLM2.checkpoint, data: Path = DATA) -> Editor:
-    """An editor whose second moments are of the text."""
+    """An editor whose second moments are of the text as one document, as the others read it."""
+    whole = (data / TEXT).read_bytes().decode("utf-8").strip()
+    corpus = FOLDER / f"{TEXT.stem}.jsonl"
+    corpus.write_text(json.dumps({"text": whole}) + "\n", encoding="utf-8")
     return Editor.from_pretrained(
-        checkpoint, corpus=str(data / TEXT), tokens=TOKENS, seed=SEED, progress=False
+        checkpoint, corpus=str(corpus), tokens=TOKENS, seed=SEED, progress=False
     )
 
 

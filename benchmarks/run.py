@@ -4,7 +4,7 @@
 
 Each runs in a process of its own and writes its file in results. About an hour on two cores with
 nothing beside it; --quick takes some minutes and writes results/*-quick.json, from which no page is
-made. The one for GPUs runs where there is one.
+made. The one for GPUs runs where there is one, those of real models after `make real`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 
 import torch
 
+from benchmarks import golden, real_page
 from benchmarks.page import update
 
 ALL = (
@@ -41,18 +42,28 @@ ALL = (
     ("bundled",),
     ("gpu",),
 )
+REAL = (
+    ("golden",),
+    ("unknown",),
+    ("unknown", "--stretches"),
+    ("real_speed",),
+    ("deploy",),
+    ("picture",),
+)
+"""Of real models, which `make real` fetches; they have no quick form."""
 
 
 def main() -> None:
     """Run what is asked for; benchmarks that fail are named at the end."""
-    names = sorted({command[0] for command in ALL})
+    names = sorted({command[0] for command in (*ALL, *REAL)})
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--page", action="store_true", help="make the page alone")
     args = parser.parse_args()
     failed = []
-    for command in () if args.page else ALL:
+    real = () if args.quick or golden.missing() else REAL
+    for command in () if args.page else (*ALL, *real):
         if args.only and command[0] not in args.only:
             continue
         if command[0] == "gpu" and not (args.quick or torch.cuda.is_available()):
@@ -67,6 +78,7 @@ def main() -> None:
         print(f"{' '.join(argv)}: {time.monotonic() - began:.0f} s", flush=True)
     if not args.quick:
         update()
+        real_page.update()
     if failed:
         raise SystemExit(f"These failed: {', '.join(failed)}. The others' results are written.")
 

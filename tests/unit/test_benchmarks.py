@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import gpu, growth, machine, page
+from benchmarks import gpu, growth, machine, page, picture, real_page
 from benchmarks.floors import search_operations
 from tests.tiny import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,3 +67,33 @@ def test_page_is_made_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert copy.read_text(encoding="utf-8") == text
     made = {p.name for p in (tmp_path / "pictures").iterdir()}
     assert {f"performance/{name}" for name in made} <= set(re.findall(r"\((\S+\.svg)\)", text))
+
+
+def test_tables_of_real_models_are_those_of_the_results() -> None:
+    for place, name, table in (
+        ("README.md", "real", real_page.unknown_table()),
+        ("docs/tuning.md", "stretches", real_page.stretches_table()),
+        ("docs/performance.md", "real-speed", real_page.speed_table()),
+    ):
+        text = (real_page.ROOT / place).read_text(encoding="utf-8")
+        assert f"<!-- {name} -->\n{table}\n<!-- end -->" in text, place
+
+
+def test_the_choice_on_real_models_is_near_the_best_stretch() -> None:
+    for model in real_page.TITLES:
+        chosen = real_page.result("unknown")[model]
+        tried = real_page.result("stretches")[model]
+        assert chosen["draws"][0]["edited"]["score"] >= max(row["score"] for row in tried) - 2
+        before, after = chosen["mean"]["unedited"], chosen["mean"]["edited"]
+        assert after["efficacy"] >= 98
+        assert after["generalization"] >= 85
+        assert after["specificity"] >= before["specificity"] - 5
+
+
+def test_the_first_picture_is_of_the_results() -> None:
+    found = real_page.result("deploy")
+    assert picture.PICTURE.read_text(encoding="utf-8") == picture.picture(found)
+    drawn = picture.picture(found)
+    assert found["gguf-lora"]["bytes"] < 50_000
+    assert drawn.count(">English<") == 3
+    assert drawn.count(">French<") == 5
