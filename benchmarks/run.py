@@ -46,6 +46,7 @@ REAL = (
     ("golden",),
     ("unknown",),
     ("unknown", "--stretches"),
+    ("unknown_bundled",),
     ("real_speed",),
     ("deploy",),
     ("picture",),

@@ -90,6 +90,13 @@ def test_the_choice_on_real_models_is_near_the_best_stretch() -> None:
         assert after["specificity"] >= before["specificity"] - 5
 
 
+def test_the_choice_on_the_bundled_models_is_near_the_best_stretch() -> None:
+    found = real_page.result("unknown_bundled")
+    for model in ("bundled", "bundled-small"):
+        scores = {tuple(row["layers"]): row["score"] for row in found[model]["stretches"]}
+        assert scores[tuple(found[model]["chosen"])] >= max(scores.values()) - 2
+
+
 def test_the_first_picture_is_of_the_results() -> None:
     found = real_page.result("deploy")
     assert picture.PICTURE.read_text(encoding="utf-8") == picture.picture(found)
