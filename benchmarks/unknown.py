@@ -25,7 +25,7 @@ from alphaedit.bench.datasets.registry import load
 from alphaedit.core.progress import silent
 from alphaedit.editor.session import Editor
 from alphaedit.locate.suggest import window
-from alphaedit.locate.trials import CLAMPS, DEEPEST, Trial, Trials
+from alphaedit.locate.trials import CLAMPS, DEEPEST, Trials
 from benchmarks.golden import DATA, METRICS, RECORDS, figures
 from benchmarks.machine import RESULTS, write
 from benchmarks.real_models import GEMMA, SMOLLM2
@@ -86,7 +86,7 @@ def of_stretches(editor: Editor, data: Path) -> list[dict[str, Any]]:
     editor.statistics.prepare(range(stretches[-1][-1] + 1))
     found = []
     for layers in stretches:
-        settings = trials.settings(Trial(layers, CLAMPS[0], 0.0, 0.0, 0.0, 0.0))
+        settings = trials.settings(layers, CLAMPS[0])
         own = edited(editor, rows, layers=layers, **settings)
         found.append({"layers": layers, **{k: v for k, v in own.items() if k != "chosen"}})
         print(found[-1], flush=True)

@@ -19,7 +19,7 @@ from alphaedit.bench.run import evaluate
 from alphaedit.core.progress import silent
 from alphaedit.editor.session import Editor
 from alphaedit.locate.suggest import window
-from alphaedit.locate.trials import Trial, Trials
+from alphaedit.locate.trials import Trials
 from alphaedit.world.asset import path
 from alphaedit.world.facts import World
 from alphaedit.world.records import records
@@ -54,7 +54,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     found = []
     for end in range(length - 1, handle.n_layers - 1):
         layers = tuple(range(end - length + 1, end + 1))
-        settings = trials.settings(Trial(layers, chosen.clamp, 0.0, 0.0, 0.0, 0.0))
+        settings = trials.settings(layers, chosen.clamp)
         editor.edit([fact for row in rows for fact in row.facts], layers=layers, **settings)
         metrics = evaluate(editor, rows, generation=False)
         editor.revert()

@@ -29,6 +29,7 @@ from alphaedit.editor import editing
 from alphaedit.editor.measured import ask_facts, says
 from alphaedit.locate import preset
 from alphaedit.methods.base import Solution
+from alphaedit.methods.config import build
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.statistics import ModelStatistics
 
@@ -138,6 +139,21 @@ def test_what_is_given_by_hand_is_not_measured(
 
     monkeypatch.setattr(preset, "Trials", never)
     editor.edit(F, **SETTINGS)
+
+
+def test_a_rate_goes_with_layers_and_clamp_that_are_given(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a trial edit was made")
+
+    monkeypatch.setattr(preset.Trials, "_try", never)
+    small = editor.hyperparameters("alphaedit", layers=(1,), clamp=1.0, contexts=0)
+    large = editor.hyperparameters("alphaedit", layers=(1,), clamp=4.0, contexts=0)
+    assert small.layers == large.layers == (1,)
+    # Relative to the hidden states, as everything that is not given by hand.
+    assert large.learning_rate == pytest.approx(4 * small.learning_rate)
+    assert small.learning_rate != build({"layers": (1,)}, "").learning_rate
 
 
 def test_measuring_looks_at_the_unedited_model(editor: Editor) -> None:

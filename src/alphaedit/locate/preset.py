@@ -10,7 +10,7 @@ from typing import Any
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
-from alphaedit.locate.trials import SCALES, Trials
+from alphaedit.locate.trials import SCALES, Trials, moment_weight
 from alphaedit.methods.base import Method
 from alphaedit.methods.config import Hyperparameters, build, overridden
 from alphaedit.methods.presets import entry, preset
@@ -36,11 +36,6 @@ def shape(handle: ModelHandle) -> dict[str, Any]:
         "inner": handle.d_in(handle.sites(0)[0]),
         "bundled": handle.is_bundled,
     }
-
-
-def moment_weight(handle: ModelHandle, layers: Sequence[int]) -> float:
-    """Weight of the second moment: a tenth of the entries of a key, of an expert's at experts."""
-    return handle.d_in(handle.sites(layers[-1])[0]) / 10
 
 
 def matching(handle: ModelHandle) -> str | None:
@@ -96,7 +91,7 @@ def _shown(
     kept = statistics.ranks.from_first(statistics.cache.load_json(key))
     if kept is None:
         kept = {**given}
-        if not {"layers", "clamp"} <= given.keys():
+        if not {"layers", "clamp", "learning_rate", "steps"} <= given.keys():
             trials = Trials(
                 handle,
                 statistics,
@@ -105,12 +100,16 @@ def _shown(
                 seed=seed,
                 progress=progress,
             )
-            best = trials.best()
-            kept = {
-                **trials.settings(best),
-                "layers": list(best.layers),
-                "trial": [best.efficacy, best.generalization, best.specificity],
-            }
+            if {"layers", "clamp"} <= given.keys():
+                # Nothing is to be tried; the rate goes with them.
+                kept |= trials.settings(given["layers"], float(given["clamp"]))
+            else:
+                best = trials.best()
+                kept = {
+                    **trials.settings(best.layers, best.clamp),
+                    "layers": list(best.layers),
+                    "trial": [best.efficacy, best.generalization, best.specificity],
+                }
         if statistics.ranks.first:
             statistics.cache.save_json(key, kept)
     layers = tuple(kept["layers"])

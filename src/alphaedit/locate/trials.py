@@ -159,15 +159,15 @@ class Trials:
             del values["optimizer"]
         return {**values, **{k: self.over[k] for k in SCALES if k in self.over}}
 
-    def settings(self, trial: Trial) -> dict[str, Any]:
-        """Settings of the target search that go with what was chosen; what is given stays.
+    def settings(self, layers: Sequence[int], clamp: float) -> dict[str, Any]:
+        """Settings of the target search that go with `layers` and `clamp`; what is given stays.
 
         Adam's steps move all coordinates alike; what they find reaches paraphrases better than what
         quasi-Newton steps find, which are enough for trials.
         """
-        norm = mean_norm(self.handle, [probe.fact for probe in self.probes], trial.layers)
-        rate = RATE * trial.clamp * norm / self.handle.d_out(trial.layers[-1]) ** 0.5
-        values = {"clamp": trial.clamp, "steps": STEPS, "learning_rate": rate, "optimizer": "adam"}
+        norm = mean_norm(self.handle, [probe.fact for probe in self.probes], layers)
+        rate = RATE * clamp * norm / self.handle.d_out(layers[-1]) ** 0.5
+        values = {"clamp": clamp, "steps": STEPS, "learning_rate": rate, "optimizer": "adam"}
         if (half := half_precision(self.handle)) is not None:
             values["search_dtype"] = half
         return {**values, **{k: self.over[k] for k in SCALES if k in self.over}}
@@ -183,7 +183,7 @@ class Trials:
                 "steps": min(TRIAL_STEPS, values.get("steps", TRIAL_STEPS)),
                 "stop_loss": TRIAL_LOSS,
                 "layers": layers,
-                "moment_weight": self.handle.d_in(self.handle.sites(layers[-1])[0]) / 10,
+                "moment_weight": moment_weight(self.handle, layers),
                 "contexts": len(self.contexts),
                 "search_dtype": half_precision(self.handle),
             },
@@ -211,6 +211,11 @@ class Trials:
         if not self.together:
             self.rough.forget()
         return trial
+
+
+def moment_weight(handle: ModelHandle, layers: Sequence[int]) -> float:
+    """Weight of the second moment: a tenth of the entries of a key, of an expert's at experts."""
+    return handle.d_in(handle.sites(layers[-1])[0]) / 10
 
 
 def mean_norm(handle: ModelHandle, facts: Sequence[Fact], layers: Sequence[int]) -> float:
