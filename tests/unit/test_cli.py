@@ -386,3 +386,15 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed["alphaedit"]["paper"] == "https://arxiv.org/abs/2410.02355"
     assert run(["methods"]) == 0
     assert "memit-history" in capsys.readouterr().out
+
+
+def test_text_is_sampled_when_asked_for(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    argv = tiny(place, "edit", str(place / "facts.jsonl"), "--json")
+    assert run(argv) == 0
+    assert "fluency" not in json.loads(capsys.readouterr().out)
+    assert run([*argv, "--generation"]) == 0
+    assert "fluency" in json.loads(capsys.readouterr().out)
+    assert run([*argv, "--report", str(tmp_path / "report.html")]) == 0
+    assert "fluency" in json.loads(capsys.readouterr().out)
