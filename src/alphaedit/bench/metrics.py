@@ -133,5 +133,9 @@ def generation_metrics(
 
 
 def kept_share(handle: ModelHandle, probes: Sequence[tuple[str, str]]) -> Rate | None:
-    """Share of (prompt, answer) probes that greedy decoding answers exactly, full stop included."""
-    return percent([s.exact for s in score(handle, [(p, f"{a}.") for p, a in probes])])
+    """Share of (prompt, answer) probes that greedy decoding answers exactly.
+
+    Full stop included for the bundled models, whose every sentence has ended behind the object.
+    """
+    end = "." if handle.is_bundled else ""
+    return percent([s.exact for s in score(handle, [(p, f"{a}{end}") for p, a in probes])])

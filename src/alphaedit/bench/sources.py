@@ -5,6 +5,7 @@ from __future__ import annotations
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import get_schema, load, read_all
 from alphaedit.core.errors import DataError, unknown_name
+from alphaedit.locate.well_known import said
 from alphaedit.model.handle import ModelHandle
 from alphaedit.world.facts import World
 from alphaedit.world.records import probes
@@ -70,3 +71,15 @@ def kept_of(
     if known is None:
         return []
     return probes(World.load().largest(known), subjects, count, seed=seed)
+
+
+def known_facts(
+    handle: ModelHandle, subjects: set[str], seed: int, count: int = KEPT
+) -> list[tuple[str, str]]:
+    """(prompt, answer) of facts that are not about `subjects`, and that the model says before.
+
+    Of the bundled world for bundled models (see `kept_of`), else of the package's well-known facts.
+    """
+    if handle.is_bundled:
+        return kept_of(handle, subjects, seed, count)
+    return [(prompt, truth) for subject, prompt, truth in said(handle) if subject not in subjects]

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -63,19 +64,35 @@ def probes(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list[Pr
     return found
 
 
+def said(handle: ModelHandle) -> list[tuple[str, str, str]]:
+    """(subject, prompt, object) of the well-known facts that a model says by greedy decoding."""
+    rows = [
+        (subject, relation["prompt"].format(subject), truth)
+        for relation in _relations()
+        for subject, truth in relation["pairs"].items()
+    ]
+    scores = score(handle, [(prompt, truth) for _, prompt, truth in rows])
+    return [row for row, found in zip(rows, scores, strict=True) if found.exact]
+
+
+def _relations() -> list[dict[str, Any]]:
+    text = (files("alphaedit.locate") / "well_known.yaml").read_text(encoding="utf-8")
+    found: list[dict[str, Any]] = yaml.safe_load(text)
+    return found
+
+
 def _well_known(handle: ModelHandle, count: int, seed: int) -> tuple[list[Probe], float]:
     """Probes of the built-in set, and how much of it the model knows, above chance."""
-    text = (files("alphaedit.locate") / "well_known.yaml").read_text(encoding="utf-8")
-    relations = yaml.safe_load(text)
+    relations = _relations()
     objects = [list(dict.fromkeys(r["pairs"].values())) for r in relations]
     asked = [
         (i, subject, truth)
         for i, r in enumerate(relations)
         for subject, truth in r["pairs"].items()
     ]
-    said = next_token(handle, [relations[i]["prompt"].format(subject) for i, subject, _ in asked])
+    heard = next_token(handle, [relations[i]["prompt"].format(subject) for i, subject, _ in asked])
     rows, chance = [], 0.0
-    for (i, subject, truth), likely in zip(asked, said, strict=True):
+    for (i, subject, truth), likely in zip(asked, heard, strict=True):
         prompt = relations[i]["prompt"].format(subject)
         first = {o: handle.tokens.encode_continuation(prompt, o)[1][0] for o in objects[i]}
         best = max(float(likely[token]) for token in first.values())
@@ -87,7 +104,7 @@ def _well_known(handle: ModelHandle, count: int, seed: int) -> tuple[list[Probe]
     made = []
     for row in chosen:
         relation = relations[row.relation]
-        other = [said for said in objects[row.relation] if said != row.truth]
+        other = [value for value in objects[row.relation] if value != row.truth]
         fact = Fact(
             relation["prompt"],
             row.subject,

@@ -78,6 +78,11 @@ class Column:
     error: str | None = None
 
 
+def _last(name: str) -> str:
+    """The last part of a path; other names (such as the hub's) as they are."""
+    return Path(name).name if name.startswith((".", "/", "~")) else name
+
+
 @dataclass(frozen=True)
 class Group:
     """What is compared with one another: one model, one data set."""
@@ -89,7 +94,7 @@ class Group:
     @property
     def title(self) -> str:
         """Model and data."""
-        return f"{self.model}, {self.records}"
+        return f"{_last(self.model)}, {_last(self.records)}"
 
     @property
     def edited(self) -> tuple[Column, ...]:

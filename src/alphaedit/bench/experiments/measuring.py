@@ -100,7 +100,8 @@ class _Drift:
     """KL and perplexity on held-out text."""
 
     def before(self, context: Context) -> Any:
-        return held_out(context.editor.handle, seed=context.seed)
+        text = context.options.get("held_out")
+        return held_out(context.editor.handle, text, seed=context.seed)
 
     def now(self, context: Context) -> Outcome:
         found = context.before["drift"].drift(context.editor.handle)

@@ -16,7 +16,7 @@ from alphaedit.bench.experiments.measuring import PROTOCOLS
 from alphaedit.bench.experiments.spec import NONE, Spec
 from alphaedit.bench.experiments.store import Row, RunDirectory
 from alphaedit.bench.intervals import Rate
-from alphaedit.bench.sources import kept_of, records_of
+from alphaedit.bench.sources import known_facts, records_of
 from alphaedit.core.errors import AlphaEditError, ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
@@ -24,6 +24,7 @@ from alphaedit.editor.verdict import without_verdicts
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.registry import get_method
 from alphaedit.model.handle import ModelHandle
+from alphaedit.stats.corpus import check_corpus
 from alphaedit.stats.statistics import ModelStatistics
 
 LOADING = ("device", "dtype", "cache_dir", "tolerance")
@@ -41,6 +42,8 @@ def check(spec: Spec) -> None:
 
     for name in (*spec.measures, *spec.final):
         get_measure(name)
+    check_corpus(spec.corpus)
+    check_corpus(spec.held_out)
     for method in spec.methods:
         if method.method != NONE:
             get_method(method.method)
@@ -139,7 +142,7 @@ class _Run:
         self.editor = models.fresh(cell)
         self.records = records_of(self.editor.handle, cell.records, spec.edits, cell.seed)
         subjects = {record.subject for record in self.records}
-        self.kept: Probes = kept_of(self.editor.handle, subjects, cell.seed)
+        self.kept: Probes = known_facts(self.editor.handle, subjects, cell.seed)
         self.batch = cell.varied if cell.vary == "batch_size" else spec.batch_size
         self.session = directory.folder(cell) / "session"
         self.before: dict[str, Any] = {}
@@ -239,7 +242,7 @@ class _Run:
             kept=self.kept,
             layer=layer,
             seed=self.cell.seed,
-            options={"ability_data": self.spec.ability_data},
+            options=self.spec.model_dump(include={"ability_data", "held_out"}),
             before=self.before,
             progress=self.progress,
         )

@@ -73,6 +73,9 @@ class Spec(BaseModel):
     corpus: str | None = None
     tokens: int | None = Field(None, ge=1, description="token budget of second moments")
     ability_data: str | None = Field(None, description="directory of the published tasks")
+    held_out: str | None = Field(
+        None, description="corpus that drift (KL, perplexity) is measured on"
+    )
     pictures: tuple[str, ...] = ()
     published: str | None = Field(None, description="table of published figures to show beside")
 
