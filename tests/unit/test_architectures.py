@@ -13,10 +13,10 @@ from alphaedit import Editor, Fact
 from alphaedit.core.errors import ArchitectureError, ConfigError
 from alphaedit.core.patch import LowRank
 from alphaedit.methods.registry import get_method
-from alphaedit.model.gain import gains, pull_back
 from alphaedit.model.generate import generate_ids
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import Suffix, capture
+from alphaedit.model.passes.capture import TailPass, capture
+from alphaedit.model.residual_gain import gains, pull_back
 from alphaedit.model.scoring import score
 
 FACTS = [
@@ -79,8 +79,8 @@ def test_keys_values_and_logits_are_those_of_the_full_pass(kind: str) -> None:
             assert torch.allclose(keys[layer][i], plain_keys[-1], atol=1e-4)
             assert torch.allclose(values[layer][i], hidden[-1], atol=1e-4)
     starts = [1, 0, 4]
-    suffix = Suffix.build(handle, ROWS, starts, 1)
-    logits = suffix.logits(suffix.run(suffix.clean))
+    tail = TailPass.build(handle, ROWS, starts, 1)
+    logits = tail.logits(tail.run(tail.clean))
     for i, (row, start) in enumerate(zip(ROWS, starts, strict=True)):
         expected = plain(handle, row, 1)[2][start:]
         assert torch.allclose(logits[i, : len(row) - start], expected, atol=1e-3, rtol=1e-3)

@@ -18,7 +18,7 @@ from alphaedit.core.site import Expert
 from alphaedit.methods.plugin import plugins
 from alphaedit.model.experts import on_routed
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import capture
+from alphaedit.model.passes.capture import capture
 from alphaedit.stats.second_moment import packed
 from alphaedit.stats.statistics import ModelStatistics
 

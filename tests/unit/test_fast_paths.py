@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.tiny import tiny_model
 from torch import Tensor
 
-from alphaedit.core.ahead import ahead
 from alphaedit.core.errors import ConfigError, ModelError
 from alphaedit.core.fact import Fact
+from alphaedit.core.prefetch import prefetch
 from alphaedit.linalg.solve import System
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods.config import Hyperparameters
@@ -75,7 +75,7 @@ def test_search_equals_the_plain_loop(
 
 @few
 @given(st.sampled_from(sorted(MODELS)), FACTS, st.integers(0, 3), st.integers(0, 2))
-def test_walk_equals_passes_layer_by_layer(
+def test_layerwise_keys_equals_passes_layer_by_layer(
     kind: str, facts: list[Fact], contexts: int, first: int
 ) -> None:
     handle, layers = MODELS[kind], range(first, 4)
@@ -257,9 +257,9 @@ def test_ahead_keeps_order_and_passes_errors_on() -> None:
         yield from range(5)
         raise ConfigError("No more.", remedy="None.")
 
-    assert list(ahead(range(1000), most=3)) == list(range(1000))
-    assert list(itertools.islice(ahead(itertools.count()), 10)) == list(range(10))
+    assert list(prefetch(range(1000), most=3)) == list(range(1000))
+    assert list(itertools.islice(prefetch(itertools.count()), 10)) == list(range(10))
     found: list[int] = []
     with pytest.raises(ConfigError, match="No more"):
-        found.extend(ahead(broken()))
+        found.extend(prefetch(broken()))
     assert found == [0, 1, 2, 3, 4]

@@ -29,7 +29,7 @@ from alphaedit.core.errors import (
 from alphaedit.core.patch import LowRank
 from alphaedit.model import load
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import keys_at
+from alphaedit.model.passes.capture import keys_at
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROWS, AT = [[5, 9, 30, 40], [7, 8]], [2, 1]

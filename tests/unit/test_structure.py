@@ -61,7 +61,7 @@ def test_parts(kind: str) -> None:
     inner = 4 * WIDTH if kind in ("bloom", "falcon") else INNER
     assert linear_shape(module) == (WIDTH, inner)
     assert is_transposed(module) == (kind == "gpt2")
-    assert found.after_head is not None
+    assert found.logit_transform is not None
 
 
 @pytest.mark.parametrize("kind", EDITED)
@@ -75,8 +75,8 @@ def test_head_after_final_norm_gives_the_logits(kind: str) -> None:
     hook = found.layers[-1].register_forward_hook(keep)
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[5, 6, 7]])).logits
-        assert found.after_head is not None
-        ours = found.after_head(found.head(found.final_norm(last[0])))
+        assert found.logit_transform is not None
+        ours = found.logit_transform(found.head(found.final_norm(last[0])))
     hook.remove()
     assert torch.allclose(ours, logits, atol=1e-5)
 

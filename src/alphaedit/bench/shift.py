@@ -14,7 +14,7 @@ from alphaedit.core.errors import ConfigError, DataError
 from alphaedit.core.fact import Fact
 from alphaedit.linalg import similarity
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import hidden_at
+from alphaedit.model.passes.capture import hidden_at
 
 PROJECTIONS = ("pca", "tsne")
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from alphaedit.core.errors import ArchitectureError
-from alphaedit.model.agree import allowed, gap_between
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import (
     See,
@@ -28,7 +27,8 @@ from alphaedit.model.hooks import (
     stoppable,
     with_hidden,
 )
-from alphaedit.model.stems import fresh, pass_tokens
+from alphaedit.model.passes.agree import allowed, gap_between
+from alphaedit.model.passes.prefix_cache import fresh, pass_tokens
 
 LOGITS_AT_ONCE = 2**24
 """Logits computed at a time."""
@@ -156,9 +156,9 @@ class Rerun:
         """
         tokens = self.ids.shape[1] - place
         at_once = max(1, pass_tokens(self.handle) // (facts * self.samples * tokens))
-        suffix = _Suffix(self, place, facts)
+        tail = _Tail(self, place, facts)
         lots = torch.arange(self.handle.n_layers).split(at_once)
-        return torch.cat([suffix.run(what, lot.tolist()) for lot in lots])
+        return torch.cat([tail.run(what, lot.tolist()) for lot in lots])
 
     def check(self, place: int) -> None:
         """Run the corrupted rows again from `place` on, with nothing restored.
@@ -166,8 +166,8 @@ class Rerun:
         Raises:
             ArchitectureError: they end elsewhere than in the pass through the whole model.
         """
-        suffix = _Suffix(self, place, len(self.ids))
-        again = suffix.ending(lambda block: [self.corrupted.entering[0][:, place:]] * (block == 0))
+        tail = _Tail(self, place, len(self.ids))
+        again = tail.ending(lambda block: [self.corrupted.entering[0][:, place:]] * (block == 0))
         whole = self.corrupted.entering[-1][:, -1]
         gap = gap_between(self.handle, again, whole)
         if not gap <= allowed(self.handle.dtype):
@@ -179,7 +179,7 @@ class Rerun:
             )
 
 
-class _Suffix:
+class _Tail:
     """The tokens from `place` on, of the first `facts` facts."""
 
     def __init__(self, whole: Rerun, place: int, facts: int) -> None:

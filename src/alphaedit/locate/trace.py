@@ -20,8 +20,8 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.locate.rerun import Rerun, Restoring, probabilities, record
 from alphaedit.locate.sites import attention_outputs, mlp_outputs
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.stems import pass_tokens
-from alphaedit.model.suffix import check_rows
+from alphaedit.model.passes.prefix_cache import pass_tokens
+from alphaedit.model.passes.tail_pass import check_rows
 from alphaedit.model.tokens import Encoded
 
 POSITIONS = ("first subject", "middle subject", "last subject", "further", "last")

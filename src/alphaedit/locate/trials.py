@@ -27,7 +27,7 @@ from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.outputs import outputs_at
 from alphaedit.methods.systems import Systems
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import capture
+from alphaedit.model.passes.capture import capture
 from alphaedit.model.quantised import is_quantised
 from alphaedit.model.scoring import score
 from alphaedit.stats.statistics import ModelStatistics

@@ -37,8 +37,8 @@ from alphaedit.methods.steps.outputs import find_outputs
 from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.methods.timer import Timer
-from alphaedit.model.gain import pull_back
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.residual_gain import pull_back
 
 Expand = Callable[[Problem], Sequence[Fact]]
 """Turns the facts of a problem into those that are solved for."""

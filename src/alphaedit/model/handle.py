@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.core.patch import LowRank
 from alphaedit.core.site import Expert, Site, layer_of
-from alphaedit.model.after_head import LOOKED_FOR
 from alphaedit.model.experts import OUT, Experts, numbered
 from alphaedit.model.fingerprint import fingerprint
 from alphaedit.model.load import at_least_float32, check_finite, load_model
+from alphaedit.model.logit_transform import LOOKED_FOR
 from alphaedit.model.quantised import check_quantisation
 from alphaedit.model.sharded import is_sharded, settle
 from alphaedit.model.structure import find_structure, linear_shape
@@ -155,8 +155,8 @@ class ModelHandle:
 
     @cached_property
     def adds_directly(self) -> bool:
-        """Whether the edited modules' outputs reach the residual stream as they are; see `gain`."""
-        from alphaedit.model.gain import adds_directly
+        """Whether outputs of the edited modules reach the residual stream as they are."""
+        from alphaedit.model.residual_gain import adds_directly
 
         return adds_directly(self)
 
@@ -307,7 +307,7 @@ class ModelHandle:
         Raises:
             ArchitectureError: the model does more to its logits than the head does.
         """
-        after = self.structure.after_head
+        after = self.structure.logit_transform
         if after is None:
             raise ArchitectureError(
                 f"{type(self.model).__name__} changes its logits after the head in a way that was "

@@ -14,7 +14,7 @@ from alphaedit.core.fact_text import short
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
-from alphaedit.model.stems import Chunk, forward_rows
+from alphaedit.model.passes.prefix_cache import Chunk, forward_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def score(
 ) -> list[Score]:
     """Score (prompt, continuation) pairs, in their order.
 
-    What prompts share is run once (see `stems`); log-probabilities are float32.
+    What prompts share is run once (see `prefix_cache`); log-probabilities are float32.
 
     Args:
         batch_tokens: size of one pass, padding included; by default what suits the device.
@@ -113,7 +113,7 @@ def _reading(
     def keep_logits(module: object, args: object, output: Any) -> None:
         seen.append(output.logits[row, position])
 
-    if handle.structure.after_head is not None:
+    if handle.structure.logit_transform is not None:
         with stoppable(), on_output(handle.block(handle.n_layers - 1), keep_hidden):
             yield
         return

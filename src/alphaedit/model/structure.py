@@ -19,9 +19,9 @@ from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit.core.errors import AlphaEditError, ArchitectureError, ModelError, NonFiniteError
-from alphaedit.model.after_head import AfterHead, find_after_head
 from alphaedit.model.experts import LOOKED_FOR, Routed, check_experts, is_experts, routed
 from alphaedit.model.hooks import hidden_of, output_of
+from alphaedit.model.logit_transform import LogitTransform, find_logit_transform
 from alphaedit.model.memory import is_out_of_memory
 
 REMEDY = "Give a decoder-only language model such as GPT-2, GPT-Neo, GPT-J, GPT-NeoX or Llama."
@@ -39,7 +39,7 @@ class Structure:
         final_norm: what stands between the last block and the head.
         head: hidden states to logits.
         embed: token ids to vectors.
-        after_head: from the head's output to the model's logits; None if not understood.
+        logit_transform: from the head's output to the model's logits; None if not understood.
     """
 
     layers: nn.ModuleList
@@ -49,7 +49,7 @@ class Structure:
     final_norm: nn.Module
     head: nn.Module
     embed: nn.Module
-    after_head: AfterHead | None
+    logit_transform: LogitTransform | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +116,9 @@ def find_structure(model: PreTrainedModel) -> Structure:
         final_norm=_find_final_norm(model, calls, layers[-1], head_call),
         head=head,
         embed=model.get_input_embeddings(),
-        after_head=None
+        logit_transform=None
         if head_call.output is None
-        else find_after_head(model.config.get_text_config(), head_call.output, logits),
+        else find_logit_transform(model.config.get_text_config(), head_call.output, logits),
     )
 
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from alphaedit.core.ahead import ahead
 from alphaedit.core.errors import StatsError
+from alphaedit.core.prefetch import prefetch
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.core.site import Expert, Site, site_of
@@ -241,7 +241,7 @@ def collect(
     index = -1
     rows = packed(handle, corpus, length)
     # Text is turned into tokens while the model runs, unless the model itself writes it.
-    for index, row in enumerate(rows if corpus.name == "self" else ahead(rows)):
+    for index, row in enumerate(rows if corpus.name == "self" else prefetch(rows)):
         if seen >= tokens:
             break
         seen += len(row)

@@ -15,7 +15,7 @@ from alphaedit.linalg.restrain import active_neurons
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin
-from alphaedit.methods.sums import added
+from alphaedit.methods.running_sum import added
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.restrain import restrained
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Plugin
-from alphaedit.methods.sums import added, held
+from alphaedit.methods.running_sum import added, held
 
 
 @dataclass(frozen=True)

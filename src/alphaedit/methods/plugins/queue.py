@@ -13,7 +13,7 @@ from alphaedit.core.patch import LowRank
 from alphaedit.core.site import Site
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Parts, Plugin
-from alphaedit.methods.sums import added
+from alphaedit.methods.running_sum import added
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.suffix import check_rows
+from alphaedit.model.passes.tail_pass import check_rows
 
 
 @dataclass(frozen=True)

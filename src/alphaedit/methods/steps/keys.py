@@ -13,8 +13,8 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.fact_text import short
 from alphaedit.methods.base import Problem
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import capture, keys_at
-from alphaedit.model.walk import Walk
+from alphaedit.model.passes.capture import capture, keys_at
+from alphaedit.model.passes.layerwise_keys import LayerwiseKeys
 from alphaedit.stats.statistics import ModelStatistics
 
 
@@ -83,11 +83,11 @@ class BatchKeys:
         first, last = layers[0], layers[-1]
         self.facts, self.contexts = facts, len(contexts)
         self.bare_keys = torch.empty(0)
-        self.bare = Walk(handle, ids[::each], lasts[::each], first, last, hidden=True)
-        self.inside: Walk | None = None
+        self.bare = LayerwiseKeys(handle, ids[::each], lasts[::each], first, last, hidden=True)
+        self.inside: LayerwiseKeys | None = None
         if inside:
             rows, at = [ids[i] for i in inside], [lasts[i] for i in inside]
-            self.inside = Walk(handle, rows, at, first, last)
+            self.inside = LayerwiseKeys(handle, rows, at, first, last)
 
     def at(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys [d_in, u] of `layer` and hidden states [d_out, u] that leave the last layer.

@@ -24,9 +24,9 @@ from alphaedit.methods.steps.rows import Group, Row, groups_of, rows_of
 from alphaedit.methods.steps.target_value import Chunks, Targets, in_order, search
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import See, on_output
-from alphaedit.model.partial import capture
+from alphaedit.model.passes.capture import capture
+from alphaedit.model.passes.tail_pass import TailPass
 from alphaedit.model.precision import computing_in
-from alphaedit.model.suffix import Suffix
 
 
 class OutputGroup(Group):
@@ -34,24 +34,24 @@ class OutputGroup(Group):
 
     def __init__(
         self,
-        suffix: Suffix,
+        tail: TailPass,
         rows: Sequence[Row],
         weights: Mapping[int, float],
         layers: Sequence[int],
     ) -> None:
-        super().__init__(suffix, rows, weights)
+        super().__init__(tail, rows, weights)
         self.layers = layers
 
     def moved(self, delta: Tensor) -> Tensor:
         """See Group."""
-        suffix, handle = self.suffix, self.suffix.handle
-        hidden = suffix.clean[self.kept]
+        tail, handle = self.suffix, self.suffix.handle
+        hidden = tail.clean[self.kept]
         parts = delta[self.fact].unflatten(1, (len(self.layers), -1))
         with ExitStack() as stack:
             for index, layer in enumerate(self.layers):
                 see = _adding(parts[:, index], hidden.shape[1])
                 stack.enter_context(on_output(handle.edited_module(layer), see))
-            out = suffix.run(hidden, rows=self.kept, reads=self.reads).to(hidden.device)
+            out = tail.run(hidden, rows=self.kept, reads=self.reads).to(hidden.device)
         return torch.cat([out[self.row, self.position], out[self.kl_row, self.kl_position]])
 
 
@@ -119,8 +119,8 @@ class _OutputChunks(Chunks):
     def _found(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
         chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
 
-        def make(suffix: Suffix, rows: Sequence[Row], weights: Mapping[int, float]) -> Group:
-            return OutputGroup(suffix, rows, weights, self.layers)
+        def make(tail: TailPass, rows: Sequence[Row], weights: Mapping[int, float]) -> Group:
+            return OutputGroup(tail, rows, weights, self.layers)
 
         groups = groups_of(self.handle, chosen, self.layer, check=first, make=make)
         own = self.outputs[list(chunk)]

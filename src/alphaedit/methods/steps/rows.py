@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import Suffix
-from alphaedit.model.stems import keys_and_values_of, rows_of_cache
+from alphaedit.model.passes.capture import TailPass
+from alphaedit.model.passes.prefix_cache import keys_and_values_of, rows_of_cache
 
 KL_PROMPT = "{} is a"
 FEW_TOKENS = 256
@@ -74,8 +74,8 @@ class Group:
     Rows of facts that are done leave it by `keep`.
     """
 
-    def __init__(self, suffix: Suffix, rows: Sequence[Row], weights: Mapping[int, float]) -> None:
-        self.suffix = suffix
+    def __init__(self, tail: TailPass, rows: Sequence[Row], weights: Mapping[int, float]) -> None:
+        self.suffix = tail
         self.rows = rows
         self.weights = weights
         self.of_fact = self._indices([r.fact for r in rows])
@@ -157,7 +157,7 @@ def add_losses(
     return loss
 
 
-MakeGroup = Callable[[Suffix, Sequence[Row], Mapping[int, float]], Group]
+MakeGroup = Callable[[TailPass, Sequence[Row], Mapping[int, float]], Group]
 
 
 def groups_of(
@@ -172,7 +172,7 @@ def groups_of(
 
     Args:
         make: makes a group.
-        check: compare one row with a plain pass through the model; see `Suffix.build`.
+        check: compare one row with a plain pass through the model; see `TailPass.build`.
     """
     prompts = Counter(r.fact for r in rows if not r.is_kl)
     weights = {fact: 1 / count for fact, count in prompts.items()}
@@ -189,6 +189,6 @@ def groups_of(
         if prefix is not None and any(lasts):
             cache = rows_of_cache(prefix, torch.tensor(same), max(lasts))
         checked = check and not groups
-        suffix = Suffix.build(handle, ids, lasts, layer, prefix=cache, check=checked)
-        groups.append(make(suffix, [rows[i] for i in same], weights))
+        tail = TailPass.build(handle, ids, lasts, layer, prefix=cache, check=checked)
+        groups.append(make(tail, [rows[i] for i in same], weights))
     return groups

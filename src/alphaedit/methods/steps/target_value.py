@@ -26,8 +26,8 @@ from alphaedit.methods.steps.relational import Free, Maker
 from alphaedit.methods.steps.rows import Group, Row, add_losses, groups_of, rows_of
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.memory import affordable, is_out_of_memory, kept_for_gradients
+from alphaedit.model.passes.prefix_cache import pass_tokens
 from alphaedit.model.precision import computing_in
-from alphaedit.model.stems import pass_tokens
 
 FIRST_TOKENS = 2048
 """Tokens after the subjects in the first pass, by which the memory of the others is measured."""

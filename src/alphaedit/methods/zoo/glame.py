@@ -12,7 +12,7 @@ from alphaedit.methods.base import Problem
 from alphaedit.methods.locate_then_edit import LocateThenEdit
 from alphaedit.methods.steps.graph import load_graph
 from alphaedit.methods.steps.relational import Maker, Relational
-from alphaedit.model.partial import hidden_at
+from alphaedit.model.passes.capture import hidden_at
 
 HOPS = 2
 MOST_TRIPLES = 20

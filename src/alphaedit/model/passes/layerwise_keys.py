@@ -26,9 +26,9 @@ from alphaedit.model.hooks import (
     with_hidden,
 )
 from alphaedit.model.keys import Keys, Plain, on_keys, places_of
-from alphaedit.model.only_at import reading_only
-from alphaedit.model.stems import Chunk, Stems, StoppingCache, forward_rows
-from alphaedit.model.suffix import check_rows, run_block, with_cache
+from alphaedit.model.passes.prefix_cache import Chunk, PrefixCaches, StoppingCache, forward_rows
+from alphaedit.model.passes.sparse_mlp import sparse_mlp
+from alphaedit.model.passes.tail_pass import check_rows, run_block, with_cache
 
 Seen = dict[str, Tensor]
 
@@ -51,7 +51,7 @@ class _Pass:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
 
-class Walk:
+class LayerwiseKeys:
     """Keys and hidden states of rows, layer by layer, with the weights as they are at the time.
 
     Args:
@@ -105,15 +105,15 @@ class Walk:
             self._passes.append(one)
 
         limits = list(positions)
-        stems = lambda chunk: around(chunk, shared=True)  # noqa: E731
-        forward_rows(handle, cut, limits, around, upto=last, around_stems=stems)
+        prefixes = lambda chunk: around(chunk, shared=True)  # noqa: E731
+        forward_rows(handle, cut, limits, around, upto=last, around_prefixes=prefixes)
         self._forget()
 
     def _forget(self) -> None:
         """Let go of keys and values: every run makes its own."""
         for one in self._passes:
-            if one.chunk.stems is not None:
-                parts = one.chunk.stems.parts
+            if one.chunk.prefixes is not None:
+                parts = one.chunk.prefixes.parts
                 parts[:] = [replace(part, cache=None) for part in parts]
             one.chunk = replace(one.chunk, cache=None)
 
@@ -211,7 +211,7 @@ class Walk:
     ) -> Tensor:
         """Run one block; where the pass `ends` with it, its MLP at the rows' positions alone."""
         block = self.handle.block(index)
-        reading = reading_only(self.handle, index) if ends else None
+        reading = sparse_mlp(self.handle, index) if ends else None
         if reading is not None:
             block, only = reading
             only.at = torch.arange(len(hidden)) * hidden.shape[1] + one.chunk.tokens - 1
@@ -221,9 +221,11 @@ class Walk:
         self, one: _Pass, grown: dict[int, Cache | None], fronts: dict[int, Cache]
     ) -> Cache | None:
         """Keys and values in front of a pass, by the passes of this run before it."""
-        stems: Stems | None = one.chunk.stems
-        if stems is None:
+        prefixes: PrefixCaches | None = one.chunk.prefixes
+        if prefixes is None:
             return StoppingCache() if one.cached else None
-        if id(stems) not in fronts:
-            fronts[id(stems)] = stems.gathered([grown[id(part.rows)] for part in stems.parts])
-        return one.chunk.front(fronts[id(stems)])
+        if id(prefixes) not in fronts:
+            fronts[id(prefixes)] = prefixes.gathered(
+                [grown[id(part.rows)] for part in prefixes.parts]
+            )
+        return one.chunk.front(fronts[id(prefixes)])

@@ -13,10 +13,10 @@ from torch import Tensor
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
 from alphaedit.model.keys import Keys, Plain, on_keys, places_of
-from alphaedit.model.stems import Chunk, forward_rows
-from alphaedit.model.suffix import Suffix, check_rows
+from alphaedit.model.passes.prefix_cache import Chunk, forward_rows
+from alphaedit.model.passes.tail_pass import TailPass, check_rows
 
-__all__ = ["Suffix", "capture", "hidden_at", "keys_at"]
+__all__ = ["TailPass", "capture", "hidden_at", "keys_at"]
 
 
 def capture(

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], most: int = 64) -> Iterator[T]:
+def prefetch(items: Iterable[T], most: int = 64) -> Iterator[T]:
     """The items in their order, made in a thread that is at most `most` of them ahead.
 
     What the iterator raises is raised here. The thread ends when this iterator is closed.

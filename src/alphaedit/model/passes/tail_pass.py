@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
-from alphaedit.model.agree import allowed, gap_between
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import (
     See,
@@ -25,9 +24,10 @@ from alphaedit.model.hooks import (
     stoppable,
     with_hidden,
 )
-from alphaedit.model.only_at import reading_only
-from alphaedit.model.room import roomy_rows, with_room, without_layers
-from alphaedit.model.stems import keys_and_values_of
+from alphaedit.model.passes.agree import allowed, gap_between
+from alphaedit.model.passes.prefix_cache import keys_and_values_of
+from alphaedit.model.passes.sparse_mlp import sparse_mlp
+from alphaedit.model.passes.static_cache import static_rows, with_space, without_layers
 
 
 def check_rows(handle: ModelHandle, ids: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
@@ -51,7 +51,7 @@ def check_rows(handle: ModelHandle, ids: Sequence[Sequence[int]], positions: Seq
         )
 
 
-class Suffix:
+class TailPass:
     """The rows of a batch from each row's start on; all before is constant keys and values.
 
     Made by `build`. Attributes:
@@ -79,7 +79,7 @@ class Suffix:
         self._whole = (calls, None if prefix is None else without_layers(prefix, layer + 1))
         self._selected: tuple[list[int], Any] | None = None
         last = handle.n_layers - 1
-        self._reading = reading_only(handle, last) if layer < last else None
+        self._reading = sparse_mlp(handle, last) if layer < last else None
 
     @classmethod
     def build(
@@ -91,7 +91,7 @@ class Suffix:
         *,
         prefix: Cache | None = None,
         check: bool = True,
-    ) -> Suffix:
+    ) -> TailPass:
         """Run the rows once, without gradients, and keep what the layers after `layer` need.
 
         Keys and values of the tokens before the starts are padded on the left so that the starts
@@ -117,10 +117,10 @@ class Suffix:
         if layer >= 0:
             handle.block(layer)
         with torch.no_grad():
-            suffix, final = cls._build(handle, rows, starts, layer, prefix, whole=check)
+            tail, final = cls._build(handle, rows, starts, layer, prefix, whole=check)
             if final is not None:
-                _check_against_plain(suffix, rows, starts, final)
-        return suffix
+                _check_against_plain(tail, rows, starts, final)
+        return tail
 
     @classmethod
     def _build(
@@ -132,8 +132,8 @@ class Suffix:
         prefix: Cache | None,
         *,
         whole: bool,
-    ) -> tuple[Suffix, Tensor | None]:
-        """The suffix, and if `whole` what leaves the last block of the plain pass."""
+    ) -> tuple[TailPass, Tensor | None]:
+        """The tail, and if `whole` what leaves the last block of the plain pass."""
         before = [row[:start] for row, start in zip(rows, starts, strict=True)]
         after = [row[start:] for row, start in zip(rows, starts, strict=True)]
         start, count = torch.tensor([len(r) for r in before]), torch.tensor([len(r) for r in after])
@@ -148,7 +148,7 @@ class Suffix:
             prefix = keys_and_values_of(handle, before, upto=handle.n_layers - 1)
         ids, _ = handle.tokens.pad(after, "right")
         if prefix is not None:
-            prefix = with_room(prefix, ids.shape[1])
+            prefix = with_space(prefix, ids.shape[1])
         _, seen = handle.tokens.pad(before, "left")
         mask = torch.cat([seen, torch.ones_like(ids)], dim=1)
         places = start[:, None] + torch.arange(ids.shape[1]).minimum(count[:, None] - 1)
@@ -175,8 +175,8 @@ class Suffix:
             )
         # The hidden states are given anew in every run: do not keep them alive.
         calls = [with_hidden(args, kwargs, clean[0][:0]) for args, kwargs in calls]
-        suffix = cls(handle, layer, clean[0], calls, prefix, start, count)
-        return suffix, final[0] if final else None
+        tail = cls(handle, layer, clean[0], calls, prefix, start, count)
+        return tail, final[0] if final else None
 
     def run(
         self, hidden: Tensor, rows: Tensor | None = None, reads: Tensor | None = None
@@ -219,7 +219,7 @@ class Suffix:
             heads = getattr(self.handle.model.config.get_text_config(), "num_attention_heads", 0)
             picked = [_rows_of(call, rows, batch, heads) for call in calls]
             if prefix is not None:
-                prefix = roomy_rows(prefix, rows)
+                prefix = static_rows(prefix, rows)
             self._selected = (wanted, (picked, prefix))
         chosen: tuple[Any, Cache | None] = self._selected[1]
         return chosen
@@ -276,10 +276,10 @@ def _rows_of(value: Any, rows: Tensor, batch: int, heads: int) -> Any:
 
 
 def _check_against_plain(
-    suffix: Suffix, rows: Sequence[Sequence[int]], starts: Sequence[int], final: Tensor
+    tail: TailPass, rows: Sequence[Sequence[int]], starts: Sequence[int], final: Tensor
 ) -> None:
     """Compare the row with most padding to a plain pass through the model, and to `run`."""
-    handle, index = suffix.handle, min(range(len(rows)), key=lambda i: (starts[i] == 0, starts[i]))
+    handle, index = tail.handle, min(range(len(rows)), key=lambda i: (starts[i] == 0, starts[i]))
     seen: dict[str, Tensor] = {}
 
     def keep_last(tensor: Tensor) -> None:
@@ -289,17 +289,17 @@ def _check_against_plain(
     ids = torch.tensor([list(rows[index])])
     with (
         stoppable(),
-        leaving(handle, suffix.layer, lambda t: seen.update(clean=t)),
+        leaving(handle, tail.layer, lambda t: seen.update(clean=t)),
         on_output(handle.block(handle.n_layers - 1), keep_last),
     ):
         handle.forward(ids, torch.ones_like(ids), use_cache=False)
     picked = torch.tensor([index])
-    tokens = int(suffix.lengths[index])
-    mine = suffix.clean[picked.to(suffix.clean.device)]
-    rerun = suffix.run(mine, rows=picked)
-    read = suffix.run(mine, rows=picked, reads=torch.tensor([tokens - 1]))
+    tokens = int(tail.lengths[index])
+    mine = tail.clean[picked.to(tail.clean.device)]
+    rerun = tail.run(mine, rows=picked)
+    read = tail.run(mine, rows=picked, reads=torch.tensor([tokens - 1]))
     pairs = [
-        (suffix.clean[index, :tokens], seen["clean"][0, starts[index] :]),
+        (tail.clean[index, :tokens], seen["clean"][0, starts[index] :]),
         (final[index, :tokens], seen["final"][0, starts[index] :]),
         (rerun[0, :tokens], seen["final"][0, starts[index] :]),
         (read[0, tokens - 1], seen["final"][0, -1]),

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from tests.tiny import EXPERTS, KINDS, LAYERS, tiny_model
-from tests.unit.test_stems import ROWS
+from tests.unit.test_prefix_cache import ROWS
 
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.methods.steps.keys import BatchKeys, keys_and_values
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import capture
-from alphaedit.model.walk import Walk
+from alphaedit.model.passes.capture import capture
+from alphaedit.model.passes.layerwise_keys import LayerwiseKeys
 
 
 def load(kind: str) -> ModelHandle:
@@ -31,11 +31,11 @@ def change(handle: ModelHandle, layer: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("hidden", [False, True])
-def test_walk_equals_whole_passes(kind: str, first: int, hidden: bool) -> None:
+def test_layerwise_keys_equals_whole_passes(kind: str, first: int, hidden: bool) -> None:
     handle = load(kind)
     positions = [len(row) - 1 - (i % 2 and len(row) > 1) for i, row in enumerate(ROWS)]
     last = LAYERS - 1
-    walk = Walk(handle, ROWS, positions, first, last, hidden=hidden)
+    walk = LayerwiseKeys(handle, ROWS, positions, first, last, hidden=hidden)
     for layer in range(first, LAYERS):
         keys, states = walk.keys(layer, hidden=hidden)
         expected, found = capture(handle, ROWS, positions, key_layers=[layer], hidden_layers=[last])
@@ -48,7 +48,7 @@ def test_walk_equals_whole_passes(kind: str, first: int, hidden: bool) -> None:
 
 def test_layers_may_be_left_out_but_not_visited_again() -> None:
     handle = load("gpt2")
-    walk = Walk(handle, ROWS, [len(r) - 1 for r in ROWS], 0, 2)
+    walk = LayerwiseKeys(handle, ROWS, [len(r) - 1 for r in ROWS], 0, 2)
     change(handle, 0)
     keys, _ = walk.keys(2)
     expected, _ = capture(handle, ROWS, [len(r) - 1 for r in ROWS], key_layers=[2])

@@ -14,7 +14,7 @@ from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import hidden_of, output_of
 
 
-class OnlyAt(nn.Module):
+class SparseMLP(nn.Module):
     """`inner` at the places `at` of its input's leading dimensions, taken as one; zeros elsewhere.
 
     Attributes:
@@ -50,8 +50,8 @@ class OnlyAt(nn.Module):
         return (whole, *out[1:]) if isinstance(out, (tuple, list)) else whole
 
 
-def reading_only(handle: ModelHandle, layer: int) -> tuple[nn.Module, OnlyAt] | None:
-    """Block `layer` with its MLP in an `OnlyAt`; the model itself is left as it is.
+def sparse_mlp(handle: ModelHandle, layer: int) -> tuple[nn.Module, SparseMLP] | None:
+    """Block `layer` with its MLP in an `SparseMLP`; the model itself is left as it is.
 
     None where the block has no part of its own that ends in the edited matrix.
     """
@@ -69,7 +69,7 @@ def reading_only(handle: ModelHandle, layer: int) -> tuple[nn.Module, OnlyAt] | 
         parent = parent.get_submodule(step)
     parent._modules = dict(parent._modules)
     # Mixtures of experts ask for rows and positions.
-    only = OnlyAt(parent.get_submodule(name), as_row=handle.experts(layer) is not None)
+    only = SparseMLP(parent.get_submodule(name), as_row=handle.experts(layer) is not None)
     parent._modules[name] = only
     return outer, only
 

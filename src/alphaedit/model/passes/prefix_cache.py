@@ -34,16 +34,16 @@ class Chunk:
         skipped: Tokens at the front of each that this pass does not run, [n] int64.
         tokens: Tokens of each that it runs, at the front of a padded batch, [n] int64.
         cache: Keys and values of the tokens in front, grown by those of this pass.
-        stems: What the tokens in front belong to, if they were run before.
-        stem: For each row, its stem among these, [n] int64.
+        prefixes: What the tokens in front belong to, if they were run before.
+        prefix: For each row, its prefix among these, [n] int64.
     """
 
     rows: list[int]
     skipped: Tensor
     tokens: Tensor
     cache: Cache | None
-    stems: Stems | None = None
-    stem: Tensor | None = None
+    prefixes: PrefixCaches | None = None
+    prefix: Tensor | None = None
 
     @property
     def ends(self) -> Tensor:
@@ -51,13 +51,13 @@ class Chunk:
         return int(self.skipped.max()) + self.tokens
 
     def front(self, cache: Cache) -> Cache:
-        """Keys and values of the tokens in front, out of those of the stems."""
-        assert self.stem is not None
-        return rows_of_cache(cache, self.stem, int(self.skipped.max()))
+        """Keys and values of the tokens in front, out of those of the prefixes."""
+        assert self.prefix is not None
+        return rows_of_cache(cache, self.prefix, int(self.skipped.max()))
 
 
 @dataclass(frozen=True, eq=False)
-class Stems:
+class PrefixCaches:
     """Beginnings of rows, as they were run: each is that of a row of `parts`.
 
     Attributes:
@@ -116,7 +116,7 @@ def share(
     """The longest beginning that each row shares with another, of at most `limits` tokens.
 
     Returns:
-        The distinct stems, and for each row the index of its own or -1. No stems at all where
+        The distinct prefixes, and for each row the index of its own or -1. No prefixes at all where
         they would save too little.
     """
     order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
@@ -126,14 +126,14 @@ def share(
         length[a], length[b] = max(length[a], common), max(length[b], common)
     length = [min(n, limit) for n, limit in zip(length, limits, strict=True)]
     index: dict[tuple[int, ...], int] = {}
-    stem = [
+    prefix = [
         index.setdefault(tuple(row[:n]), len(index)) if n else -1
         for row, n in zip(rows, length, strict=True)
     ]
     saved = sum(length) - sum(len(s) for s in index)
     if saved < WORTHWHILE * sum(len(row) for row in rows):
         return [], [-1] * len(rows)
-    return list(index), stem
+    return list(index), prefix
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -151,7 +151,7 @@ def forward_rows(
     upto: int,
     max_tokens: int | None = None,
     keep: bool = False,
-    around_stems: Around | None = None,
+    around_prefixes: Around | None = None,
 ) -> None:
     """Run all rows, in passes of similar rows padded on the right.
 
@@ -164,7 +164,7 @@ def forward_rows(
         upto: Block after which nothing is needed.
         max_tokens: Size of one pass; by default what suits the device.
         keep: Give every pass a cache, whether or not it has tokens in front.
-        around_stems: As `around`, for the passes that run what rows share; they come first.
+        around_prefixes: As `around`, for the passes that run what rows share; they come first.
 
     Raises:
         ModelError: a row is longer than the model reads.
@@ -178,21 +178,23 @@ def forward_rows(
             remedy="Shorten the prompt, the target or the contexts.",
         )
     budget = max_tokens or pass_tokens(handle)
-    stems, stem_of = share(rows, [min(m, len(r) - 1) for r, m in zip(rows, limits, strict=True)])
-    shared = _run_stems(handle, stems, upto, budget, around_stems) if stems else None
-    stem_cache = shared.gathered() if shared else None
-    skipped = [len(stems[s]) if s >= 0 else 0 for s in stem_of]
+    prefixes, prefix_of = share(
+        rows, [min(m, len(r) - 1) for r, m in zip(rows, limits, strict=True)]
+    )
+    shared = _run_prefixes(handle, prefixes, upto, budget, around_prefixes) if prefixes else None
+    prefix_cache = shared.gathered() if shared else None
+    skipped = [len(prefixes[s]) if s >= 0 else 0 for s in prefix_of]
     rest = [list(row[n:]) for row, n in zip(rows, skipped, strict=True)]
-    # Rows without a stem go apart: they need no cache and no padding in front.
-    order = sorted(range(len(rows)), key=lambda i: (stem_of[i] >= 0, len(rest[i]), skipped[i]))
-    for chunk in _chunks(order, [len(r) for r in rest], [s >= 0 for s in stem_of], budget):
+    # Rows without a prefix go apart: they need no cache and no padding in front.
+    order = sorted(range(len(rows)), key=lambda i: (prefix_of[i] >= 0, len(rest[i]), skipped[i]))
+    for chunk in _chunks(order, [len(r) for r in rest], [s >= 0 for s in prefix_of], budget):
         front = torch.tensor([skipped[i] for i in chunk])
         count = torch.tensor([len(rest[i]) for i in chunk])
         cache: Cache | None = StoppingCache() if keep else None
         one = Chunk(chunk, front, count, cache)
-        if stem_cache is not None and stem_of[chunk[0]] >= 0:
-            one = replace(one, stems=shared, stem=torch.tensor([stem_of[i] for i in chunk]))
-            cache = one.front(stem_cache)
+        if prefix_cache is not None and prefix_of[chunk[0]] >= 0:
+            one = replace(one, prefixes=shared, prefix=torch.tensor([prefix_of[i] for i in chunk]))
+            cache = one.front(prefix_cache)
             one = replace(one, cache=cache)
         ids, _ = handle.tokens.pad([rest[i] for i in chunk], "right")
         with stoppable(), around(one):
@@ -236,16 +238,16 @@ def keys_and_values_of(
         A cache of width the longest row; what lies in front of a row's tokens must be masked.
         Rows may be equal, or the beginnings of others; not all may be empty.
     """
-    return _run_stems(handle, rows, upto, max_tokens, None).gathered()
+    return _run_prefixes(handle, rows, upto, max_tokens, None).gathered()
 
 
-def _run_stems(
+def _run_prefixes(
     handle: ModelHandle,
     rows: Sequence[Sequence[int]],
     upto: int,
     max_tokens: int | None,
     around: Around | None,
-) -> Stems:
+) -> PrefixCaches:
     """Run the beginnings of rows, `around` each pass if it is given."""
     distinct, owner = _longest(rows)
     parts: list[Chunk] = []
@@ -272,10 +274,10 @@ def _run_stems(
         upto=upto,
         max_tokens=max_tokens,
         keep=True,
-        around_stems=around,
+        around_prefixes=around,
     )
     surplus = [limits[o] - len(row) for o, row in zip(owner, rows, strict=True)]
-    return Stems(parts, owner, surplus, max(len(row) for row in rows))
+    return PrefixCaches(parts, owner, surplus, max(len(row) for row in rows))
 
 
 def _longest(rows: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], list[int]]:

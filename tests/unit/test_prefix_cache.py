@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.tiny import LAYERS, tiny_model
-from tests.unit.test_partial import CASES, close, load, plain
+from tests.unit.test_capture import CASES, close, load, plain
 
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import Suffix, capture
-from alphaedit.model.stems import _longest, keys_and_values_of, share
+from alphaedit.model.passes.capture import TailPass, capture
+from alphaedit.model.passes.prefix_cache import _longest, keys_and_values_of, share
 
 # Contexts, subjects and questions: equal rows, rows that begin others, rows on their own.
 CONTEXTS = [[], [7, 8, 9, 10, 11, 12], [7, 8, 20, 21]]
@@ -20,13 +20,13 @@ ROW = st.lists(st.integers(0, 2), max_size=6)
 
 
 @given(st.lists(ROW.filter(len), max_size=12), st.integers(0, 6))
-def test_stems_are_beginnings_within_the_limit(rows: list[list[int]], limit: int) -> None:
-    stems, of_row = share(rows, [limit] * len(rows))
-    assert len(set(stems)) == len(stems)
-    for row, stem in zip(rows, of_row, strict=True):
-        if stem >= 0:
-            assert tuple(row[: len(stems[stem])]) == stems[stem]
-            assert 1 <= len(stems[stem]) <= limit
+def test_prefix_cache_are_beginnings_within_the_limit(rows: list[list[int]], limit: int) -> None:
+    prefixes, of_row = share(rows, [limit] * len(rows))
+    assert len(set(prefixes)) == len(prefixes)
+    for row, prefix in zip(rows, of_row, strict=True):
+        if prefix >= 0:
+            assert tuple(row[: len(prefixes[prefix])]) == prefixes[prefix]
+            assert 1 <= len(prefixes[prefix]) <= limit
 
 
 @given(st.lists(ROW, min_size=1, max_size=12))
@@ -68,8 +68,8 @@ def test_capture_of_shared_rows(kind: str, attention: str, max_tokens: int | Non
 def test_suffix_of_shared_rows(kind: str, attention: str) -> None:
     handle = load(kind, attention)
     starts = [max(0, len(row) - 3) for row in ROWS]
-    suffix = Suffix.build(handle, ROWS, starts, 1, check=False)
-    out = suffix.run(suffix.clean)
+    tail = TailPass.build(handle, ROWS, starts, 1, check=False)
+    out = tail.run(tail.clean)
     for i, (row, start) in enumerate(zip(ROWS, starts, strict=True)):
         with torch.no_grad():
             _, last, _ = plain(handle, row, 1)

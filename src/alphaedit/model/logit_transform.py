@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AfterHead = Callable[[Tensor], Tensor]
+LogitTransform = Callable[[Tensor], Tensor]
 LOOKED_FOR = "soft capping (final_logit_softcapping) and scaling (logit_scale, logits_scaling)"
 
 
-def find_after_head(config: Any, head: Tensor, logits: Tensor) -> AfterHead | None:
+def find_logit_transform(config: Any, head: Tensor, logits: Tensor) -> LogitTransform | None:
     """The function that turns the head's output into the logits that the model returned.
 
     Candidates come from the config; one is taken only if it gives the logits of this pass.
@@ -25,7 +25,7 @@ def find_after_head(config: Any, head: Tensor, logits: Tensor) -> AfterHead | No
     return None
 
 
-def _candidates(config: Any) -> Iterator[AfterHead]:
+def _candidates(config: Any) -> Iterator[LogitTransform]:
     yield _scaled(1.0)
     cap = getattr(config, "final_logit_softcapping", None)
     if cap:
@@ -37,9 +37,9 @@ def _candidates(config: Any) -> Iterator[AfterHead]:
             yield _scaled(1 / scale)
 
 
-def _scaled(by: float) -> AfterHead:
+def _scaled(by: float) -> LogitTransform:
     return lambda head: head if by == 1.0 else head * by
 
 
-def _capped(cap: float) -> AfterHead:
+def _capped(cap: float) -> LogitTransform:
     return lambda head: cap * torch.tanh(head / cap)

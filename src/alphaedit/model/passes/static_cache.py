@@ -1,4 +1,4 @@
-"""Keys and values with room behind them: each run writes its own there, nothing is copied."""
+"""Keys and values with space behind them: each run writes its own there, nothing is copied."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class _Written(torch.autograd.Function):
         return grads[0][..., -ctx.count :, :], None
 
 
-class _RoomyLayer(DynamicLayer):
-    """One layer; `keys` and `values` [rows, heads, front + room, size]."""
+class _StaticLayer(DynamicLayer):
+    """One layer; `keys` and `values` [rows, heads, front + space, size]."""
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, space: int) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.room = room
+        self.space = space
         self.keys, self.values = keys, values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """What the layer holds, and behind it the states of this run."""
-        assert key_states.shape[-2] == self.room
+        assert key_states.shape[-2] == self.space
         return (
             _Written.apply(key_states, self.keys),
             _Written.apply(value_states, self.values),
@@ -47,13 +47,13 @@ class _RoomyLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         """Tokens in front."""
-        return int(self.keys.shape[-2]) - self.room
+        return int(self.keys.shape[-2]) - self.space
 
 
-def with_room(cache: Cache, room: int) -> Cache:
-    """A cache that holds what `cache` does, with `room` more tokens.
+def with_space(cache: Cache, space: int) -> Cache:
+    """A cache that holds what `cache` does, with space for `space` more tokens.
 
-    Every run over it must have exactly `room` tokens; gradients of one run must be taken before
+    Every run over it must have exactly `space` tokens; gradients of one run must be taken before
     the next begins.
     """
     new = DynamicCache()
@@ -62,7 +62,7 @@ def with_room(cache: Cache, room: int) -> Cache:
         if keys is None or values is None:
             new.layers.append(DynamicLayer())
         else:
-            new.layers.append(_RoomyLayer(_wider(keys, room), _wider(values, room), room))
+            new.layers.append(_StaticLayer(_wider(keys, space), _wider(values, space), space))
     return new
 
 
@@ -73,19 +73,19 @@ def without_layers(cache: Cache, before: int) -> Cache:
     return new
 
 
-def roomy_rows(cache: Cache, rows: Tensor) -> Cache:
-    """The given rows of a cache that `with_room` made."""
+def static_rows(cache: Cache, rows: Tensor) -> Cache:
+    """The given rows of a cache that `with_space` made."""
     new = DynamicCache()
     for layer in cache.layers:
-        if isinstance(layer, _RoomyLayer):
+        if isinstance(layer, _StaticLayer):
             index = rows.to(layer.keys.device)
-            layer = _RoomyLayer(layer.keys[index], layer.values[index], layer.room)
+            layer = _StaticLayer(layer.keys[index], layer.values[index], layer.space)
         new.layers.append(layer)
     return new
 
 
-def _wider(tensor: Tensor, room: int) -> Tensor:
-    shape = (*tensor.shape[:-2], tensor.shape[-2] + room, tensor.shape[-1])
+def _wider(tensor: Tensor, space: int) -> Tensor:
+    shape = (*tensor.shape[:-2], tensor.shape[-2] + space, tensor.shape[-1])
     wider = tensor.new_empty(shape)
     wider[..., : tensor.shape[-2], :] = tensor
     return wider

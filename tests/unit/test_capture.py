@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alphaedit.core.errors import ArchitectureError, ConfigError, ModelError
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.partial import Suffix, capture, hidden_at, keys_at
+from alphaedit.model.passes.capture import TailPass, capture, hidden_at, keys_at
 
 SDPA = ("gpt2", "llama", "qwen2", "gpt_neox", "mistral", "phi", "opt", "falcon")
 EAGER = (*CORE, "mistral", "gemma2", "phi", "opt", "bloom", "falcon")
@@ -75,16 +75,16 @@ def close(ours: Tensor, expected: Tensor) -> None:
 def test_suffix_equals_full_pass(kind: str, attention: str, layer: int) -> None:
     handle = load(kind, attention)
     rows, starts = rows_of(SHAPES)
-    suffix = Suffix.build(handle, rows, starts, layer)
-    out = suffix.run(suffix.clean)
-    assert out.shape == suffix.clean.shape == (5, 7, handle.d_out(layer))
+    tail = TailPass.build(handle, rows, starts, layer)
+    out = tail.run(tail.clean)
+    assert out.shape == tail.clean.shape == (5, 7, handle.d_out(layer))
     for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
         with torch.no_grad():
             hidden, last, logits = plain(handle, row, layer)
         n = len(row) - start
-        close(suffix.clean[i, :n], hidden[start:])
+        close(tail.clean[i, :n], hidden[start:])
         close(out[i, :n], last[start:])
-        close(suffix.logits(out[i, :n]), logits[start:])
+        close(tail.logits(out[i, :n]), logits[start:])
 
 
 @pytest.mark.parametrize(("kind", "attention"), CASES)
@@ -92,16 +92,16 @@ def test_gradient_and_rows(kind: str, attention: str) -> None:
     """A delta at the start moves the same things by the same gradient as in the full model."""
     handle, layer, chosen = load(kind, attention), 1, [3, 0, 2]
     rows, starts = rows_of(SHAPES)
-    suffix = Suffix.build(handle, rows, starts, layer)
+    tail = TailPass.build(handle, rows, starts, layer)
     generator = torch.Generator().manual_seed(0)
     first_delta = torch.randn(len(chosen), handle.d_out(layer), generator=generator)
     weights = torch.randn(len(chosen), 7, handle.d_out(layer), generator=generator)
     picked = torch.tensor(chosen)
 
     delta = first_delta.clone().requires_grad_()
-    clean = suffix.clean[picked]
+    clean = tail.clean[picked]
     hidden = torch.cat([clean[:, :1] + delta[:, None], clean[:, 1:]], dim=1)
-    out = suffix.run(hidden, rows=picked)
+    out = tail.run(hidden, rows=picked)
     lengths = [len(rows[i]) - starts[i] for i in chosen]
     loss = sum((out[j, :n] * weights[j, :n]).sum() for j, n in enumerate(lengths))
     assert isinstance(loss, Tensor)
@@ -121,9 +121,9 @@ def test_gradient_and_rows(kind: str, attention: str) -> None:
 def test_no_prefix(kind: str) -> None:
     handle = load(kind)
     rows, starts = rows_of([(5, 0), (9, 0), (1, 0)])
-    suffix = Suffix.build(handle, rows, starts, 1)
-    out = suffix.run(suffix.clean)
-    part = suffix.run(suffix.clean[[2, 1]], rows=torch.tensor([2, 1]))
+    tail = TailPass.build(handle, rows, starts, 1)
+    out = tail.run(tail.clean)
+    part = tail.run(tail.clean[[2, 1]], rows=torch.tensor([2, 1]))
     for i, row in enumerate(rows):
         with torch.no_grad():
             close(out[i, : len(row)], plain(handle, row, 1)[1])
@@ -132,38 +132,36 @@ def test_no_prefix(kind: str) -> None:
 
 def test_runs_do_not_disturb_one_another() -> None:
     handle = load("gpt_neo")
-    suffix = Suffix.build(handle, *rows_of(SHAPES), 1)
-    once = suffix.run(suffix.clean)
-    subset = [
-        suffix.run(suffix.clean[rows], rows=rows) for rows in map(torch.tensor, ([1], [4, 2]))
-    ]
+    tail = TailPass.build(handle, *rows_of(SHAPES), 1)
+    once = tail.run(tail.clean)
+    subset = [tail.run(tail.clean[rows], rows=rows) for rows in map(torch.tensor, ([1], [4, 2]))]
     close(subset[0], once[[1]])
     close(subset[1], once[[4, 2]])
-    assert torch.equal(suffix.run(suffix.clean), once)
-    assert torch.equal(suffix.run(suffix.clean, rows=torch.arange(5)), once)
+    assert torch.equal(tail.run(tail.clean), once)
+    assert torch.equal(tail.run(tail.clean, rows=torch.arange(5)), once)
 
 
 def test_last_layer_leaves_nothing_to_run() -> None:
     handle = load("llama")
-    suffix = Suffix.build(handle, *rows_of(SHAPES), LAYERS - 1)
-    assert torch.equal(suffix.run(suffix.clean), suffix.clean)
+    tail = TailPass.build(handle, *rows_of(SHAPES), LAYERS - 1)
+    assert torch.equal(tail.run(tail.clean), tail.clean)
 
 
 def test_no_gradient_reaches_the_weights() -> None:
     handle = load("gpt2")
-    suffix = Suffix.build(handle, *rows_of(SHAPES), 0)
-    hidden = suffix.clean.clone().requires_grad_()
-    suffix.run(hidden).sum().backward()  # type: ignore[no-untyped-call]
+    tail = TailPass.build(handle, *rows_of(SHAPES), 0)
+    hidden = tail.clean.clone().requires_grad_()
+    tail.run(hidden).sum().backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
-    assert not suffix.clean.requires_grad
+    assert not tail.clean.requires_grad
     assert all(p.grad is None for p in handle.model.parameters())
 
 
 def test_bfloat16() -> None:
     model, tokenizer = tiny_model("llama")
     handle = ModelHandle.load(model, tokenizer, dtype="bfloat16")
-    suffix = Suffix.build(handle, *rows_of(SHAPES), 1)
-    assert suffix.clean.dtype == suffix.run(suffix.clean).dtype == torch.bfloat16
+    tail = TailPass.build(handle, *rows_of(SHAPES), 1)
+    assert tail.clean.dtype == tail.run(tail.clean).dtype == torch.bfloat16
     keys = keys_at(handle, [[5, 6, 7]], [1], [0])[0]
     assert keys.dtype == torch.float32
 
@@ -174,8 +172,8 @@ def test_float64(kind: str) -> None:
     model, tokenizer = tiny_model(kind)
     handle = ModelHandle.load(model.double(), tokenizer)
     rows, starts = rows_of(SHAPES)
-    suffix = Suffix.build(handle, rows, starts, 1)
-    out = suffix.run(suffix.clean[[0, 3]], rows=torch.tensor([0, 3]))
+    tail = TailPass.build(handle, rows, starts, 1)
+    out = tail.run(tail.clean[[0, 3]], rows=torch.tensor([0, 3]))
     with torch.no_grad():
         close(out[1, :5], plain(handle, rows[3], 1)[1][15:])
 
@@ -184,7 +182,7 @@ def test_long_prefix_beside_a_long_suffix() -> None:
     """Together longer than the model reads, each row on its own is not."""
     handle = load("llama")
     rows, starts = rows_of([(120, 110), (120, 5)])
-    out = Suffix.build(handle, rows, starts, 1)
+    out = TailPass.build(handle, rows, starts, 1)
     with torch.no_grad():
         close(out.run(out.clean)[0, :10], plain(handle, rows[0], 1)[1][110:])
 
@@ -198,9 +196,9 @@ def test_check_notices_a_model_that_depends_on_more() -> None:
 
     hook = block.register_forward_hook(depends_on_length)
     with pytest.raises(ArchitectureError, match="run in parts differs"):
-        Suffix.build(handle, *rows_of(SHAPES), 1)
+        TailPass.build(handle, *rows_of(SHAPES), 1)
     hook.remove()
-    Suffix.build(handle, *rows_of(SHAPES), 1)
+    TailPass.build(handle, *rows_of(SHAPES), 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -275,4 +273,4 @@ def test_bad_rows(
     rows: list[list[int]], starts: list[int], layer: int, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        Suffix.build(load("gpt2"), rows, starts, layer)
+        TailPass.build(load("gpt2"), rows, starts, layer)
