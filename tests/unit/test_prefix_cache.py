@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.tiny import LAYERS, tiny_model
 from tests.unit.test_capture import CASES, close, load, plain
 
+from alphaedit.model import generate as generating
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.passes.capture import TailPass, capture
 from alphaedit.model.passes.prefix_cache import _longest, keys_and_values_of, share
@@ -91,3 +92,26 @@ def test_fewer_tokens_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(run) == 20 + 30 * 2
     assert cache.layers[0].keys.shape[-2] == 22  # type: ignore[union-attr]
     assert len(cache.layers) == 1
+
+
+@pytest.mark.parametrize(("kind", "attention"), CASES)
+def test_text_after_a_shared_beginning(
+    kind: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = load(kind, attention)
+    examples = list(range(10, 22))
+    rows = [examples + own for own in ([40, 41, 42], [50], [60, 61], [50, 51, 52, 53])]
+    seen: list[torch.Size] = []
+    forward = ModelHandle.forward
+
+    def watched(self: ModelHandle, ids: torch.Tensor, *args: object, **options: object) -> object:
+        seen.append(ids.shape)
+        return forward(self, ids, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelHandle, "forward", watched)
+    plain_text = generating.generate_ids(handle, rows, 5)
+    whole = sum(shape.numel() for shape in seen)
+    seen.clear()
+    monkeypatch.setattr(generating, "WORTH_SHARING", 4)
+    assert generating.generate_ids(handle, rows, 5) == plain_text
+    assert sum(shape.numel() for shape in seen) < whole

@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 
 from alphaedit.core.errors import ModelError, NonFiniteError
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.passes.prefix_cache import keys_and_values_of
 
 BATCH_ROWS = 128
+WORTH_SHARING = 32
+BATCH_TOKENS = 32_768
+"""Of prompts that run together, padding included."""
 
 
 def generate(
@@ -48,10 +52,12 @@ def generate(
                 remedy="Shorten the prompt.",
             )
     out = []
-    for at in range(0, len(rows), BATCH_ROWS):
+    longest = max((len(row) for row in rows), default=1)
+    together = max(1, min(BATCH_ROWS, BATCH_TOKENS // longest))
+    for at in range(0, len(rows), together):
         progress(at, len(rows))
         out += generate_ids(
-            handle, rows[at : at + BATCH_ROWS], max_new_tokens, top_k=top_k, generator=generator
+            handle, rows[at : at + together], max_new_tokens, top_k=top_k, generator=generator
         )
     progress(len(rows), len(rows))
     return [handle.tokens.decode(ids) for ids in out]
@@ -69,18 +75,28 @@ def generate_ids(
     """New token ids for each row; see `generate`."""
     if not rows:
         return []
-    ids, mask = handle.tokens.pad([list(r) for r in rows], "left")
     limit = handle.max_positions
-    room = max_new_tokens if limit is None else min(max_new_tokens, limit - ids.shape[1])
+    longest = max(len(row) for row in rows)
+    room = max_new_tokens if limit is None else min(max_new_tokens, limit - longest)
     end = getattr(handle.tokenizer, "eos_token_id", None)
-    cache = DynamicCache(config=handle.model.config)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    front = _shared(rows)
+    ids, mask = handle.tokens.pad([list(r[f:]) for r, f in zip(rows, front, strict=True)], "left")
+    cache: Cache = DynamicCache(config=handle.model.config)
+    if any(front):
+        # Examples in front of every question, say: run once. Padding lies in front of them, as
+        # windows of attention count it.
+        begun = [row[:skip] for row, skip in zip(rows, front, strict=True)]
+        cache = keys_and_values_of(handle, begun, upto=handle.n_layers - 1)
+        held = torch.tensor(front)[:, None]
+        width = int(held.max())
+        mask = torch.cat([(torch.arange(width) >= width - held).to(mask.dtype), mask], dim=1)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
     new: list[Tensor] = []
     step_ids, step_positions = ids, positions
     ended = torch.zeros(len(rows), dtype=torch.bool)
     for _ in range(max(0, room)):
         logits = handle.forward(
-            step_ids, mask, positions=step_positions, cache=cache, use_cache=True
+            step_ids, mask, positions=step_positions, cache=cache, use_cache=True, last_only=True
         )[:, -1]
         token = _pick(logits.float().cpu(), top_k, generator)
         new.append(token)
@@ -98,6 +114,20 @@ def generate_ids(
             tokens = tokens[: tokens.index(end)]
         result.append(tokens)
     return result
+
+
+def _shared(rows: Sequence[Sequence[int]]) -> list[int]:
+    """How many tokens of each row are its share of what all begin with; 0 where that is little.
+
+    What is left of each row is of one length, so that no padding is needed between the two.
+    """
+    same, first = min(len(row) for row in rows) - 1, rows[0]
+    for row in rows[1:]:
+        same = next((i for i in range(same) if row[i] != first[i]), same)
+    left = max(len(row) for row in rows) - same
+    front = [len(row) - left for row in rows]
+    fits = len(rows) > 1 and same >= WORTH_SHARING and min(front) >= 0
+    return front if fits else [0] * len(rows)
 
 
 def _pick(logits: Tensor, top_k: int | None, generator: torch.Generator | None) -> Tensor:

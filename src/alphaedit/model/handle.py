@@ -282,8 +282,12 @@ class ModelHandle:
         positions: Tensor | None = None,
         cache: Any = None,
         use_cache: bool = False,
+        last_only: bool = False,
     ) -> Tensor:
         """Logits [rows, length, vocabulary] of the whole model.
+
+        With `last_only` those of the last token alone, [rows, 1, vocabulary], which on long rows
+        spares a large vocabulary most of its work and memory.
 
         Only `input_ids` and `attention_mask` come from the tokenizer, never `token_type_ids`.
         Positions are passed where the model accepts them.
@@ -293,11 +297,13 @@ class ModelHandle:
             kwargs["position_ids"] = positions.to(self.device)
         if cache is not None:
             kwargs["past_key_values"] = cache
+        if last_only and "logits_to_keep" in self._accepted:
+            kwargs["logits_to_keep"] = 1
         out = self.model(
             input_ids=ids.to(self.device), attention_mask=mask.to(self.device), **kwargs
         )
         logits: Tensor = out.logits
-        return logits
+        return logits[:, -1:] if last_only else logits
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states that left the last block, [..., d_out] to [..., vocabulary].
