@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.tiny import SENTENCES, tiny_model
 from alphaedit import Edit, Editor, Fact
 from alphaedit.cli.app import run
 from alphaedit.core.bars import Bars, as_progress
+from alphaedit.core.change import HookChange
 from alphaedit.core.errors import (
     AlphaEditWarning,
     ConfigError,
@@ -28,7 +30,7 @@ from alphaedit.core.progress import silent
 from alphaedit.editor import editing
 from alphaedit.editor.measured import ask_facts, says
 from alphaedit.locate import preset
-from alphaedit.methods.base import Solution
+from alphaedit.methods.base import Method, Needs, Problem, Solution
 from alphaedit.methods.config import build
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.statistics import ModelStatistics
@@ -161,7 +163,7 @@ def test_measuring_looks_at_the_unedited_model(editor: Editor) -> None:
     editor.edit(F, **SETTINGS)
     edited = editor.handle.weight(1)
     assert not torch.equal(weights, edited)
-    with editor._layers.unedited():
+    with editor._applied.unedited():
         assert torch.equal(editor.handle.weight(1), weights)
     assert torch.equal(editor.handle.weight(1), edited)
     # Statistics of a layer that was not looked at before the first edit.
@@ -179,37 +181,56 @@ def test_contexts_of_plain_edits_survive_a_chat(editor: Editor) -> None:
     assert editor.state.contexts == kept
 
 
-class _Odd:
+@dataclass(frozen=True)
+class _Odd(Method):
     """A method that gives what nobody can bring into force."""
 
-    name, title, paper, summary = "odd", "Odd", "none", "none"
+    patch: Patch = field(default_factory=Patch)
 
-    def __init__(self, patch: Patch) -> None:
-        self.patch = patch
-
-    def solve(self, problem: Any) -> Solution:
+    def solve(self, problem: Problem[Any]) -> Solution:
         return Solution(self.patch, problem.state)
 
 
 @pytest.mark.parametrize(
     ("patch", "said"),
     [
-        (Patch(prompt="Berlin is the capital."), "a prompt"),
-        (Patch(modules={"h.0": {"keys": torch.zeros(1)}}), "hooks of modules"),
-        (Patch(), "nothing"),
+        (Patch(), "gave nothing"),
+        (Patch(changes=(HookChange("strange", torch.tensor([0])),)), "called 'strange'"),
     ],
 )
 def test_what_would_do_nothing_is_refused(
     editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: Patch, said: str
 ) -> None:
     # finding 6
-    monkeypatch.setattr(editing, "get_method", lambda name: _Odd(patch))
+    odd = _Odd("odd", "Odd", "none", "none", patch=patch)
+    monkeypatch.setattr(editing, "get_method", lambda name: odd)
     editor.track(tmp_path / "ledger")
     entries = len(editor.ledger.history.entries)  # type: ignore[union-attr]
-    with pytest.raises(EditFileError, match=f"gave {said}"):
+    with pytest.raises(EditFileError, match=said):
         editor.edit(F, "odd", **SETTINGS)
     assert editor.edits == []
     assert len(editor.ledger.history.entries) == entries  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [(Needs(chat_template=True), "needs a chat template"), (Needs(whole_model=True), "split")],
+)
+def test_needs_that_cannot_be_met_are_refused_first(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch, needs: Needs, said: str
+) -> None:
+    class Needy(_Odd):
+        @property
+        def needs(self) -> Needs:
+            return needs
+
+        def solve(self, problem: Problem[Any]) -> Solution:
+            raise AssertionError("solved")
+
+    monkeypatch.setattr(editing, "get_method", lambda name: Needy("odd", "Odd", "none", "none"))
+    monkeypatch.setattr(editor.handle, "sharded", True)
+    with pytest.raises(ConfigError, match=said):
+        editor.edit(F, "odd", **SETTINGS)
 
 
 @pytest.fixture(scope="module")

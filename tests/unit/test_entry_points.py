@@ -14,10 +14,14 @@ from alphaedit.methods import plugin, registry
 from alphaedit.methods.others import BrokenEntryPoint
 
 CODE = """
-class Method:
-    name, title, paper, summary = "fine", "Fine", "none", "Works."
+from alphaedit.methods.base import Method as Base
+class Method(Base):
     def solve(self, problem): ...
-FINE = Method()
+FINE = Method("fine", "Fine", "none", "Works.")
+class Other:
+    name, title, paper, summary = "other", "Other", "none", "Is none."
+    def solve(self, problem): ...
+OTHER = Other()
 NO_METHOD = 3
 class HalfMethod:
     name = "half"
@@ -35,7 +39,8 @@ METHODS = {
     "no-method": ("made_up:NO_METHOD", "no text 'name'"),
     "half": ("made_up:HALF", "no text 'title'"),
     "shy": ("made_up:SHY", "not today"),
-    "a-class": ("made_up:Method", "no object with solve()"),
+    "a-class": ("made_up:Method", "no text 'name'"),
+    "other": ("made_up:OTHER", "no object of a class derived from"),
     "fine": ("made_up:FINE", ""),
 }
 

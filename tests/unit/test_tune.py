@@ -11,6 +11,7 @@ from tests.tiny import tiny_model
 from alphaedit import Editor, Fact
 from alphaedit.core.errors import AlphaEditError, ConfigError, SubspaceError, UnknownNameError
 from alphaedit.methods.config import Hyperparameters, build
+from alphaedit.methods.fine_tune import Bounded
 from alphaedit.methods.presets import preset, read_preset, write_preset
 from alphaedit.methods.registry import get_method, methods
 from alphaedit.tune.axes import axes, reachable
@@ -111,7 +112,7 @@ def test_the_log_of_another_search_is_refused(tmp_path: Path) -> None:
 
 def test_moves_stay_within_the_model() -> None:
     for method in methods().values():
-        start = build({"layers": (0, 1), "energy": 0.3, "steps": 5, "bound": 0.1}, "start")
+        start = build({"layers": (0, 1), "energy": 0.3, "steps": 5, "bound": 0.1}, "start", Bounded)
         frontier, seen = [start.model_dump(exclude_none=True)], set()
         while frontier and len(seen) < 150:
             values = frontier.pop(0)
@@ -120,7 +121,7 @@ def test_moves_stay_within_the_model() -> None:
                     changed = move(values)
                     if changed is None:
                         continue
-                    hp = build(changed, "move")
+                    hp = build(changed, "move", Bounded)
                     assert set(hp.layers) <= set(reachable(start, 3))
                     if hp.layers not in seen:
                         seen.add(hp.layers)

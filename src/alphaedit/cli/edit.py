@@ -126,7 +126,7 @@ def edit(
     what an edit would do and keeps nothing. MODEL itself is never written to.
     """
     source = sources.read(facts, prompt, subject, target, truth, format)
-    over = prepare.overrides(settings, plugins)
+    over = prepare.overrides(settings, plugins, method=method)
     watch = prepare.guard_of(guard)
     from alphaedit.ledger.ledger import Ledger
 

@@ -125,7 +125,7 @@ def evaluate(
     generation, and for bundled models the share of facts kept that were not edited. Nothing is
     saved.
     """
-    over = prepare.overrides(settings, plugins)
+    over = prepare.overrides(settings, plugins, method=method)
     watch = prepare.guard_of(guard)
     place = outputs.Output("--report", report)
     outputs.check_outputs(model, [place], force=force, inputs={"--from": from_session})

@@ -112,8 +112,13 @@ def guard_of(spec: str | None) -> Guard | None:
     return guard
 
 
-def overrides(pairs: Sequence[str] | None, plugins: Sequence[str] | None = None) -> dict[str, Any]:
-    """`--set KEY=VALUE` pairs and `--plugin`s as hyperparameters of the right types.
+def overrides(
+    pairs: Sequence[str] | None,
+    plugins: Sequence[str] | None = None,
+    *,
+    method: str = "alphaedit",
+) -> dict[str, Any]:
+    """`--set KEY=VALUE` pairs and `--plugin`s as hyperparameters of `method`, of the right types.
 
     Raises:
         ConfigError: a pair has no "=", a name is unknown or given twice, or a value impossible.
@@ -122,6 +127,7 @@ def overrides(pairs: Sequence[str] | None, plugins: Sequence[str] | None = None)
         return {}
     from alphaedit.methods.config import build
     from alphaedit.methods.plugin import make
+    from alphaedit.methods.registry import config_of
 
     given: dict[str, Any] = {}
     if plugins:
@@ -136,7 +142,7 @@ def overrides(pairs: Sequence[str] | None, plugins: Sequence[str] | None = None)
         if key in given:
             raise ConfigError(f"--set {key} is given twice.", remedy="Give it once.")
         given[key] = numbers(value) if key == "layers" else None if value == "none" else value
-    built = build({"layers": (0,), **given}, "--set")
+    built = build({"layers": (0,), **given}, "--set", config_of(method))
     return {key: getattr(built, key) for key in given}
 
 

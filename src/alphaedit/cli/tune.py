@@ -90,7 +90,7 @@ def tune(
     """
     from alphaedit.methods.presets import ENDINGS
 
-    over = prepare.overrides(settings, plugins)
+    over = prepare.overrides(settings, plugins, method=method)
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(f"{out} does not end in .yaml.", remedy="By that, --preset knows files.")
     log = out.with_name(f"{out.name}.trials.jsonl")

@@ -18,7 +18,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.files import atomic_folder
 from alphaedit.core.learned import STATE, STATE_TENSORS, Learned
 from alphaedit.core.patch import Patch
-from alphaedit.core.stored import FORMAT, facts_in, read_edit, read_tensors
+from alphaedit.core.stored import FORMAT, OLDEST, facts_in, read_edit, read_tensors
 
 _JSON, _TENSORS = "edit.json", "patch.safetensors"
 
@@ -101,7 +101,7 @@ class Edit:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON values."""
         return {
-            "format": FORMAT,
+            "format": FORMAT if self.patch.changes else OLDEST,
             "id": self.id,
             "created": self.created,
             "method": self.method,
@@ -116,8 +116,9 @@ class Edit:
             "drift": dict(self.drift),
             "verdict": list(self.verdict),
             "measured": dict(self.measured),
-            "prompt": self.patch.prompt,
             "metadata": self.patch.metadata,
+            # Of the first format, which older versions read.
+            **({"changes": self.patch.about()} if self.patch.changes else {"prompt": None}),
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -190,7 +191,8 @@ class Edit:
 def _patch(path: Path, data: Mapping[str, Any]) -> Patch:
     tensors = read_tensors(path)
     try:
-        return Patch.from_tensors(tensors, prompt=data["prompt"], metadata=data["metadata"])
+        about = data.get("changes", ())
+        return Patch.from_tensors(tensors, about=about, metadata=data["metadata"])
     except EditFileError as error:
         raise EditFileError(f"{path}: {error.message}", remedy=error.remedy) from error
 
@@ -212,5 +214,7 @@ def edit_id(patch: Patch, facts: tuple[Fact, ...], parent: str | None) -> str:
         digest.update(name.encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     digest.update(json.dumps([f.to_dict() for f in facts], sort_keys=True).encode())
-    digest.update(repr((parent, patch.prompt)).encode())
+    # Of edits of weights alone the text is that of the first format, so that their ids stay.
+    about = json.dumps(patch.about(), sort_keys=True) if patch.changes else None
+    digest.update(repr((parent, about)).encode())
     return digest.hexdigest()[:16]

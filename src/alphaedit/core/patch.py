@@ -1,6 +1,6 @@
-"""What a method returns: low-rank changes of weights, or a module's tensors, or a prompt."""
+"""What a method returns: low-rank changes of weights, and changes of other kinds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.arguments import as_text, shown
+from alphaedit.core.change import Change, changes_from
 from alphaedit.core.errors import AlphaEditError, ConfigError, EditFileError, NonFiniteError
 
 _DTYPES = (torch.float32, torch.float64)
@@ -93,87 +94,78 @@ class Patch:
         weights: Change of each edited matrix, under its full parameter name in the model
             (``transformer.h.3.mlp.c_proj.weight``), as ``[d_out, d_in]`` acting on keys from
             the left, whichever way round the model stores the matrix.
-        modules: Tensors of memory-based editors, by the path of the module they hook and name.
-        prompt: Text of prompt-based editors.
+        changes: What else is changed, see `core.change`.
         metadata: What the method tells about the patch; JSON values only.
 
     Raises:
-        ConfigError: A name is empty, or a module tensor's name contains ``/``.
-        NonFiniteError: A module's tensor holds NaN or infinity.
+        ConfigError: A part is of a wrong kind, or a name is empty.
     """
 
     weights: dict[str, LowRank] = field(default_factory=dict)
-    modules: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    prompt: str | None = None
+    changes: tuple[Change, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the kinds of all parts, the names, and the modules' tensors."""
+        """Check the kinds of all parts and the names."""
         _require_mapping("weights", self.weights, LowRank)
-        _require_mapping("modules", self.modules, dict)
-        for path, tensors in self.modules.items():
-            _require_mapping(f"modules[{path!r}]", tensors, Tensor)
-        if self.prompt is not None:
-            as_text("prompt", self.prompt)
+        for change in self.changes:
+            if not isinstance(change, Change):
+                raise ConfigError(f"A change is {shown(change)}.", remedy="Give a Change.")
         _require_mapping("metadata", self.metadata, object)
-        for path, tensors in self.modules.items():
-            for name, tensor in tensors.items():
-                if not name or "/" in name:
-                    raise ConfigError(
-                        f"Tensor {name!r} of module {path!r} has an impossible name.",
-                        remedy="Use a non-empty name without '/'.",
-                    )
-                _require_finite(tensor, f"Tensor {name!r} of module {path!r}")
-        if "" in self.weights or "" in self.modules:
+        if "" in self.weights:
             raise ConfigError(
-                "A patch names an empty parameter or module.",
+                "A patch names an empty parameter.",
                 remedy="Use the full name as the model gives it.",
             )
 
     @property
     def empty(self) -> bool:
         """Whether the patch would change nothing."""
-        return not (self.weights or self.modules or self.prompt)
+        return not (self.weights or self.changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names, detached copies on the CPU, ready for safetensors.
 
         Returns:
             ``weights/NAME/left`` ``[d_out, r]`` and ``weights/NAME/right`` ``[r, d_in]`` per
-            edited matrix, ``modules/PATH/NAME`` per module tensor.
+            edited matrix, ``changes/NUMBER/...`` per change.
         """
         flat: dict[str, Tensor] = {}
         for name, delta in self.weights.items():
             flat[f"weights/{name}/left"] = _own(delta.left)
             flat[f"weights/{name}/right"] = _own(delta.right)
-        for path, tensors in self.modules.items():
-            for name, tensor in tensors.items():
-                flat[f"modules/{path}/{name}"] = _own(tensor)
+        for number, change in enumerate(self.changes):
+            for name, tensor in change.tensors().items():
+                flat[f"changes/{number}/{name}"] = _own(tensor)
         return flat
+
+    def about(self) -> list[dict[str, Any]]:
+        """What there is of each change besides its tensors, as JSON values."""
+        return [change.about() for change in self.changes]
 
     @classmethod
     def from_tensors(
         cls,
         tensors: Mapping[str, Tensor],
         *,
-        prompt: str | None = None,
+        about: Sequence[Mapping[str, Any]] = (),
         metadata: dict[str, Any] | None = None,
     ) -> "Patch":
-        """Build a patch from the flat names of `tensors`.
+        """Build a patch from the flat names of `tensors`, and what `about` says of changes.
 
         Raises:
             EditFileError: A name is not understood, a factor is missing, or the tensors do not
                 make a valid patch.
         """
         factors: dict[str, dict[str, Tensor]] = {}
-        modules: dict[str, dict[str, Tensor]] = {}
+        others: dict[str, Tensor] = {}
         for flat, tensor in tensors.items():
             kind, _, rest = flat.partition("/")
             name, _, last = rest.rpartition("/")
             if kind == "weights" and name and last in ("left", "right"):
                 factors.setdefault(name, {})[last] = tensor
-            elif kind == "modules" and name and last:
-                modules.setdefault(name, {})[last] = tensor
+            elif kind == "changes" and name and last:
+                others[rest] = tensor
             else:
                 raise EditFileError(f"Unknown tensor {flat!r} in a patch.", remedy=_RESAVE)
         weights: dict[str, LowRank] = {}
@@ -190,7 +182,9 @@ class Patch:
                     f"The patch of {name} is broken: {error.message}", remedy=_RESAVE
                 ) from error
         try:
-            return cls(weights, modules, prompt, metadata or {})
+            return cls(weights, changes_from(others, about), metadata or {})
+        except EditFileError:
+            raise
         except AlphaEditError as error:
             raise EditFileError(f"The patch is broken: {error.message}", remedy=_RESAVE) from error
 

@@ -20,8 +20,8 @@ from alphaedit.core.reading import check_regular
 from alphaedit.core.schema import BACKUP, Count, Id, Record, checked, read_json, shown
 from alphaedit.core.text import one_line
 
-FORMAT = 1
-"""Of edit.json."""
+FORMAT, OLDEST = 2, 1
+"""Of edit.json: 1 has changes of weights alone, 2 has others too."""
 _DTYPES = frozenset(
     getattr(torch, name)
     for name in "float16 bfloat16 float32 float64 bool uint8 int8 int16 int32 int64".split()
@@ -62,7 +62,8 @@ class _Edit(Record):
     drift: dict[str, float] = Field(default_factory=dict)
     verdict: list[bool] = Field(default_factory=list)
     measured: _Measured = Field(default_factory=_Measured)
-    prompt: str | None
+    prompt: None = None
+    changes: list[dict[str, Any]] = Field(default_factory=list)
     metadata: dict[str, Any]
 
 
@@ -80,9 +81,9 @@ def read_edit(path: Path) -> dict[str, Any]:
     """
     values = read_json(path)
     found = values.get("format") if isinstance(values, dict) else None
-    if isinstance(found, int) and found is not True and found != FORMAT:
+    if isinstance(found, int) and found is not True and not OLDEST <= found <= FORMAT:
         raise EditFileError(
-            f"{path} has format {shown(found)}, this version reads {FORMAT}.",
+            f"{path} has format {shown(found)}, this version reads {OLDEST} to {FORMAT}.",
             remedy="Install a newer version of alphaedit."
             if found > FORMAT
             else "Use the version of alphaedit that wrote it.",
@@ -96,7 +97,7 @@ def read_edit(path: Path) -> dict[str, Any]:
                 f"{len(record.facts)}.",
                 remedy=BACKUP,
             )
-    if found != FORMAT or found is True:
+    if not isinstance(found, int) or found is True:
         raise EditFileError(f"{path}: field 'format' is no number.", remedy=BACKUP)
     return dict(values)
 

@@ -61,11 +61,17 @@ def save_checkpoint(
         only_ours: in a folder that is there, replace only what we wrote and nobody changed.
 
     Raises:
-        ConfigError: `folder` is where the unedited model was loaded from, or lies in it.
+        ConfigError: `folder` is where the unedited model was loaded from, or lies in it; or edits
+            are in force that no weights can hold.
         ResourceError: writing failed, or weights lie in `folder` that would be loaded in place of
             these; what was there before is kept.
     """
     refuse_source(handle, folder)
+    if handle.hooked or handle.memories:
+        raise ConfigError(
+            "Edits are in force that act while the model runs: no checkpoint can hold them.",
+            remedy="Save the ledger, or revert them first.",
+        )
     source = base_files(handle)
     with atomic_folder(
         folder, last=LAST, kind=CHECKPOINT, rivals=rival, only_ours=only_ours

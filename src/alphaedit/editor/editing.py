@@ -28,13 +28,14 @@ from alphaedit.editor.measured import Asked, ask_facts
 from alphaedit.editor.verdict import repeated
 from alphaedit.editor.versioned import Versioned, check_kind
 from alphaedit.locate.preset import Measured, choose
-from alphaedit.methods.base import Problem
-from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.base import Method, Problem
+from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.systems import Systems
 from alphaedit.methods.timer import Timer
 from alphaedit.model.chat import in_chat
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.route import plain
 from alphaedit.model.special import check_special
 from alphaedit.stats.drift import Drift, HeldOut, held_out
 from alphaedit.stats.statistics import ModelStatistics
@@ -80,7 +81,7 @@ class Editing(Versioned):
         preset: str | None = None,
         facts: Sequence[Fact] = (),
         **over: Any,
-    ) -> Hyperparameters:
+    ) -> Settings:
         """Hyperparameters of `method` for this model: preset, then what is given here.
 
         Without a preset of the model's own, layers and scale are chosen by what the unedited model
@@ -94,7 +95,7 @@ class Editing(Versioned):
 
     def _choose(
         self, method: str, preset: str | None, facts: Sequence[Fact], over: Mapping[str, Any]
-    ) -> tuple[Hyperparameters, Measured]:
+    ) -> tuple[Settings, Measured]:
         """Hyperparameters, and what of them was measured on the model (empty with a preset)."""
         for edit in self.edits:
             if edit.measured:
@@ -102,18 +103,19 @@ class Editing(Versioned):
                 self._chosen.setdefault(key, edit.measured.get("values", {}))
         solver = get_method(method)
         key = _key(solver.name, over)
-        hp, measured = choose(
-            self.handle,
-            self.statistics,
-            solver,
-            preset_name=preset,
-            facts=facts,
-            over=over,
-            known=self._chosen.get(key),
-            unedited=self._layers.unedited if self.edits else nullcontext,
-            seed=self.seed,
-            progress=self.progress,
-        )
+        with plain():
+            hp, measured = choose(
+                self.handle,
+                self.statistics,
+                solver,
+                preset_name=preset,
+                facts=facts,
+                over=over,
+                known=self._chosen.get(key),
+                unedited=self._applied.unedited if self.edits else nullcontext,
+                seed=self.seed,
+                progress=self.progress,
+            )
         if measured:
             self._chosen[key] = measured
         return hp, {"over": _plain(over), "values": _plain(measured)} if measured else {}
@@ -132,12 +134,12 @@ class Editing(Versioned):
         if chat:
             facts = [in_chat(self.handle.tokenizer, fact) for fact in facts]
             over = {"contexts": 0, **over}
-        self._check_memory()
         timer = Timer()
         solver = get_method(method)
+        self._check_needs(solver)
         with timer.phase("choice"):
             hp, measured = self.ranks.from_first(self._choose(method, preset, facts, over))
-        self._prepare(hp, timer)
+        self._prepare(solver, hp, timer)
         with timer.phase("answers"):
             before = self.asked(facts)
         state = self._state_for(facts) if repeated(self._said, facts) else self.state
@@ -152,7 +154,8 @@ class Editing(Versioned):
             ranks=self.ranks,
             systems=self._systems,
         )
-        solution = solver.solve(problem)
+        with plain():
+            solution = solver.solve(problem)
         solution = replace(solution, patch=_of_first(solution.patch, self.ranks))
         parent = self.edits[-1].id if self.edits else None
         learned = solution.state.learned(state)
@@ -170,7 +173,7 @@ class Editing(Versioned):
             learned=learned,
         )
         check_kind(edit)
-        with self._layers.trial(solution.patch.weights) as keep:
+        with self._applied.trial([e.patch for e in self.edits], solution.patch) as keep:
             with timer.phase("answers"):
                 after = self.asked(facts)
             with timer.phase("guard") if self.guard else nullcontext():
@@ -190,13 +193,36 @@ class Editing(Versioned):
         LOG.info("%r", edit)
         return edit, stop
 
-    def _prepare(self, hp: Hyperparameters, timer: Timer) -> None:
+    def _check_needs(self, method: Method) -> None:
+        """Refuse a method whose needs cannot be met, before anything is computed.
+
+        Raises:
+            ConfigError: naming what is missing.
+            ResourceError: there is too little memory.
+        """
+        needs = method.needs
+        if needs.whole_model and self.handle.sharded:
+            raise ConfigError(
+                f"{method.name} needs all weights in one process; this model's are split.",
+                remedy="Load the model on one device, or use a method that changes weights.",
+            )
+        if needs.chat_template and not getattr(self.handle.tokenizer, "chat_template", None):
+            raise ConfigError(
+                f"{method.name} needs a chat template; this model's tokenizer has none.",
+                remedy="Use an instruct model, or another method.",
+            )
+        if needs.second_moments:
+            self._check_memory()
+
+    def _prepare(self, method: Method, hp: Settings, timer: Timer) -> None:
         """Second moments and null spaces of the layers, each with its time."""
-        with timer.phase("second moments"):
+        if not method.needs.second_moments:
+            return
+        with timer.phase("second moments"), plain():
             ready = self.statistics.ready(hp.layers)
-            with nullcontext() if ready or not self.edits else self._layers.unedited():
+            with nullcontext() if ready or not self.edits else self._applied.unedited():
                 self.statistics.prepare(hp.layers)
-        if hp.threshold is not None or hp.energy is not None:
+        if _in_space(hp):
             with timer.phase("null space"):
                 for layer in hp.layers:
                     # Of experts only those that fire need theirs.
@@ -235,9 +261,9 @@ class Editing(Versioned):
         """What the model says to the prompt of each fact now."""
         return tuple(one.answer for one in self.asked(facts))
 
-    def _null_space(self, hp: Hyperparameters, patch: Patch) -> dict[str, dict[str, Any]]:
+    def _null_space(self, hp: Settings, patch: Patch) -> dict[str, dict[str, Any]]:
         """Size of the null space of each layer, and of the experts that `patch` changes."""
-        if hp.threshold is None and hp.energy is None:
+        if not isinstance(hp, Hyperparameters) or not _in_space(hp):
             return {}
         name = self.handle.edited_name
         sites = [
@@ -271,6 +297,11 @@ class Editing(Versioned):
             )
 
 
+def _in_space(hp: Settings) -> bool:
+    """Whether a null space was asked for."""
+    return isinstance(hp, Hyperparameters) and (hp.threshold is not None or hp.energy is not None)
+
+
 def _key(method: str, over: Mapping[str, Any]) -> str:
     """By what a choice for a method with some values given is remembered."""
     return json.dumps([method, _plain(over)], sort_keys=True)
@@ -287,4 +318,13 @@ def _of_first(patch: Patch, ranks: Ranks) -> Patch:
         return patch
     get = ranks.tensor_from_first
     weights = {name: LowRank(get(d.left), get(d.right)) for name, d in patch.weights.items()}
-    return replace(patch, weights=weights)
+    changes = tuple(
+        replace(
+            change,
+            owner=get(change.owner),
+            rows={name: get(tensor) for name, tensor in change.rows.items()},
+            shared={name: get(tensor) for name, tensor in change.shared.items()},
+        )
+        for change in patch.changes
+    )
+    return replace(patch, weights=weights, changes=changes)

@@ -60,9 +60,9 @@ def summed(
         raise EditFileError("There are no edits to export.", remedy="Edit first.")
     parts: dict[str, list[LowRank]] = {}
     for edit in edits:
-        if edit.patch.modules or edit.patch.prompt:
+        for other in edit.patch.changes:
             raise EditFileError(
-                f"Edit {edit.id} by {edit.method} does not only change weights.",
+                f"Edit {edit.id} by {edit.method} does not only change weights: {other.exports}.",
                 remedy="Export edits of weight-editing methods; save the session for others.",
             )
         for name, change in edit.patch.weights.items():

@@ -12,12 +12,13 @@ from alphaedit.core.arguments import as_path, as_text, each_of, shown
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import AlphaEditWarning, ConfigError, EditFileError, FingerprintError
 from alphaedit.core.fact import Fact, canonical
+from alphaedit.editor.applied import Applied
 from alphaedit.editor.checkpoint import refuse_source
-from alphaedit.editor.layers import Layers
 from alphaedit.ledger.facts import Held, in_force
 from alphaedit.ledger.history import version_of
 from alphaedit.ledger.known import remember
 from alphaedit.ledger.ledger import Ledger
+from alphaedit.methods.registry import installer
 from alphaedit.methods.state import Learned, SequentialState
 from alphaedit.model.handle import ModelHandle
 
@@ -44,7 +45,7 @@ class Versioned:
         self._learned: list[Learned] = []
         self._seen: dict[str, Learned] = {}
         self._said: dict[str, Held] = {}
-        self._layers = Layers(handle)
+        self._applied = Applied(handle)
 
     def apply(self, edit: Edit) -> None:
         """Apply an edit that was made before, onto the state it was made on.
@@ -142,9 +143,9 @@ class Versioned:
             same += 1
         for edit in edits[same:]:
             check_kind(edit)
-        old = [edit.patch.weights for edit in self.edits]
-        new = [edit.patch.weights for edit in edits]
-        with self._layers.replacing(old, new, same) as keep:
+        old = [edit.patch for edit in self.edits]
+        new = [edit.patch for edit in edits]
+        with self._applied.replacing(old, new, same) as keep:
             if self.ledger is not None:
                 drop = [edit.id for edit in self.edits[same:]]
                 add = list(zip(edits, learned, strict=True))[same:]
@@ -278,16 +279,20 @@ def check_kind(edit: Edit) -> None:
     """Refuse an edit that would be in force and do nothing.
 
     Raises:
-        EditFileError: it changes something else than weights, or nothing.
+        EditFileError: it changes nothing, or something that nobody here can bring into force.
     """
-    patch = edit.patch
-    if patch.modules or patch.prompt or not patch.weights:
-        what = "hooks of modules" if patch.modules else "a prompt" if patch.prompt else "nothing"
+    if edit.patch.empty:
         raise EditFileError(
-            f"Method {edit.method} gave {what}, and only changes of weights can be brought into "
-            "force. Nothing was changed or recorded.",
-            remedy="Let the method return the change of a weight (Patch.weights).",
+            f"Method {edit.method} gave nothing. Nothing was changed or recorded.",
+            remedy="Let the method return a change.",
         )
+    for change in edit.patch.changes:
+        if installer(change.name) is None:
+            raise EditFileError(
+                f"Edit {edit.id} by {edit.method} has changes called {change.name!r}, which no "
+                "method here can bring into force. Nothing was changed or recorded.",
+                remedy="Install the package that the method comes from.",
+            )
 
 
 def check_edit(edit: Edit, base: str) -> None:

@@ -51,9 +51,9 @@ def squash(
     if len(edits) < 2:
         raise LedgerError("Fewer than two edits are in force.", remedy="There is nothing to do.")
     for edit in edits:
-        if edit.patch.modules or edit.patch.prompt:
+        for other in edit.patch.changes:
             raise LedgerError(
-                f"Edit {edit.id} by {edit.method} does not only change weights.",
+                f"Edit {edit.id} by {edit.method} does not only change weights: {other.exports}.",
                 remedy="Squash edits of weight-editing methods.",
             )
     parts: dict[str, list[LowRank]] = {}

@@ -12,7 +12,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
 from alphaedit.locate.trials import SCALES, Trials, moment_weight
 from alphaedit.methods.base import Method
-from alphaedit.methods.config import Hyperparameters, build, overridden
+from alphaedit.methods.config import Settings, build, overridden
 from alphaedit.methods.presets import entry, preset
 from alphaedit.methods.presets import matching as of_facts
 from alphaedit.model.handle import ModelHandle
@@ -76,7 +76,10 @@ def _shown(
     It does not depend on the facts that are about to be edited, nor on the method but for how many
     layers it edits; it is kept beside the second moments. What is given is not measured.
     """
-    one_layer = bool(getattr(method, "one_by_one", False))
+    needs = method.needs
+    if needs.layers == "none":
+        return {}
+    one_layer = needs.layers == "one"
     given = {k: over[k] for k in ("layers", *SCALES) if k in over}
     key = {
         "kind": "choice",
@@ -113,15 +116,14 @@ def _shown(
         if statistics.ranks.first:
             statistics.cache.save_json(key, kept)
     layers = tuple(kept["layers"])
-    values: dict[str, Any] = {
-        "layers": layers,
-        "moment_weight": moment_weight(handle, layers),
-    }
+    values: dict[str, Any] = {"layers": layers}
+    if "moment_weight" in method.config.model_fields:
+        values["moment_weight"] = moment_weight(handle, layers)
     if needs_space(method, over):
         values["energy"] = ENERGY
-    if not getattr(method, "searches", True):
+    if not needs.target_search:
         return values
-    if getattr(method, "ridge", False):
+    if needs.ridge:
         values["ridge_share"] = RIDGE_SHARE
     return {**values, **{k: kept[k] for k in SCALES if k in kept}}
 
@@ -143,8 +145,7 @@ RIDGE = ("ridge", "ridge_share")
 def needs_space(method: Method, over: Mapping[str, Any]) -> bool:
     """Whether `method` with the plug-ins in `over` works inside a null space."""
     specs = [str(spec).partition(":")[0] for spec in over.get("plugins", ())]
-    own = getattr(method, "null_space", False)
-    return bool(own or over.get("project") or "project" in specs)
+    return bool(method.needs.null_space or over.get("project") or "project" in specs)
 
 
 def _of_preset(name: str, method: Method, over: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,17 +155,17 @@ def _of_preset(name: str, method: Method, over: Mapping[str, Any]) -> dict[str, 
     null space of which it says nothing takes AlphaEdit's.
     """
     values, own = preset(name, method.name), preset(name, method.name, shared=False)
-    if not getattr(method, "searches", True):
+    if not method.needs.target_search:
         values = {k: v for k, v in values.items() if k in own or k not in SEARCH}
     model = preset(name, "alphaedit", shared=False)
     if needs_space(method, over) and not any(key in values for key in SPACE):
         values |= {key: model[key] for key in SPACE if key in model}
-    wants_ridge = getattr(method, "null_space", False) and getattr(method, "ridge", False)
-    if wants_ridge and not any(key in values for key in RIDGE):
+    if method.needs.null_space and method.needs.ridge and not any(key in values for key in RIDGE):
         values |= {key: model[key] for key in RIDGE if key in model}
-    if getattr(method, "one_by_one", False):
+    if method.needs.layers == "one":
         values["layers"] = list(values["layers"])[-1:]
-    return values
+    # What a preset says to all methods is not for one whose settings are others.
+    return {k: v for k, v in values.items() if k in own or k in method.config.model_fields}
 
 
 def choose(
@@ -179,7 +180,7 @@ def choose(
     unedited: Callable[[], AbstractContextManager[None]] = nullcontext,
     seed: int,
     progress: Progress,
-) -> tuple[Hyperparameters, Measured]:
+) -> tuple[Settings, Measured]:
     """Hyperparameters of `method` for this model, and what of them was measured on it.
 
     In this order, later ones winning: the method's own defaults; the preset named, or the one whose
@@ -195,16 +196,20 @@ def choose(
     """
     name = preset_name or matching(handle)
     where = f"preset {name}" if name else f"hyperparameters of {method.name}"
-    build({"layers": (0,), **over}, where)
+    build({"layers": (0,), **over}, where, method.config)
     if preset_name:
         check_match(handle, preset_name)
     measured: Measured = {}
-    if name:
+    if name and method.needs.layers != "none":
         values: Mapping[str, Any] = _of_preset(name, method, over)
+    elif name and preset(name, method.name, shared=False):
+        # What presets say to all methods of layers is of MLP matrices.
+        values = preset(name, method.name, shared=False)
     else:
         if known is None:
             with unedited():
-                known = _shown(handle, statistics, method, over, seed, progress)
+                shown = _shown(handle, statistics, method, over, seed, progress)
+                known = {**shown, **method.suggest(handle, over)}
         values = measured = known
-    defaults = getattr(method, "defaults", {})
-    return build(overridden({**defaults, **values}, over), where), measured
+    chosen = overridden({**method.defaults, **values}, over)
+    return build(chosen, where, method.config), measured

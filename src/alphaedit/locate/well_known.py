@@ -76,7 +76,7 @@ def said(handle: ModelHandle) -> list[tuple[str, str, str]]:
 
 
 def _relations() -> list[dict[str, Any]]:
-    text = (files("alphaedit.locate") / "well_known.yaml").read_text(encoding="utf-8")
+    text = (files("alphaedit.stats") / "well_known.yaml").read_text(encoding="utf-8")
     found: list[dict[str, Any]] = yaml.safe_load(text)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,10 +13,32 @@ MOST = 2**31 - 1
 """Largest whole number."""
 
 
-class Hyperparameters(BaseModel):
-    """Everything a locate-then-edit method can be told; unknown names are refused."""
+class Settings(BaseModel):
+    """What a method can be told, as fields of a class of its own; unknown names are refused.
+
+    A method outside the package derives from this, or from `Hyperparameters`, and adds its fields.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    layers: tuple[int, ...] = Field((), description="edited layers, counted from 0")
+    plugins: tuple[str, ...] = Field((), description='plug-ins, as "name:option=value"')
+    project: bool = Field(False, description="the plug-in `project`, for short")
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Self:
+        for name, value in self:
+            if isinstance(value, int) and value > MOST:
+                raise ValueError(f"{name} must be at most {MOST}")
+        if len(set(self.layers)) != len(self.layers) or min(self.layers, default=0) < 0:
+            raise ValueError("layers must be different and not negative")
+        if list(self.layers) != sorted(self.layers):
+            raise ValueError("layers must be in ascending order")
+        return self
+
+
+class Hyperparameters(Settings):
+    """What methods that change weights have in common; unknown names are refused."""
 
     layers: tuple[int, ...] = Field(min_length=1, description="edited layers, counted from 0")
     steps: int = Field(25, ge=1, description="most gradient steps of the target search")
@@ -53,11 +75,6 @@ class Hyperparameters(BaseModel):
     energy: float | None = Field(
         None, gt=0, lt=1, description="share of C's trace kept out of the null space, scale-free"
     )
-    chunk_words: int = Field(8, ge=1, description="words of a chunk of a long target (AnyEdit)")
-    bound: float | None = Field(
-        None, gt=0, description="largest change of an entry (FT-L; by default the method's own)"
-    )
-    graph: str | None = Field(None, description='file of tab-separated triples, or "world" (GLAME)')
     search_dtype: Literal["bfloat16", "float16"] | None = Field(
         None,
         description="dtype in which the target search runs the layers behind the edited ones; by "
@@ -66,36 +83,36 @@ class Hyperparameters(BaseModel):
     top1_steps: int | None = Field(
         None, ge=1, description="end a search once the target was most likely for so many steps"
     )
-    project: bool = Field(False, description="the plug-in `project`, for short")
-    plugins: tuple[str, ...] = Field((), description='plug-ins, as "name:option=value"')
 
     @model_validator(mode="after")
-    def _check(self) -> Hyperparameters:
-        for name, value in self:
-            if isinstance(value, int) and value > MOST:
-                raise ValueError(f"{name} must be at most {MOST}")
-        if len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
-            raise ValueError("layers must be different and not negative")
-        if list(self.layers) != sorted(self.layers):
-            raise ValueError("layers must be in ascending order")
+    def _check(self) -> Self:
         if self.threshold is not None and self.energy is not None:
             raise ValueError("give either a threshold or an energy, not both")
         return self
 
 
-def build(values: Mapping[str, Any], where: str) -> Hyperparameters:
-    """Hyperparameters from plain values.
+Kind = TypeVar("Kind", bound=Settings)
+
+
+@overload
+def build(values: Mapping[str, Any], where: str) -> Hyperparameters: ...
+@overload
+def build(values: Mapping[str, Any], where: str, config: type[Kind]) -> Kind: ...
+def build(
+    values: Mapping[str, Any], where: str, config: type[Settings] = Hyperparameters
+) -> Settings:
+    """A method's configuration from plain values.
 
     Raises:
         ConfigError: an unknown name (with the nearest known one) or a value out of range; `where`
             names the source.
     """
-    known = list(Hyperparameters.model_fields)
+    known = list(config.model_fields)
     for key in values:
         if key not in known:
             raise unknown_name(f"hyperparameter in {where}", key, known)
     try:
-        return Hyperparameters(**values)
+        return config(**values)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "hyperparameters"

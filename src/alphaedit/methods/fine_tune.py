@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import Field
 
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.patch import LowRank, Patch
-from alphaedit.methods.base import Problem, Solution
+from alphaedit.methods.base import Method, Needs, Problem, Solution
+from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, chain, run_delta
 from alphaedit.methods.solving import Changes, refuse_mixtures
@@ -15,35 +18,41 @@ from alphaedit.methods.steps.finetune import Schedule, finetune
 from alphaedit.methods.timer import Timer
 
 
+class Bounded(Hyperparameters):
+    """Settings of fine-tuning within a box."""
+
+    bound: float = Field(5e-4, gt=0, description="largest change of an entry")
+
+
 @dataclass(frozen=True)
-class FineTune:
+class FineTune(Method):
     """Adam on one MLP output matrix.
 
     Attributes:
         batch: facts in a step; 0 for all of them.
-        bound: entries change by at most this (FT-L).
         shuffle: new order in each epoch (LocFT-BF).
     """
 
-    name: str
-    title: str
-    paper: str
-    summary: str
     batch: int = 0
-    bound: float | None = None
     shuffle: bool = False
-    defaults: dict[str, Any] = field(default_factory=dict)
-    one_by_one: bool = True  # edits one layer
-    searches: bool = False
 
-    def solve(self, problem: Problem) -> Solution:
+    @property
+    def needs(self) -> Needs:
+        """One layer; second moments only as a plug-in wants them."""
+        return Needs(layers="one", target_search=False, linear_system=False)
+
+    def bound_of(self, hp: Settings) -> float | None:
+        """The largest change of an entry, if there is one (FT-L)."""
+        return hp.bound if isinstance(hp, Bounded) else None
+
+    def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
         hp = problem.hyperparameters
         check_layers(problem)
         refuse_mixtures(problem, self.name)
         if len(hp.layers) != 1:
             raise ConfigError(f"{self.name} edits one layer.", remedy="Give one layer.")
-        chosen = chain(hp, method=self.name, solves=False, searches=False)
+        chosen = chain(hp, method=self)
         (layer,) = hp.layers
         timer, memory = Timer(), dict(problem.state.memory)
         schedule = Schedule(
@@ -51,7 +60,7 @@ class FineTune:
             batch=self.batch or len(problem.facts),
             learning_rate=hp.learning_rate,
             stop_loss=hp.stop_loss,
-            bound=hp.bound if hp.bound is not None else self.bound,
+            bound=self.bound_of(hp),
             shuffle=self.shuffle,
         )
         with timer.phase("fine-tuning"):

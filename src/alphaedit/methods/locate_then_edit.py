@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from alphaedit.core.patch import LowRank, Patch
 from alphaedit.core.site import Site
 from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.solve import RomeSystem
-from alphaedit.methods.base import Problem, Solution
+from alphaedit.methods.base import Method, Needs, Problem, Solution
 from alphaedit.methods.plugin import Memory, Plugin, chain, make
 from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.solving import Changes, Solver
@@ -40,12 +40,12 @@ from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.residual_gain import pull_back
 
-Expand = Callable[[Problem], Sequence[Fact]]
+Expand = Callable[[Problem[Any]], Sequence[Fact]]
 """Turns the facts of a problem into those that are solved for."""
 
 
 @dataclass(frozen=True)
-class LocateThenEdit:
+class LocateThenEdit(Method):
     """A method of the MEMIT family, as a combination of parts.
 
     Attributes:
@@ -62,10 +62,6 @@ class LocateThenEdit:
         plugins: plug-ins that are part of the method, after those asked for.
     """
 
-    name: str
-    title: str
-    paper: str
-    summary: str
     null_space: bool = False
     history: bool = False
     moment: bool = False
@@ -74,11 +70,21 @@ class LocateThenEdit:
     history_after: bool = False
     equality: bool = False
     expand: Expand | None = None
-    maker: Callable[[Problem, Fact, int], Maker] | None = None
+    maker: Callable[[Problem[Any], Fact, int], Maker] | None = None
     plugins: tuple[str, ...] = ()
-    defaults: dict[str, Any] = field(default_factory=dict)
 
-    def solve(self, problem: Problem) -> Solution:
+    @property
+    def needs(self) -> Needs:
+        """Statistics of the layers, and a target search."""
+        return Needs(
+            layers="one" if self.one_by_one else "several",
+            null_space=self.null_space,
+            linear_system=not self.one_by_one,
+            moment=self.moment,
+            ridge=self.ridge,
+        )
+
+    def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
         check_layers(problem)
         if self.one_by_one and len(problem.hyperparameters.layers) != 1:
@@ -86,9 +92,7 @@ class LocateThenEdit:
         chosen = chain(
             problem.hyperparameters,
             [make(spec) for spec in self.plugins],
-            method=self.name,
-            solves=not self.one_by_one,
-            searches=True,
+            method=self,
         )
         for plugin in chosen:
             hp = plugin.search(problem.hyperparameters)

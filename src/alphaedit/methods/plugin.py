@@ -19,8 +19,8 @@ from alphaedit.core.patch import LowRank
 from alphaedit.core.site import Site
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods import others
-from alphaedit.methods.base import Problem
-from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.base import Method, Problem
+from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.steps.target_value import Targets
 
 ENTRY_POINTS = "alphaedit.plugins"
@@ -223,9 +223,7 @@ def options_of(kind: type[Plugin]) -> dict[str, Any]:
     }
 
 
-def chain(
-    hp: Hyperparameters, own: Sequence[Plugin] = (), *, method: str, solves: bool, searches: bool
-) -> list[Plugin]:
+def chain(hp: Settings, own: Sequence[Plugin] = (), *, method: Method) -> list[Plugin]:
     """The plug-ins of a run: those asked for, then the method's own.
 
     Raises:
@@ -234,17 +232,21 @@ def chain(
     specs: Iterable[str] = (*(("project",) if hp.project else ()), *hp.plugins)
     asked = [make(spec) for spec in specs]
     for plugin in asked:
-        if (plugin.solves and not solves) or (plugin.searches and not searches):
+        needs = method.needs
+        if (plugin.solves and not needs.linear_system) or (
+            plugin.searches and not needs.target_search
+        ):
             need = "a linear system" if plugin.solves else "a target search"
             raise ConfigError(
-                f"Plug-in {plugin.name} does not fit {method}: it needs a method with {need}.",
+                f"Plug-in {plugin.name} does not fit {method.name}: it needs a method with {need}.",
                 remedy="Leave it out, or choose another method (see `alphaedit methods`).",
             )
     names = [plugin.name for plugin in [*asked, *own]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(
-            f"Plug-in {twice[0]} is given twice (or is part of {method}).", remedy="Leave one out."
+            f"Plug-in {twice[0]} is given twice (or is part of {method.name}).",
+            remedy="Leave one out.",
         )
     return [*asked, *own]
 

@@ -10,7 +10,8 @@ from typing import Any
 from alphaedit.core.arguments import as_text
 from alphaedit.core.errors import unknown_name
 from alphaedit.methods import others, zoo
-from alphaedit.methods.base import Method
+from alphaedit.methods.base import Install, Method
+from alphaedit.methods.config import Hyperparameters, Settings
 
 ENTRY_POINTS = "alphaedit.methods"
 
@@ -46,6 +47,17 @@ def get_method(name: str) -> Method:
     raise unknown_name("method", name, [*own, *foreign])
 
 
+def installer(name: str) -> Install | None:
+    """What brings changes called `name` into force, if a method is here that knows them."""
+    return next((m.installs[name] for m in methods().values() if name in m.installs), None)
+
+
+def config_of(name: str) -> type[Settings]:
+    """The class of settings of method `name`; what methods have in common if there is none."""
+    known = methods()
+    return known[name].config if name in known else Hyperparameters
+
+
 def _own() -> dict[str, Method]:
     found: dict[str, Method] = {}
     for module in sorted(iter_modules(zoo.__path__), key=lambda m: m.name):
@@ -62,6 +74,7 @@ def _problem(thing: Any) -> str | None:
     for field in ("name", "title", "paper", "summary"):
         if not isinstance(getattr(thing, field, None), str):
             return f"{type(thing).__name__} has no text {field!r}, which methods have"
-    if isinstance(thing, type) or not callable(getattr(thing, "solve", None)):
-        return f"{getattr(thing, '__name__', type(thing).__name__)} is no object with solve()"
+    if not isinstance(thing, Method):
+        name = getattr(thing, "__name__", type(thing).__name__)
+        return f"{name} is no object of a class derived from alphaedit.methods.base.Method"
     return None

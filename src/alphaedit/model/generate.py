@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from alphaedit.core.errors import ModelError, NonFiniteError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.passes.prefix_cache import keys_and_values_of
+from alphaedit.model.route import Route, going_on
 
 BATCH_ROWS = 128
 WORTH_SHARING = 32
@@ -37,7 +38,7 @@ def generate(
     Raises:
         ModelError: a prompt is empty, or leaves no room for an answer.
     """
-    rows = [handle.tokens.encode(prompt) for prompt in prompts]
+    rows = [handle.tokens.encode(prompt) for prompt in handle.rendered(prompts)]
     limit = handle.max_positions
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
@@ -94,10 +95,18 @@ def generate_ids(
     new: list[Tensor] = []
     step_ids, step_positions = ids, positions
     ended = torch.zeros(len(rows), dtype=torch.bool)
+    route = Route(torch.full((len(rows),), ids.shape[1] - 1))
     for _ in range(max(0, room)):
-        logits = handle.forward(
-            step_ids, mask, positions=step_positions, cache=cache, use_cache=True, last_only=True
-        )[:, -1]
+        with going_on(route):
+            logits = handle.forward(
+                step_ids,
+                mask,
+                positions=step_positions,
+                cache=cache,
+                use_cache=True,
+                last_only=True,
+            )[:, -1]
+        route.ends = None
         token = _pick(logits.float().cpu(), top_k, generator)
         new.append(token)
         if end is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from alphaedit.model.fingerprint import fingerprint
 from alphaedit.model.load import at_least_float32, check_finite, load_model
 from alphaedit.model.logit_transform import LOOKED_FOR
 from alphaedit.model.quantised import check_quantisation
+from alphaedit.model.route import Render, inside, is_plain
 from alphaedit.model.sharded import is_sharded, settle
 from alphaedit.model.structure import find_structure, linear_shape
 from alphaedit.model.tokens import Tokens
@@ -80,6 +81,8 @@ class ModelHandle:
         self.layers = self.structure.layers
         self.n_layers = len(self.layers)
         self._weights = Weights(model, sharded=self.sharded)
+        self.memories: list[Render] = []
+        self.hooked = False
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod
@@ -299,11 +302,20 @@ class ModelHandle:
             kwargs["past_key_values"] = cache
         if last_only and "logits_to_keep" in self._accepted:
             kwargs["logits_to_keep"] = 1
-        out = self.model(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), **kwargs
-        )
+        with inside():
+            out = self.model(
+                input_ids=ids.to(self.device), attention_mask=mask.to(self.device), **kwargs
+            )
         logits: Tensor = out.logits
         return logits[:, -1:] if last_only else logits
+
+    def rendered(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts as the memories in force put them."""
+        found = list(prompts)
+        if found and not is_plain():
+            for render in self.memories:
+                found = render(found)
+        return found
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states that left the last block, [..., d_out] to [..., vocabulary].

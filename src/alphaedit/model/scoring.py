@@ -15,6 +15,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
 from alphaedit.model.passes.prefix_cache import Chunk, forward_rows
+from alphaedit.model.route import request
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,9 @@ def score(
     Raises:
         ModelError: a text is longer than the model reads.
     """
+    if handle.memories:
+        prompts = handle.rendered([prompt for prompt, _ in pairs])
+        pairs = [(prompt, target) for prompt, (_, target) in zip(prompts, pairs, strict=True)]
     encoded = [handle.tokens.encode_continuation(prompt, target) for prompt, target in pairs]
     limit = handle.max_positions
     for (prompt, _), (ids, target) in zip(pairs, encoded, strict=True):
@@ -67,12 +71,15 @@ def score(
                 f"the model reads ({limit:,}): {short(prompt)}.",
                 remedy=f"Shorten the {longer}.",
             )
-    # Continuations of one token after the same prompt are read from the same row.
-    groups: dict[tuple[int, ...], list[int]] = {}
+    # Continuations of one token after the same prompt are read from the same row. Where hooks look
+    # at the ends of prompts, a row has one.
+    groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for index, (ids, target) in enumerate(encoded):
-        groups.setdefault((*ids, *target[:-1]), []).append(index)
-    rows = list(groups)
-    asked = [[(len(encoded[i][0]), encoded[i][1]) for i in groups[row]] for row in rows]
+        end = len(ids) if handle.hooked else 0
+        groups.setdefault((end, (*ids, *target[:-1])), []).append(index)
+    named = list(groups)
+    rows = [row for _, row in named]
+    asked = [[(len(encoded[i][0]), encoded[i][1]) for i in groups[name]] for name in named]
     found: dict[int, Score] = {}
 
     @contextmanager
@@ -85,9 +92,13 @@ def score(
             for start, target in asked[row]
         ]
         seen: list[torch.Tensor] = []
-        with _reading(handle, wanted, seen):
+        ends = [
+            asked[row][0][0] - skipped - 1
+            for row, skipped in zip(chunk.rows, chunk.skipped.tolist(), strict=True)
+        ]
+        with request(ends), _reading(handle, wanted, seen):
             yield
-        indices = [i for row in chunk.rows for i in groups[rows[row]]]
+        indices = [i for row in chunk.rows for i in groups[named[row]]]
         targets = [target for _, _, target in wanted]
         found.update(zip(indices, _scores(seen[0], targets), strict=True))
         progress("prompts", len(found), len(pairs))

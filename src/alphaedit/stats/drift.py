@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphaedit.core.errors import StatsError
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.route import request
 from alphaedit.stats.corpus import open_corpus
 
 ROW = 64
@@ -92,7 +93,9 @@ class HeldOut:
     def _predictions(self, handle: ModelHandle) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits [n, vocabulary] in float32, and the tokens that came, a few rows at a time."""
         for ids in self.rows.split(8):
-            logits = handle.forward(ids, torch.ones_like(ids))[:, :-1].flatten(0, 1)
+            # To hooks each row is a request whose prompt is its first half.
+            with request(torch.full((len(ids),), ids.shape[1] // 2 - 1)):
+                logits = handle.forward(ids, torch.ones_like(ids))[:, :-1].flatten(0, 1)
             yield logits.float(), ids[:, 1:].flatten().to(logits.device)
 
 
@@ -134,12 +137,13 @@ def _exp(value: float) -> float:
 @torch.no_grad()
 def next_token(handle: ModelHandle, prompts: Sequence[str], *, rows: int = 64) -> Tensor:
     """Log-probabilities [prompts, vocabulary] of what follows each prompt, float32 on the CPU."""
-    encoded = [handle.tokens.encode(prompt) for prompt in prompts]
+    encoded = [handle.tokens.encode(prompt) for prompt in handle.rendered(prompts)]
     found = []
     for at in range(0, len(encoded), rows):
         ids, mask = handle.tokens.pad(encoded[at : at + rows], "left")
         positions = (mask.cumsum(1) - 1).clamp_min(0)
-        last = handle.forward(ids, mask, positions=positions)[:, -1]
+        with request(torch.full((len(ids),), ids.shape[1] - 1)):
+            last = handle.forward(ids, mask, positions=positions)[:, -1]
         found.append(last.float().log_softmax(-1).cpu())
     return torch.cat(found)
 

@@ -25,16 +25,16 @@ def axes(
 
     What is in `fixed` is left alone.
     """
-    searches = getattr(method, "searches", True)
+    needs = method.needs
     low = max(0, start.layers[0] - REACH)
     high = min(n_layers - 1, start.layers[-1] + REACH)
     found: list[tuple[str, tuple[Move, ...]]] = []
-    if getattr(method, "one_by_one", False) or (len(start.layers) == 1 and not searches):
+    if needs.layers == "one":
         found.append(("layers", (_shift(-1, low, high), _shift(1, low, high))))
     else:
         shorter, longer = _shorter, _longer(low)
         found.append(("layers", (_shift(-1, low, high), _shift(1, low, high), longer, shorter)))
-    if searches:
+    if needs.target_search:
         found.append(("clamp", _times("clamp", 1.5)))
     found.append(("learning_rate", _times("learning_rate", 2.0)))
     if needs_space(method, fixed):
@@ -42,12 +42,12 @@ def axes(
             found.append(("threshold", _times("threshold", 3.0)))
         else:
             found.append(("energy", (_ladder(1), _ladder(-1))))
-    if getattr(method, "ridge", False):
+    if needs.ridge:
         name = "ridge" if start.ridge_share is None else "ridge_share"
         found.append((name, _times(name, 3.0)))
-    if getattr(method, "moment", False):
+    if needs.moment:
         found.append(("moment_weight", _times("moment_weight", 3.0)))
-    if start.bound is not None:
+    if "bound" in type(start).model_fields:
         found.append(("bound", _times("bound", 2.0)))
     found.append(("steps", (_steps(2.0), _steps(0.5))))
     pairs = {"threshold": "energy", "energy": "threshold", "ridge": "ridge_share"}

@@ -56,7 +56,9 @@ class Tuned:
     def preset(self, handle: ModelHandle) -> dict[str, Any]:
         """The preset, as `read_preset` reads it."""
         given = self.hyperparameters.model_dump(mode="json", exclude_none=True)
-        default = build({"layers": (0,)}, "defaults").model_dump(mode="json")
+        default = build({"layers": (0,)}, "defaults", type(self.hyperparameters)).model_dump(
+            mode="json"
+        )
         values = {k: v for k, v in given.items() if k == "layers" or v != default[k]}
         values = {k: v for k, v in values.items() if k not in NEUTRAL or v}
         own = {k: v for k, v in values.items() if k not in SHARED}
@@ -122,6 +124,12 @@ def tune(
         seed=seed,
         progress=progress,
     )
+    if not isinstance(start, Hyperparameters):
+        raise ConfigError(
+            f"{solver.name} has no settings that pilot edits search.",
+            remedy="Tune a method that changes weights.",
+        )
+    config = type(start)
     handle.block(start.layers[-1])
     statistics.prepare(start.layers if "layers" in given else reachable(start, handle.n_layers))
     planned = planned or max(len(chosen), round(LOAD * handle.d_in(start.layers[-1])))
@@ -130,7 +138,7 @@ def tune(
     first = start.model_dump(exclude_none=True)
 
     def measure(values: dict[str, Any]) -> Measured:
-        return pilot.measure(build(values, "trial"))
+        return pilot.measure(build(values, "trial", config))
 
     found = search(
         first,
@@ -146,7 +154,7 @@ def tune(
             f"No setting of {solver.name} could be used: {found.start.error}",
             remedy="Give other values to start from with --set.",
         )
-    best = build(found.best.values, "best trial")
+    best = build(found.best.values, "best trial", config)
     checked = None
     if rest:
         others = Pilot(handle, statistics, solver, rest, **options)

@@ -22,7 +22,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
 from alphaedit.editor.verdict import without_verdicts
 from alphaedit.ledger.ledger import Ledger
-from alphaedit.methods.registry import get_method
+from alphaedit.methods.registry import config_of, get_method
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.corpus import check_corpus
 from alphaedit.stats.statistics import ModelStatistics
@@ -50,7 +50,8 @@ def check(spec: Spec) -> None:
         for plugin in method.plugins:
             make(plugin)
     for cell in cells(spec):
-        build({"layers": (0,), **cell.settings}, f"experiment {spec.name}, {cell.label}")
+        where = f"experiment {spec.name}, {cell.label}"
+        build({"layers": (0,), **cell.settings}, where, config_of(cell.method.method))
         if cell.vary in ("tokens", "batch_size") and not (
             isinstance(cell.varied, int) and cell.varied > 0
         ):
@@ -191,7 +192,7 @@ class _Run:
         facts = [fact for record in self.records[: self.batch] for fact in record.facts]
         over = self.cell.settings if chosen is self.cell.method else chosen.settings
         hp = self.editor.hyperparameters(chosen.method, spec.preset, facts, **over)
-        return hp.layers[-1]
+        return hp.layers[-1] if hp.layers else 0
 
     def _edit(self, layer: int) -> None:
         editor, spec, total = self.editor, self.spec, len(self.records)

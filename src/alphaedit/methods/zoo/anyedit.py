@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from pydantic import Field
+
 from alphaedit.core.fact import SLOT, Fact
 from alphaedit.methods.base import Problem
+from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.locate_then_edit import LocateThenEdit
+
+
+class InChunks(Hyperparameters):
+    """Settings of long targets in chunks."""
+
+    chunk_words: int = Field(8, ge=1, description="words of a chunk of a long target")
 
 
 def chunks_of(fact: Fact, words: int) -> list[Fact]:
@@ -29,7 +38,7 @@ def chunks_of(fact: Fact, words: int) -> list[Fact]:
     return facts
 
 
-def expand(problem: Problem) -> Sequence[Fact]:
+def expand(problem: Problem[InChunks]) -> Sequence[Fact]:
     """The chunks of all facts."""
     words = problem.hyperparameters.chunk_words
     return [chunk for fact in problem.facts for chunk in chunks_of(fact, words)]
@@ -44,4 +53,5 @@ METHOD = LocateThenEdit(
     history=True,
     ridge=True,
     expand=expand,
+    config=InChunks,
 )

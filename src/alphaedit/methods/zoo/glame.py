@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
 from torch import Tensor
 
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import SLOT, Fact
 from alphaedit.methods.base import Problem
+from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.locate_then_edit import LocateThenEdit
 from alphaedit.methods.steps.graph import load_graph
 from alphaedit.methods.steps.relational import Maker, Relational
@@ -18,13 +20,19 @@ HOPS = 2
 MOST_TRIPLES = 20
 
 
-def _states(problem: Problem, texts: Sequence[str], layer: int) -> Tensor:
+class WithGraph(Hyperparameters):
+    """Settings of a search that knows a graph."""
+
+    graph: str | None = Field(None, description='file of tab-separated triples, or "world"')
+
+
+def _states(problem: Problem[WithGraph], texts: Sequence[str], layer: int) -> Tensor:
     """Hidden states that leave `layer` at the last token of each text, [n, d_out]."""
     ids = [problem.handle.tokens.encode(text) for text in texts]
     return hidden_at(problem.handle, ids, [len(row) - 1 for row in ids], layer)
 
 
-def maker(problem: Problem, fact: Fact, layer: int) -> Maker:
+def maker(problem: Problem[WithGraph], fact: Fact, layer: int) -> Maker:
     """The encoder of the subgraph around `fact`.
 
     Raises:
@@ -62,5 +70,6 @@ METHOD = LocateThenEdit(
     summary="ROME whose target value a relational network makes from a graph around the object.",
     one_by_one=True,
     maker=maker,
+    config=WithGraph,
     defaults={"clamp": 4.0, "steps": 20, "learning_rate": 0.01},
 )

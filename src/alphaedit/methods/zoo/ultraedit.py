@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import Patch
 from alphaedit.linalg.solve import System
-from alphaedit.methods.base import Problem, Solution
+from alphaedit.methods.base import Method, Needs, Problem, Solution
 from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, Parts, chain, run_delta
 from alphaedit.methods.solving import Changes, refuse_mixtures
@@ -90,25 +90,20 @@ def normalised(x: Tensor, name: str, memory: Memory) -> Tensor:
 
 
 @dataclass(frozen=True)
-class UltraEdit:
+class UltraEdit(Method):
     """Delta = (H^T H + ridge I)^-1 H^T V with V = -rate |h|^2 g of normalised h and g."""
 
-    name: str = "ultraedit"
-    title: str = "UltraEdit"
-    paper: str = "https://arxiv.org/abs/2505.14679"
-    summary: str = "No search: inputs and gradients of one backward pass, whitened, in one system."
-    ridge: bool = True
-    searches: bool = False
-    defaults: dict[str, Any] = field(
-        default_factory=lambda: {"learning_rate": 1e-6, "ridge": 1.0, "ridge_share": None}
-    )
+    @property
+    def needs(self) -> Needs:
+        """A linear system with a ridge, and no search."""
+        return Needs(target_search=False, ridge=True)
 
-    def solve(self, problem: Problem) -> Solution:
+    def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
         hp = problem.hyperparameters
         check_layers(problem)
         refuse_mixtures(problem, self.name)
-        chosen = chain(hp, method=self.name, solves=True, searches=False)
+        chosen = chain(hp, method=self)
         timer, memory = Timer(), dict(problem.state.memory)
         kept: Memory = memory
         with timer.phase("features"):
@@ -153,4 +148,10 @@ def _of_tokens(problem: Problem) -> list[Fact]:
     ]
 
 
-METHOD = UltraEdit()
+METHOD = UltraEdit(
+    name="ultraedit",
+    title="UltraEdit",
+    paper="https://arxiv.org/abs/2505.14679",
+    summary="No search: inputs and gradients of one backward pass, whitened, in one system.",
+    defaults={"learning_rate": 1e-6, "ridge": 1.0, "ridge_share": None},
+)

@@ -1,0 +1,99 @@
+"""Edits in force, kind by kind: weights bit for bit, hooks and memories as one for all edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from alphaedit.core.change import Change, HookChange
+from alphaedit.core.errors import EditFileError
+from alphaedit.core.patch import Patch
+from alphaedit.editor.layers import Layers
+from alphaedit.methods.registry import installer
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.route import follow_others, plain
+
+
+class Applied:
+    """Brings a list of patches into force; equal lists give equal models, bit for bit."""
+
+    def __init__(self, handle: ModelHandle) -> None:
+        self.handle = handle
+        self._layers = Layers(handle)
+        self._undo: list[Callable[[], None]] = []
+
+    @contextmanager
+    def trial(self, there: Sequence[Patch], patch: Patch) -> Iterator[Callable[[], None]]:
+        """Add a patch to those there, for good if what is given is called, else for a block."""
+        kept = False
+        with self._layers.trial(patch.weights) as keep_weights:
+
+            def keep() -> None:
+                nonlocal kept
+                kept = True
+                keep_weights()
+
+            try:
+                self._install([*there, patch], [patch])
+                yield keep
+            finally:
+                if not kept:
+                    self._install(there, [patch])
+
+    @contextmanager
+    def replacing(
+        self, old: Sequence[Patch], new: Sequence[Patch], same: int
+    ) -> Iterator[Callable[[], None]]:
+        """The same for a list of patches in place of those in force.
+
+        Args:
+            old: patches in force.
+            new: patches that are to be.
+            same: how many at the beginning are the same in both.
+        """
+        weights = [patch.weights for patch in old], [patch.weights for patch in new]
+        touched, kept = [*old[same:], *new[same:]], False
+        with self._layers.replacing(*weights, same) as keep_weights:
+
+            def keep() -> None:
+                nonlocal kept
+                kept = True
+                keep_weights()
+
+            try:
+                self._install(new, touched)
+                yield keep
+            finally:
+                if not kept:
+                    self._install(old, touched)
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """The unedited model for the length of a block."""
+        with self._layers.unedited(), plain():
+            yield
+
+    def _install(self, patches: Sequence[Patch], touched: Sequence[Patch]) -> None:
+        """Bring the changes of `patches` into force, if any of `touched` has some."""
+        if not any(patch.changes for patch in touched):
+            return
+        while self._undo:
+            self._undo.pop()()
+        self.handle.hooked = False
+        by_name: dict[str, list[Change]] = {}
+        for patch in patches:
+            for change in patch.changes:
+                by_name.setdefault(change.name, []).append(change)
+        if not by_name:
+            return
+        if any(isinstance(one, HookChange) for held in by_name.values() for one in held):
+            self.handle.hooked = True
+            self._undo.append(follow_others(self.handle.model))
+        for name, held in by_name.items():
+            install = installer(name)
+            if install is None:
+                raise EditFileError(
+                    f"No method here can bring changes called {name!r} into force.",
+                    remedy="Install the package that the method comes from.",
+                )
+            self._undo.append(install(self.handle, held))

@@ -1,0 +1,61 @@
+"""A sentence encoder for free: the mean key of a text at an early layer of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from alphaedit.model.handle import ModelHandle
+from alphaedit.model.hooks import StopForward, on_input, stoppable
+from alphaedit.model.route import plain
+from alphaedit.stats.phrasings import Border, border, phrasings, texts_of
+
+ROWS = 64
+DEPTHS = (0.125, 0.25, 0.5, 0.75)
+
+
+def best_encoder(
+    handle: ModelHandle, given: Sequence[int] | None = None
+) -> tuple[int, Border, Tensor]:
+    """The layer whose keys part paraphrases from neighbors best, its border, and their mean [d_in].
+
+    Args:
+        handle: the model.
+        given: layers to choose from; by default some of its first three quarters.
+    """
+    asked, found = phrasings(handle), []
+    texts = texts_of(asked)
+    for layer in sorted(given or {int(depth * handle.n_layers) for depth in DEPTHS}):
+        vectors = embed(handle, texts, layer)
+        mean = vectors.mean(0)
+        found.append((layer, border(asked, vectors - mean, cosine_distance), mean))
+    return max(found, key=lambda one: one[1].inside)
+
+
+@torch.no_grad()
+def embed(handle: ModelHandle, texts: Sequence[str], layer: int) -> Tensor:
+    """Mean input of the edited module of `layer` over each text's tokens, [n, d_in] float32."""
+    rows = [handle.tokens.encode(text) for text in texts]
+    found = []
+    for at in range(0, len(rows), ROWS):
+        ids, mask = handle.tokens.pad(rows[at : at + ROWS], "right")
+        seen: list[Tensor] = []
+
+        def keep(tensor: Tensor, seen: list[Tensor] = seen) -> None:
+            seen.append(tensor)
+            raise StopForward
+
+        with plain(), stoppable(), on_input(handle.edited_module(layer), keep):
+            handle.forward(ids, mask)
+        # Some families run their MLP on [rows * length, d].
+        states = seen[0].reshape(*ids.shape, -1).float()
+        weight = mask.to(states)[..., None]
+        found.append(((states * weight).sum(1) / weight.sum(1)).cpu())
+    return torch.cat(found)
+
+
+def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
+    """1 - cosine of rows [n, d] and [n, d] (or one of [1, d]): [n]."""
+    return 1 - torch.cosine_similarity(one, other, dim=-1)

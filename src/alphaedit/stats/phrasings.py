@@ -1,0 +1,112 @@
+"""Ways to ask for one thing and for its neighbors, by which routers are calibrated.
+
+They are the same whatever is about to be edited: of the bundled world for bundled models, else of
+the package's well-known facts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import torch
+import yaml
+from torch import Tensor
+
+from alphaedit.model.handle import ModelHandle
+from alphaedit.world.facts import World
+from alphaedit.world.records import records
+
+COUNT = 48
+NEIGHBORS = 2
+KEPT = 0.95
+"""Share of neighbors that must be left alone."""
+
+
+@dataclass(frozen=True)
+class Phrasing:
+    """A prompt, others that ask the same, and prompts of other subjects of the same relation."""
+
+    prompt: str
+    paraphrases: tuple[str, ...]
+    neighbors: tuple[str, ...]
+
+
+def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list[Phrasing]:
+    """`count` of them, over all relations."""
+    if handle.is_bundled:
+        return [
+            Phrasing(
+                row["requested_rewrite"]["prompt"].format(row["requested_rewrite"]["subject"]),
+                tuple(row["paraphrase_prompts"]),
+                tuple(row["neighborhood_prompts"][:NEIGHBORS]),
+            )
+            for row in records(World.load(), count, seed=seed)
+        ]
+    rng = random.Random(seed)
+    text = (files("alphaedit.stats") / "well_known.yaml").read_text(encoding="utf-8")
+    found = []
+    for relation in yaml.safe_load(text):
+        subjects = list(relation["pairs"])
+        for subject in subjects:
+            others = [one for one in subjects if one != subject]
+            found.append(
+                Phrasing(
+                    relation["prompt"].format(subject),
+                    tuple(one.format(subject) for one in relation["paraphrases"]),
+                    tuple(relation["prompt"].format(one) for one in rng.sample(others, NEIGHBORS)),
+                )
+            )
+    return rng.sample(found, min(count, len(found)))
+
+
+@dataclass(frozen=True)
+class Border:
+    """A distance that parts what asks the same from what does not.
+
+    Attributes:
+        distance: the border.
+        inside: share of paraphrases within it.
+        outside: share of neighbors beyond it.
+    """
+
+    distance: float
+    inside: float
+    outside: float
+
+
+def texts_of(asked: Sequence[Phrasing]) -> list[str]:
+    """All prompts in them, each once."""
+    every = (text for one in asked for text in (one.prompt, *one.paraphrases, *one.neighbors))
+    return list(dict.fromkeys(every))
+
+
+def border(
+    asked: Sequence[Phrasing], vectors: Tensor, apart: Callable[[Tensor, Tensor], Tensor]
+) -> Border:
+    """The distance that takes in most paraphrases and leaves nearly all neighbors alone.
+
+    Args:
+        asked: the prompts.
+        vectors: one [d] for each of `texts_of(asked)`.
+        apart: two sets of vectors [n, d] to their distances, row by row [n].
+    """
+    place = {text: i for i, text in enumerate(texts_of(asked))}
+
+    def distances(pairs: Sequence[tuple[str, str]]) -> Tensor:
+        one = vectors[torch.tensor([place[a] for a, _ in pairs])]
+        return apart(one, vectors[torch.tensor([place[b] for _, b in pairs])]).double().cpu()
+
+    within = distances([(one.prompt, other) for one in asked for other in one.paraphrases])
+    beyond = distances([(one.prompt, other) for one in asked for other in one.neighbors])
+    tried = torch.cat([within.new_zeros(1), within, beyond]).unique()
+    inside = (within[None] <= tried[:, None]).double().mean(1)
+    outside = (beyond[None] > tried[:, None]).double().mean(1)
+    # What was not asked for must stay, whatever it costs: the farthest that leaves neighbors alone.
+    fits = (outside >= KEPT).nonzero().flatten()
+    best = int(fits[inside[fits].argmax()]) if len(fits) else 0
+    after = tried[min(best + 1, len(tried) - 1)]
+    # Between two distances that were seen: neither is on the border.
+    return Border(float((tried[best] + after) / 2), float(inside[best]), float(outside[best]))

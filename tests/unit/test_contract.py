@@ -1,0 +1,208 @@
+"""What every method promises, on three families: saved, undone and exported, or refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import SENTENCES, tiny_model
+from torch import Tensor
+
+from alphaedit import Edit, Editor, Fact
+from alphaedit.bench.sources import records_of
+from alphaedit.core.errors import AlphaEditError, ConfigError
+from alphaedit.methods.registry import methods
+from alphaedit.model.generate import generate, generate_ids
+from alphaedit.model.route import plain
+from alphaedit.model.scoring import score
+from alphaedit.stats import phrasings
+
+FACTS = [
+    Fact("The capital of {} is", "France", "Madrid"),
+    Fact("{} is a city in", "Oslo", "Spain"),
+    Fact("The capital of {} is", "Italy", "Vienna and more"),
+]
+ASKED = [fact.text for fact in FACTS]
+OTHERS = ["Birds can sing in", "The river flows to the", "Once upon a time"]
+FAMILIES = ("gpt2", "llama", "gemma2")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "grace": {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0},
+    "ike": {"scope": "subject", "demonstrations": 1},
+    "glame": {"graph": ""},
+}
+QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
+
+
+def settings(name: str, graph: Path) -> dict[str, Any]:
+    own = {**SETTINGS.get(name, QUICK)}
+    return {**QUICK, "graph": str(graph)} if name == "glame" else own
+
+
+@pytest.fixture(params=FAMILIES)
+def editor(request: pytest.FixtureRequest, tmp_path: Path) -> Editor:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
+    return Editor.from_pretrained(
+        *tiny_model(request.param), corpus=str(text), tokens=400, cache_dir=tmp_path / "cache"
+    )
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    path = tmp_path / "triples.tsv"
+    path.write_text("Madrid\tis in\tSpain\nVienna\tis in\tAustria\n", encoding="utf-8")
+    return path
+
+
+def logits(editor: Editor, prompts: list[str]) -> list[Tensor]:
+    """Of the last token of each prompt, one pass each, through the model itself."""
+    found = []
+    for prompt in editor.handle.rendered(prompts):
+        ids = torch.tensor([editor.handle.tokens.encode(prompt)])
+        with torch.no_grad():
+            found.append(editor.model(input_ids=ids).logits[0, -1])
+    return found
+
+
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_every_method(editor: Editor, name: str, tmp_path: Path, graph: Path) -> None:
+    over, method = settings(name, graph), methods()[name]
+    before = logits(editor, ASKED + OTHERS)
+    first = editor.edit(FACTS[:1], name, **over)
+    one = logits(editor, ASKED + OTHERS)
+    second = editor.edit(FACTS[1:], name, **over)
+    both = logits(editor, ASKED + OTHERS)
+    assert not equal(one[:1], before[:1])
+
+    # Saved and loaded: the same edit, and the same model.
+    loaded = Edit.load(second.save(tmp_path / "second"))
+    assert loaded.id == second.id
+    ledger = editor.save(tmp_path / "ledger")
+    editor.set_edits([])
+    assert equal(logits(editor, ASKED + OTHERS), before)
+    editor.load(ledger)
+    assert equal(logits(editor, ASKED + OTHERS), both)
+
+    # Undone, whichever: what is left is as if it had never been.
+    editor.revert(second)
+    assert equal(logits(editor, ASKED + OTHERS), one)
+    editor.revert(first)
+    assert equal(logits(editor, ASKED + OTHERS), before)
+    with editor.preview(FACTS, name, **over):
+        pass
+    assert equal(logits(editor, ASKED + OTHERS), before)
+
+    # Into another form, or refused with the reason.
+    editor.edit(FACTS, name, **over)
+    if method.installs:
+        for form in ("lora", "delta", "checkpoint"):
+            with pytest.raises(AlphaEditError, match=r"no adapter or checkpoint|no checkpoint"):
+                editor.export(tmp_path / form, form)
+    else:
+        editor.export(tmp_path / "delta", "delta")
+    assert isinstance(method.config.model_fields, dict)
+    assert method.needs.layers in ("several", "one", "none")
+
+
+ROUTED = sorted(name for name, method in methods().items() if method.installs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_router_that_is_silent_changes_no_bit(editor: Editor, name: str) -> None:
+    before = logits(editor, OTHERS)
+    rated = score(editor.handle, [(prompt, "a tree") for prompt in OTHERS])
+    editor.edit(FACTS, name, **SETTINGS[name])
+    assert equal(logits(editor, OTHERS), before)
+    assert score(editor.handle, [(prompt, "a tree") for prompt in OTHERS]) == rated
+    with plain():
+        assert editor.handle.rendered(ASKED) == ASKED
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("replace", ["last", "from_last"])
+def test_requests_in_batches_and_with_a_cache(editor: Editor, name: str, replace: str) -> None:
+    over = {**SETTINGS[name], **({"replace": replace} if name == "grace" else {})}
+    if name != "grace" and replace != "last":
+        pytest.skip("only of codebooks")
+    handle = editor.handle
+    editor.edit(FACTS, name, **over)
+    prompts = [*ASKED, *OTHERS]
+    together = generate(handle, prompts, 6)
+    assert together == [generate(handle, [prompt], 6)[0] for prompt in prompts]
+    # Without a cache: every token from the whole text, the prompt's end where it was.
+    rendered = handle.rendered(prompts)
+    for prompt, ids in zip(
+        prompts, generate_ids(handle, [handle.tokens.encode(p) for p in rendered], 6), strict=True
+    ):
+        text = handle.tokens.decode(ids)
+        if text.strip() and handle.tokens.encode_continuation(prompt, text)[1] == ids:
+            (found,) = score(handle, [(prompt, text)])
+            assert found.exact
+    # By transformers' own generate, padded on the left.
+    encoded = [handle.tokens.encode(prompt) for prompt in rendered]
+    ids, mask = handle.tokens.pad(encoded, "left")
+    out = editor.model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=2
+    )
+    ours = generate_ids(handle, encoded, 6)
+    for row, own in zip(out[:, ids.shape[1] :].tolist(), ours, strict=True):
+        assert row[: len(own)] == own
+
+
+def test_a_codebook_says_its_targets_to_the_end() -> None:
+    editor = Editor.from_pretrained("bundled-small", progress=False)
+    records = records_of(editor.handle, "world", 12, 0)
+    facts = [record.fact for record in records]
+    longest = max(len(editor.handle.tokens.encode(fact.target)) for fact in facts)
+    assert longest > 1
+    edit = editor.edit(facts, "grace")
+    assert len(edit.holds) == len(facts)
+    assert all(found.exact for found in score(editor.handle, [(f.text, f.target) for f in facts]))
+    near = [(p, r.target_true) for r in records for p in r.neighborhood_prompts]
+    now = score(editor.handle, near)
+    editor.revert()
+    same = [a == b for a, b in zip(now, score(editor.handle, near), strict=True)]
+    assert sum(same) / len(same) > 0.8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_later_statements_count(editor: Editor) -> None:
+    over = SETTINGS["ike"]
+    editor.edit(FACTS[0], "ike", **over)
+    editor.edit(Fact(FACTS[0].prompt, FACTS[0].subject, "Lisbon"), "ike", **over)
+    (rendered,) = editor.handle.rendered([ASKED[0]])
+    assert "Lisbon" in rendered.rsplit("New Fact", 1)[1]
+    assert editor.handle.rendered(["The capital of Francesca is"]) == [
+        "The capital of Francesca is"
+    ]
+
+
+def test_settings_of_others_are_refused(editor: Editor) -> None:
+    with pytest.raises(AlphaEditError, match=r"Unknown hyperparameter.*'chunk_words'"):
+        editor.edit(FACTS[0], "alphaedit", chunk_words=3)
+    with pytest.raises(AlphaEditError, match=r"Unknown hyperparameter.*'ridge'"):
+        editor.edit(FACTS[0], "grace", ridge=3.0)
+
+
+def test_the_border_leaves_neighbors_alone() -> None:
+    asked = [phrasings.Phrasing(f"p{i}", (f"q{i}",), (f"n{i}",)) for i in range(40)]
+    place = {text: i for i, text in enumerate(phrasings.texts_of(asked))}
+    vectors = torch.zeros(len(place), 1)
+    for i in range(40):
+        vectors[place[f"q{i}"]] = 1.0 if i < 30 else 9.0
+        vectors[place[f"n{i}"]] = 5.0
+    found = phrasings.border(asked, vectors, lambda a, b: (a - b).norm(dim=1))
+    assert (found.inside, found.outside) == (0.75, 1.0)
+    assert 1.0 < found.distance < 5.0
+
+
+def test_config_errors_name_the_field(editor: Editor) -> None:
+    with pytest.raises(ConfigError, match="radius"):
+        editor.edit(FACTS[0], "grace", radius=-1.0)
