@@ -464,8 +464,7 @@ def test_command_lines(
         raise ModelError("As far as the model.", remedy="None needed.")
 
     for name in (
-        "cli.prepare.open_editor",
-        "cli.check.open_editor",
+        "jobs.opening.Opening.open",
         "model.handle.ModelHandle.load",
     ):
         monkeypatch.setattr(f"alphaedit.{name}", stop)

@@ -15,6 +15,7 @@ from alphaedit.cli import facts as sources
 from alphaedit.cli import prepare
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ConfigError, FactError
+from alphaedit.jobs.facts import records_of
 from alphaedit.ledger.ledger import Ledger
 
 COMMANDS = ["demo", "edit", "ask", "stats", "trace", "eval", "revert", "methods"]
@@ -188,7 +189,7 @@ def test_failures_on_the_way(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(prepare, "open_editor", fail)
+    monkeypatch.setattr("alphaedit.jobs.opening.Opening.open", fail)
     argv = tiny(place, "edit", str(place / "facts.jsonl"), "-o", str(tmp_path / "out"))
     assert run([*argv, "--json"]) == code
     error = the_object(capsys)["error"]
@@ -245,7 +246,7 @@ def test_counterfact_records_measure_themselves(place: Path) -> None:
     assert [f.subject for f in source.facts] == ["France", "Spain"]
     from alphaedit.core.edit import Answer
 
-    records = sources.records_of(source, [Answer("", 0.0)] * 2)
+    records = records_of(source, [Answer("", 0.0)] * 2)
     assert records[0].generation_prompts == ("The capital of France is",)
 
 
@@ -253,7 +254,7 @@ def test_old_object_is_what_the_model_said() -> None:
     from alphaedit.core.edit import Answer
 
     source = sources.read(None, "{} speaks", "Danielle", "English")
-    (record,) = sources.records_of(source, [Answer(" French. And more", 0.1)])
+    (record,) = records_of(source, [Answer(" French. And more", 0.1)])
     assert record.target_true == "French"
 
 

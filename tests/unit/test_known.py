@@ -106,7 +106,7 @@ def test_ledgers_begun_here_are_known(place: Place, tmp_path: Path) -> None:
 
 
 def test_bundled_models_need_no_word(place: Place, tmp_path: Path) -> None:
-    from alphaedit.cli.ledgers import model_of
+    from alphaedit.jobs.ledgers import model_of
 
     mine = Ledger.create(tmp_path / "bundled", "0" * 64, model="bundled-small")
     assert model_of(mine, None) == "bundled-small"
@@ -155,7 +155,7 @@ def test_without_a_cache_directory_nothing_is_known(
 def test_options_of_commands_that_load_a_model() -> None:
     given: list[options.Loading] = []
 
-    @options.loads_model
+    @options.grouped
     def command(
         model: options.Model, loading: options.Loading = options.AS_STORED, quiet: bool = False
     ) -> int:

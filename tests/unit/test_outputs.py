@@ -16,7 +16,7 @@ from tests.deaths import acting, full, killed, snapshot
 from tests.tiny import SENTENCES, save_tiny
 from transformers import AutoModelForCausalLM
 
-from alphaedit.cli import outputs, prepare
+from alphaedit.cli import outputs
 from alphaedit.cli.app import run
 from alphaedit.cli.outputs import LEDGER, NEW_LEDGER, Output, check_outputs
 from alphaedit.core.disk import remove
@@ -25,7 +25,6 @@ from alphaedit.core.files import write_text
 from alphaedit.core.marks import MANIFEST, is_ours
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.ledger.store import Store
-from alphaedit.report import page as pages
 
 FACT = ["--prompt", "The mother tongue of {} is", "--subject", "Danielle Darrieux"]
 FACT += ["--target", "English"]
@@ -70,7 +69,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr(prepare, "open_editor", never)
+    monkeypatch.setattr("alphaedit.jobs.opening.Opening.open", never)
     monkeypatch.setattr("alphaedit.model.handle.ModelHandle.load", never)
 
 
@@ -410,7 +409,7 @@ def test_what_is_recorded_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # finding 8
     ledger, folder = tmp_path / "edits", tmp_path / "model"
-    monkeypatch.setattr(pages, "write", cannot)
+    monkeypatch.setattr("alphaedit.report.page.write", cannot)
     monkeypatch.setattr("alphaedit.editor.checkpoint.save_checkpoint", cannot)
     argv = words(base, "edit", *FACT, "-o", str(ledger), "--report", str(tmp_path / "r.html"))
     argv += ["--checkpoint", str(folder)]
@@ -436,7 +435,7 @@ def test_what_is_recorded_is_told(
     assert (folder / "config.json").is_file()
     assert len(Ledger(ledger).head.edits) == 1
 
-    monkeypatch.setattr(pages, "write", cannot)
+    monkeypatch.setattr("alphaedit.report.page.write", cannot)
     capsys.readouterr()
     assert run(argv[:-2]) == 1
     said = capsys.readouterr()
@@ -553,7 +552,7 @@ def test_presets_and_logs_of_trials(base: Path, tmp_path: Path, unloaded: None) 
 def raise_through(argv: list[str]) -> None:
     from alphaedit.cli import tune
 
-    tune.tune(argv[1], argv[2], Path(argv[4]), force=True, json=True, quiet=True)
+    tune.tune(model=argv[1], facts=argv[2], out=Path(argv[4]), force=True, json=True, quiet=True)
 
 
 @pytest.mark.parametrize(

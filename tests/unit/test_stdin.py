@@ -39,8 +39,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise ModelError("As far as the model.", remedy="None needed.")
 
-    monkeypatch.setattr("alphaedit.cli.prepare.open_editor", stop)
-    monkeypatch.setattr("alphaedit.cli.check.open_editor", stop)
+    monkeypatch.setattr("alphaedit.jobs.opening.Opening.open", stop)
     monkeypatch.setattr("alphaedit.model.handle.ModelHandle.load", stop)
 
 

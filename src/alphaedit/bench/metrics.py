@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -139,3 +140,8 @@ def kept_share(handle: ModelHandle, probes: Sequence[tuple[str, str]]) -> Rate |
     """
     end = "." if handle.is_bundled else ""
     return percent([s.exact for s in score(handle, [(p, f"{a}{end}") for p, a in probes])])
+
+
+def plain(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as JSON values."""
+    return {name: None if rate is None else rate.to_json() for name, rate in metrics.items()}

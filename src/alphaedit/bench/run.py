@@ -19,6 +19,7 @@ from alphaedit.bench.metrics import (
     attribute_references,
     generation_metrics,
     kept_share,
+    plain,
     probability_metrics,
 )
 from alphaedit.bench.qa import (
@@ -32,14 +33,16 @@ from alphaedit.bench.qa import (
 )
 from alphaedit.core.arguments import as_count, as_flag, as_text, each_of
 from alphaedit.core.bars import as_progress, close
+from alphaedit.core.edit import Edit
 from alphaedit.core.errors import DataError, GuardError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.inputs import as_seed
 from alphaedit.editor.session import Editor
-from alphaedit.editor.verdict import without_verdicts
 from alphaedit.model.handle import ModelHandle
 
 Probes = Sequence[tuple[str, str]]
+NONE = "none"
+"""In place of a method: the unedited model."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,12 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """Plain data, metrics at the top level under the paper's names."""
         return {
-            **_plain(self.metrics),
+            **plain(self.metrics),
             "method": self.method,
             "batch_size": self.batch_size,
             "edits": self.edits,
             "load": self.load,
-            "before": _plain(self.before),
+            "before": plain(self.before),
             "curve": self.curve,
             "hyperparameters": self.hyperparameters,
             "null_space": self.null_space,
@@ -80,10 +83,6 @@ class RunResult:
             "drift": self.drift,
             "stopped": self.stopped,
         }
-
-
-def _plain(metrics: Metrics) -> dict[str, Any]:
-    return {name: None if rate is None else rate.to_json() for name, rate in metrics.items()}
 
 
 def metrics_for(
@@ -222,76 +221,113 @@ def sequential(
             f"{edits} edits are asked for, and there are {len(records)} records.",
             remedy="Ask for fewer, or give a larger file.",
         )
-    chosen = list(records[:edits])
-    seconds: dict[str, float] = {}
-    options: dict[str, Any] = {
-        "kept": kept,
-        "unedited": unedited_answers(editor.handle, chosen, progress=progress),
-        "seed": seed,
-        "references": references,
-        "progress": progress,
-    }
-    began = time.perf_counter()
-    if before is None:
-        before = evaluate(editor, chosen, generation=generation, **options)
-    seconds["evaluation"] = time.perf_counter() - began
-    curve: list[dict[str, Any]] = []
-    null_space: dict[str, Any] = {}
-    hp: dict[str, Any] = {}
-    layer = done = 0
-    drift: list[dict[str, float]] = []
-    stopped: GuardError | None = None
-    if method != "none":
-        batches = [chosen[i : i + batch_size] for i in range(0, edits, batch_size)]
-        for number, batch in enumerate(batches, start=1):
-            progress("batches", number - 1, len(batches))
-            try:
-                facts = [fact for record in batch for fact in record.facts]
-                with without_verdicts():
-                    editor.edit(facts, method, preset=preset, **hyperparameters)
-            except GuardError as stop:
-                stopped = stop
-                if not stop.kept:
-                    break
-            done += len(batch)
-            edit = editor.edits[-1]
-            drift.append(dict(edit.drift))
-            for phase, spent in edit.seconds.items():
-                seconds[phase] = seconds.get(phase, 0.0) + spent
-            hp, null_space = dict(edit.hyperparameters), dict(edit.null_space)
-            layer = hp["layers"][0]
-            last = number == len(batches) or stopped is not None
-            if evaluate_every and number % evaluate_every == 0 and not last:
-                row = evaluate(editor, chosen[:done], generation=False, **options)
-                curve.append({"edits": done, **_plain(row)})
-            if stopped is not None:
-                break
-        if stopped is not None and not done:
-            raise stopped
-        progress("batches", len(batches), len(batches))
-    began = time.perf_counter()
-    metrics = before
-    if method != "none":
-        metrics = evaluate(editor, chosen[:done], generation=generation, **options)
-    seconds["evaluation"] += time.perf_counter() - began
-    if evaluate_every:
-        curve.append({"edits": done, **_plain(metrics)})
-    return RunResult(
-        method=method,
-        batch_size=batch_size,
-        edits=done,
-        load=done / editor.handle.d_in(layer),
-        metrics=metrics,
-        before=before,
-        curve=curve,
-        hyperparameters=hp,
-        null_space=null_space,
-        seconds=seconds,
-        versions={
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        drift=drift,
-        stopped=str(stopped) if stopped else None,
+    run = _Sequence(
+        editor,
+        list(records[:edits]),
+        method,
+        batch_size,
+        evaluate_every,
+        generation,
+        {"kept": kept, "seed": seed, "references": references, "progress": progress},
     )
+    run.go(before, {"preset": preset, **hyperparameters})
+    return run.result()
+
+
+class _Sequence:
+    """One sequential run, and what it has measured so far."""
+
+    def __init__(
+        self,
+        editor: Editor,
+        records: list[EditRecord],
+        method: str,
+        batch_size: int,
+        every: int | None,
+        generation: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self.editor, self.records, self.method = editor, records, method
+        self.batch_size, self.every, self.generation = batch_size, every, generation
+        self.options = options
+        self.progress: Progress = options["progress"]
+        self.seconds: dict[str, float] = {}
+        self.curve: list[dict[str, Any]] = []
+        self.drift: list[dict[str, float]] = []
+        self.done = 0
+        self.last: Edit | None = None
+        self.stopped: GuardError | None = None
+
+    def go(self, before: Metrics | None, how: dict[str, Any]) -> None:
+        """Measure, edit batch by batch, measure again."""
+        self.options["unedited"] = unedited_answers(
+            self.editor.handle, self.records, progress=self.progress
+        )
+        began = time.perf_counter()
+        self.before = self._evaluate(self.generation) if before is None else before
+        self.seconds["evaluation"] = time.perf_counter() - began
+        self.metrics = self.before
+        edits = self.method != NONE
+        if edits:
+            self._edit(how)
+        began = time.perf_counter()
+        if edits:
+            self.metrics = self._evaluate(self.generation)
+        self.seconds["evaluation"] += time.perf_counter() - began
+        if self.every:
+            self.curve.append({"edits": self.done, **plain(self.metrics)})
+
+    def _edit(self, how: dict[str, Any]) -> None:
+        size = self.batch_size
+        batches = [self.records[at : at + size] for at in range(0, len(self.records), size)]
+        facts = [[fact for record in batch for fact in record.facts] for batch in batches]
+        self.progress("batches", 0, len(batches))
+        made = self.editor.edit_in_batches(facts, self.method, **how)
+        for number, (records, batch) in enumerate(zip(batches, made, strict=False), start=1):
+            self.stopped = batch.stop
+            if batch.edit is not None:
+                self._count(batch.edit, len(records))
+            last = number == len(batches) or self.stopped is not None
+            if self.every and number % self.every == 0 and not last:
+                row = self._evaluate(generation=False)
+                self.curve.append({"edits": self.done, **plain(row)})
+            if not last:
+                self.progress("batches", number, len(batches))
+        if self.stopped is not None and not self.done:
+            raise self.stopped
+        self.progress("batches", len(batches), len(batches))
+
+    def _count(self, edit: Edit, records: int) -> None:
+        self.last = edit
+        self.done += records
+        self.drift.append(dict(edit.drift))
+        for phase, spent in edit.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+    def _evaluate(self, generation: bool) -> Metrics:
+        """Metrics now: of the records edited so far, or of all before the first."""
+        measured = self.records[: self.done] if self.done else self.records
+        return evaluate(self.editor, measured, generation=generation, **self.options)
+
+    def result(self) -> RunResult:
+        """All that was measured."""
+        hp = dict(self.last.hyperparameters) if self.last else {}
+        return RunResult(
+            method=self.method,
+            batch_size=self.batch_size,
+            edits=self.done,
+            load=self.done / self.editor.handle.d_in(hp["layers"][0] if hp else 0),
+            metrics=self.metrics,
+            before=self.before,
+            curve=self.curve,
+            hyperparameters=hp,
+            null_space=dict(self.last.null_space) if self.last else {},
+            seconds=self.seconds,
+            versions={
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            drift=self.drift,
+            stopped=str(self.stopped) if self.stopped else None,
+        )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alphaedit.cli import options, prepare
+from alphaedit.cli import options
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
-from alphaedit.core.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from alphaedit.bench.ability import Result
 
 EXAMPLES = examples(
     "alphaedit ability bundled",
@@ -20,13 +25,14 @@ EXAMPLES = examples(
 )
 
 
-@options.loads_model
-def ability(
-    model: options.Model,
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Which tasks, and how many questions of each."""
+
     edits: Annotated[
         Path | None,
         typer.Option("--edits", metavar="LEDGER", help="Apply the edits in force there first."),
-    ] = None,
+    ] = None
     data: Annotated[
         Path | None,
         typer.Option(
@@ -36,7 +42,7 @@ def ability(
             "mmlu.json.",
             show_default="the bundled models' own tasks",
         ),
-    ] = None,
+    ] = None
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +51,7 @@ def ability(
             help="Only these, by name.",
             show_default="all there are",
         ),
-    ] = None,
+    ] = None
     harness: Annotated[
         str | None,
         typer.Option(
@@ -53,73 +59,52 @@ def ability(
             metavar="NAME,...",
             help="Tasks of lm-evaluation-harness instead, by name.",
         ),
-    ] = None,
-    count: Annotated[int, typer.Option("--count", min=2, help="Questions of each task.")] = 100,
+    ] = None
+    count: Annotated[int, typer.Option("--count", min=2, help="Questions of each task.")] = 100
     shots: Annotated[
         int, typer.Option("--shots", min=0, help="Examples in front of each question.")
-    ] = 4,
+    ] = 4
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Questions of each harness task.")
-    ] = None,
-    json: options.Json = False,
-    seed: options.Seed = 0,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
-) -> dict[str, Any]:
+    ] = None
+
+
+@options.grouped
+def ability(model: options.Model, *, asked: Tasks, common: options.Seeded) -> dict[str, Any]:
     """Measure what a model can do besides facts: F1 on six published tasks, or on your own choice.
 
     Answers are greedy and read as labels; those that are none count as wrong.
     """
-    if harness and (data or tasks):
-        raise ConfigError("--harness has tasks of its own.", remedy="Leave --data and --tasks out.")
-    wanted = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    out = Session(json=json, quiet=quiet)
-    with out.progress() as progress:
-        from alphaedit.bench import ability as bench
+    from alphaedit.jobs import ability as job
 
-        for name in wanted:
-            if data and name not in bench.FORMS:
-                raise unknown_name("task", name, list(bench.FORMS))
-        made = None
-        if data:
-            chosen = wanted or list(bench.FORMS)
-            made = bench.published_tasks(data, chosen, count=count, shots=shots, seed=seed)
-        editor = prepare.open_editor(model, progress, seed=seed, loading=loading, session=edits)
-        if harness:
-            names = [name.strip() for name in harness.split(",")]
-            scores = bench.harness_scores(editor.handle, names, limit=limit)
-            if not json:
-                for task, metrics in scores.items():
-                    shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items())
-                    output_console().print(f"{task}: {shown}", highlight=False)
-            return {"model": model, "harness": scores}
-        if made is None:
-            made = bench.world_tasks(editor.handle, count=count, seed=seed)
-            known = [task.name for task in made]
-            for name in wanted:
-                if name not in known:
-                    raise unknown_name("task", name, known)
-            made = [task for task in made if not wanted or task.name in wanted]
-        found = {task.name: bench.run_task(editor.handle, task, progress=progress) for task in made}
-    if not json:
-        from rich.table import Table
-
-        table = Table(title=f"Ability of {model}", title_justify="left")
-        for column in ("task", "F1 x 100", "95 %", "accuracy x 100", "no label", "questions"):
-            table.add_column(column, justify="left" if column == "task" else "right")
-        for name, result in found.items():
-            f1 = result.f1
-            interval = f"{f1.low:.1f} to {f1.high:.1f}"
-            cells = (f"{f1.value:.1f}", interval, f"{result.accuracy:.1f}", str(result.unread))
-            table.add_row(name, *cells, str(f1.n))
-        output_console().print(table)
-    return {
-        "model": model,
-        "edits": [edit.id for edit in editor.edits],
-        "tasks": {
-            name: {"f1": r.f1.to_json(), "accuracy": r.accuracy, "unread": r.unread}
-            for name, r in found.items()
+    request = job.AbilityRequest(
+        model=model,
+        seed=common.seed,
+        **{
+            **vars(asked),
+            "tasks": [name.strip() for name in (asked.tasks or "").split(",") if name.strip()],
+            "harness": [name.strip() for name in asked.harness.split(",")] if asked.harness else (),
         },
-        "seed": seed,
-    }
+        **vars(common.loading),
+    )
+    said = common.session
+    found = said.run(job.run, request)
+    for task, metrics in found.harness.items():
+        said.say(f"{task}: {', '.join(f'{k} {v:.4f}' for k, v in metrics.items())}")
+    if not found.harness:
+        said.say(_table(found.tasks, f"Ability of {model}"))
+    return found.to_json()
+
+
+def _table(tasks: Mapping[str, Result], title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in ("task", "F1 x 100", "95 %", "accuracy x 100", "no label", "questions"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, result in tasks.items():
+        f1 = result.f1
+        interval = f"{f1.low:.1f} to {f1.high:.1f}"
+        cells = (f"{f1.value:.1f}", interval, f"{result.accuracy:.1f}", str(result.unread))
+        table.add_row(name, *cells, str(f1.n))
+    return table

@@ -9,7 +9,6 @@ import typer
 
 from alphaedit.cli import options
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
 from alphaedit.cli.prepare import open_editor
 
 EXAMPLES = examples(
@@ -20,7 +19,7 @@ EXAMPLES = examples(
 )
 
 
-@options.loads_model
+@options.grouped
 def ask(
     model: options.Model,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to go on from.")],
@@ -32,23 +31,19 @@ def ask(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer.")
     ] = 20,
-    json: options.Json = False,
-    seed: options.Seed = 0,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Seeded,
 ) -> dict[str, Any]:
     """Let a model go on from prompts (greedily), with or without edits."""
-    out = Session(json=json, quiet=quiet)
-    with out.progress() as progress:
-        editor = open_editor(model, progress, seed=seed, loading=loading, session=edits)
+    said = common.session
+    with said.progress() as progress:
+        editor = open_editor(
+            model, progress, seed=common.seed, loading=common.loading, ledger=edits
+        )
         answers: list[str] = editor.ask(prompts, max_new_tokens, chat=chat)
-    if not json:
-        console = output_console()
-        for prompt, answer in zip(prompts, answers, strict=True):
-            end = "\n" if chat else ""
-            console.print(prompt, style="dim", end=end, lines=True, soft_wrap=True)
-            console.print(answer, style="bold", lines=True, soft_wrap=True)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        said.say(prompt, style="dim", end="\n" if chat else "", lines=True)
+        said.say(answer, style="bold", lines=True)
     return {
         "model": model,
         "edits": [edit.id for edit in editor.edits],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +11,16 @@ import typer
 from alphaedit.cli import complete, ledgers, options
 from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
+from alphaedit.cli.output import Session
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from alphaedit.editor.measured import Asked
     from alphaedit.ledger.journal import Entry
     from alphaedit.ledger.ledger import Ledger
+    from alphaedit.ledger.squash import Squashed
 
 INIT_EXAMPLES = examples(
     "alphaedit init my-edits --model bundled",
@@ -38,7 +42,7 @@ MERGE_EXAMPLES = examples(
 )
 
 
-@options.loads_model
+@options.grouped
 def init(
     where: ledgers.Where,
     model: Annotated[
@@ -52,10 +56,8 @@ def init(
     ],
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
-    json: options.Json = False,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    common: options.WithModel,
 ) -> dict[str, Any]:
     """Begin a ledger of edits of a model.
 
@@ -67,46 +69,44 @@ def init(
     from alphaedit.ledger.ledger import Ledger
 
     check_outputs(model, [Output("", where, NEW_LEDGER)])
-    out = Session(json=json, quiet=quiet)
-    with out.progress() as progress:
-        base = open_editor(model, progress, loading=loading).base
+    said = common.session
+    with said.progress() as progress:
+        base = open_editor(model, progress, loading=common.loading).base
         ledger = Ledger.create(where, base, model=model, why=why, signer=sign)
         remember(ledger, model)
-    if not json:
-        output_console().print(
-            f"Began {where} for {model}, fingerprint {base[:16]}.", highlight=False, soft_wrap=True
-        )
+    said.say(f"Began {where} for {model}, fingerprint {base[:16]}.")
     return {"ledger": str(where), "model": model, "base": base, "version": ledger.head.id}
 
 
-@options.loads_model
+@options.grouped
 def apply(
     where: ledgers.Where,
     edits: Annotated[list[str], typer.Argument(metavar="EDIT", help="Ids of edits.")],
-    why: ledgers.Why = "",
-    sign: ledgers.Sign = None,
-    model: ledgers.ModelOption = None,
-    no_measure: ledgers.NoMeasure = False,
-    json: options.Json = False,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    about: ledgers.Entry,
+    common: options.WithModel,
 ) -> dict[str, Any]:
     """Bring edits that were reverted into force again, after the others."""
+    from alphaedit.jobs.ledgers import ask_in_force, editor_at, model_of
     from alphaedit.ledger.ledger import Ledger
 
-    ledger = Ledger(where, signer=sign)
-    if not no_measure:
-        ledgers.model_of(ledger, model, measuring=True)
+    ledger = Ledger(where, signer=about.sign)
+    if not about.no_measure:
+        model_of(ledger, about.model, measuring=True)
     names = [ledger.history.edit(name) for name in edits]
     for name in names:
         ledger.read(name)
-    entry = ledger.commit("apply", add=names, why=why)
-    out = Session(json=json, quiet=quiet)
-    asked = [] if no_measure else _ask(ledger, model, out, loading)
-    return _done(ledger, entry, asked, json=json)
+    entry = ledger.commit("apply", add=names, why=about.why)
+    said = common.session
+    asked: list[Asked] = []
+    if not about.no_measure:
+        with said.progress() as progress:
+            editor = editor_at(ledger, about.model, ledger.head, progress, **vars(common.loading))
+            asked = ask_in_force(editor, ledger, ledger.head)
+    return _done(said, ledger, entry, asked)
 
 
+@options.grouped
 def checkout(
     where: ledgers.Where,
     version: Annotated[
@@ -119,8 +119,8 @@ def checkout(
     ],
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Go back (or forth) to what was in force after an entry of the log.
 
@@ -133,9 +133,10 @@ def checkout(
     for edit in ledger.history.versions[number].edits:
         ledger.read(edit)
     entry = ledger.commit("checkout", start=number, why=why, more={"to": number})
-    return _done(ledger, entry, [], json=json)
+    return _done(common.session, ledger, entry, [])
 
 
+@options.grouped
 def squash(
     where: ledgers.Where,
     last: Annotated[
@@ -148,8 +149,8 @@ def squash(
     ] = 1e-6,
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Make one edit of the last ones, of least rank within an error bound (by SVD).
 
@@ -176,20 +177,24 @@ def squash(
         more={"matrices": rows, "tolerance": tolerance},
         expect=before.id,
     )
-    if not json:
-        from rich.table import Table
-
-        table = Table(title=f"{plural(len(ids), 'edit')} as one", title_justify="left")
-        table.add_column("matrix")
-        for name in ("rank", "of", "relative error"):
-            table.add_column(name, justify="right")
-        for r in report:
-            table.add_row(r.name, str(r.rank), str(r.given), f"{r.error:.1e}")
-        output_console().print(table)
-    return {**_done(ledger, entry, [], json=json), "edit": one.id, "matrices": rows}
+    said = common.session
+    said.say(_ranks(report, f"{plural(len(ids), 'edit')} as one"))
+    return {**_done(said, ledger, entry, []), "edit": one.id, "matrices": rows}
 
 
-@options.loads_model
+def _ranks(report: Sequence[Squashed], title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("matrix")
+    for name in ("rank", "of", "relative error"):
+        table.add_column(name, justify="right")
+    for r in report:
+        table.add_row(r.name, str(r.rank), str(r.given), f"{r.error:.1e}")
+    return table
+
+
+@options.grouped
 def merge(
     where: ledgers.Where,
     other: Annotated[
@@ -217,117 +222,49 @@ def merge(
             show_default=False,
         ),
     ] = None,
-    why: ledgers.Why = "",
-    sign: ledgers.Sign = None,
-    model: ledgers.ModelOption = None,
-    no_measure: ledgers.NoMeasure = False,
-    json: options.Json = False,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    about: ledgers.Entry,
+    common: options.WithModel,
 ) -> dict[str, Any]:
     """Bring the edits of another ledger into force beside those of this one.
 
     Prompts of which both speak are listed and must be resolved. Edits are taken or left whole.
     """
-    from alphaedit.ledger.archive import opened
-    from alphaedit.ledger.facts import merge as plan
-    from alphaedit.ledger.ledger import Ledger
+    from alphaedit.jobs import merge as job
 
-    ledger = Ledger(where, signer=sign)
-    before = ledger.head
-    if not no_measure:
-        ledgers.model_of(ledger, model, measuring=True)
-    with opened(other) as source:
-        source.check_base(ledger.base)
-        theirs = ledgers.facts_of(source, source.head)
-        ours = ledgers.facts_of(ledger, before)
-        choices = _choices(resolve, ledger, source)
-        merged = plan(ours, theirs, take=take, resolve=choices)
-        if not merged.add and not merged.drop:
-            entry = None
-        else:
-            entry = ledger.commit(
-                "merge",
-                add=merged.add,
-                drop=merged.drop,
-                why=why,
-                more={"from": str(other), "skipped": list(merged.skip)},
-                expect=before.id,
-                source=source,
-            )
-    out = Session(json=json, quiet=quiet)
-    asked = [] if no_measure or entry is None else _ask(ledger, model, out, loading)
-    console = output_console()
-    if not json:
-        for clash in merged.clashes:
-            console.print(f"Both: {clash}", markup=False, highlight=False, soft_wrap=True)
-        for held in merged.lost:
-            console.print(
-                f"Left out with edit {held.edit}: {held.fact.text!r} → {held.fact.target!r}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-                style="yellow",
-            )
-    result = {
-        "added": list(merged.add),
-        "dropped": list(merged.drop),
-        "skipped": list(merged.skip),
-        "left_out": [
-            {"edit": h.edit, "prompt": h.fact.text, "target": h.fact.target} for h in merged.lost
-        ],
-    }
-    if entry is None:
-        if not json:
-            console.print("There is nothing to merge.")
-        return {"ledger": str(where), "entry": None, **result}
-    return {**_done(ledger, entry, asked, json=json), **result}
+    request = job.MergeRequest(
+        ledger=where,
+        other=other,
+        take=take,
+        resolve=resolve or (),
+        why=about.why,
+        sign=about.sign,
+        model=about.model,
+        measure=not about.no_measure,
+        **vars(common.loading),
+    )
+    said = common.session
+    found = said.run(job.run, request)
+    said.say(*(f"Both: {clash}" for clash in found.merged.clashes))
+    for held in found.merged.lost:
+        fact = held.fact
+        said.say(f"Left out with edit {held.edit}: {fact.text!r} → {fact.target!r}", style="yellow")
+    if found.entry is None:
+        said.say("There is nothing to merge.")
+    else:
+        _done(said, found.ledger, found.entry, found.asked)
+    return found.to_json()
 
 
-def _choices(pairs: list[str] | None, ours: Ledger, theirs: Ledger) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in pairs or ():
-        name, sign, side = (part.strip() for part in pair.partition("="))
-        if not sign:
-            raise ConfigError(f"--resolve {pair!r} is not EDIT=SIDE.", remedy="Write 4f2a=ours.")
-        known = [
-            edit for ledger in (ours, theirs) for edit in ledger.head.edits if edit.startswith(name)
-        ]
-        if len(set(known)) != 1:
-            raise ConfigError(
-                f"--resolve {pair}: {len(set(known)) or 'no'} edits in force begin with {name!r}.",
-                remedy="Give an edit's id as the list of conflicts shows it.",
-            )
-        found[known[0]] = side
-    return found
+def _done(said: Session, ledger: Ledger, entry: Entry, asked: Sequence[Asked]) -> dict[str, Any]:
+    """Say what an entry did, and give it as JSON values."""
+    from alphaedit.jobs.ledgers import entry_json
 
-
-def _ask(ledger: Ledger, model: str | None, out: Session, loading: options.Loading) -> list[Asked]:
-    """Ask the model for all facts that should hold now."""
-    with out.progress() as progress:
-        editor = ledgers.editor_at(ledger, model, ledger.head, progress, loading=loading)
-        return ledgers.ask_in_force(editor, ledger, ledger.head)
-
-
-def _done(ledger: Ledger, entry: Entry, asked: list[Asked], *, json: bool) -> dict[str, Any]:
-    """Print and return what an entry did."""
     wrong = [one for one in asked if not one.holds]
-    if not json:
-        console = output_console()
-        console.print(
-            f"@{entry.number} {entry.op}: {plural(len(ledger.head.edits), 'edit')} in force.",
-            highlight=False,
-        )
-        if asked:
-            console.print(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
-        if wrong:
-            ledgers.asked_table(wrong, "Facts that do not hold now")
-    return {
-        "ledger": str(ledger.path),
-        "entry": entry.number,
-        "version": entry.version,
-        "edits": ledger.head.edits,
-        "asked": ledgers.asked_json(asked),
-        "wrong": len(wrong),
-    }
+    in_force = plural(len(ledger.head.edits), "edit")
+    said.say(f"@{entry.number} {entry.op}: {in_force} in force.")
+    if asked:
+        said.say(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
+    if wrong:
+        said.say(ledgers.asked_table(wrong, "Facts that do not hold now"))
+    return entry_json(ledger, entry, asked)

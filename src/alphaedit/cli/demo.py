@@ -12,12 +12,15 @@ import typer
 
 from alphaedit.cli import options, tables
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console, shorten
-from alphaedit.cli.outputs import Late, Output, check_outputs
+from alphaedit.cli.output import Session, shorten
+from alphaedit.cli.outputs import Output, check_outputs, end
 from alphaedit.cli.prepare import open_editor
 from alphaedit.core.fact import Fact
+from alphaedit.core.text import first_answer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from alphaedit.bench.data import EditRecord
     from alphaedit.bench.metrics import Metrics
     from alphaedit.core.edit import Edit
@@ -91,6 +94,7 @@ class Demo:
 
         On the way, a sample of the facts edited so far is measured, which is quicker than all.
         """
+        from alphaedit.bench.metrics import plain
         from alphaedit.bench.sources import kept_of, world_records
 
         began, handle = time.perf_counter(), self.editor.handle
@@ -114,7 +118,7 @@ class Demo:
                 made = self.editor.edit([r.fact for r in batch], method)
                 last = done >= self.count
                 metrics = self._measure(records[:done], probes, MEASURED if last else ON_THE_WAY)
-                curve.append({"edits": min(done, self.count), **_plain(metrics)})
+                curve.append({"edits": min(done, self.count), **plain(metrics)})
             self.runs[method] = Sequential(metrics, curve, dict(made.hyperparameters))
             self.editor.set_edits([])
         self.progress("batches", 2 * BATCHES, 2 * BATCHES)
@@ -135,13 +139,12 @@ class Demo:
         answers: list[str | None] = [None] * len(REPHRASED)
         answers += [answer for _, answer in self.unrelated]
         said = zip(self.asked, self.said_before, self.said_after, answers, strict=True)
-        return [
-            (p, tables.first_answer(b), tables.first_answer(a), known) for p, b, a, known in said
-        ]
+        return [(p, first_answer(b), first_answer(a), known) for p, b, a, known in said]
 
     def write_report(self, path: Path) -> None:
         """Write the HTML report."""
-        from alphaedit.cli.reporting import command_line, spectra, versions
+        from alphaedit.cli.reporting import command_line
+        from alphaedit.jobs.reporting import spectra, versions
         from alphaedit.report.page import Asked, Changed, Curve, Report, write
 
         first = self.runs["alphaedit"]
@@ -180,8 +183,9 @@ def titles() -> dict[str, str]:
     return {"alphaedit": "AlphaEdit", RIVAL: "MEMIT without history"}
 
 
-@options.loads_model
+@options.grouped
 def demo(
+    *,
     out_dir: Annotated[
         Path,
         typer.Option(
@@ -200,66 +204,69 @@ def demo(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A short comparison.")] = False,
     cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    seed: options.Seed = 0,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    common: options.Seeded,
 ) -> dict[str, Any]:
     """Edit facts of the bundled model, show what changed and what did not, and write a report.
 
     Takes a minute or two. Needs no network, no GPU and no files; writes DIR/report.html.
     """
+    from alphaedit.jobs.late import Late
+
     report = out_dir / "report.html"
     check_outputs(MODEL, [Output("Report", report, again=True)])
-    out = Session(json=json, quiet=quiet)
-    console = output_console()
-    with out.progress() as progress:
-        editor = open_editor(MODEL, progress, seed=seed, loading=loading, cache_dir=cache_dir)
+    said, seed = common.session, common.seed
+    with said.progress() as progress:
+        editor = open_editor(
+            MODEL, progress, seed=seed, loading=common.loading, cache_dir=cache_dir
+        )
         run = Demo(editor, seed, progress)
         run.show_edits()
-        if not json:
-            _show_edits(run)
+        if not said.json:
+            _show_edits(said, run)
         run.compare(load or (QUICK_LOAD if quick else LOAD))
-        late = Late(out)
-        page = late.write("Report", report, run.write_report)
-    result = {
+        late = Late(said.wrote)
+        page = late.write("report", report, run.write_report)
+    if not said.json:
+        _show_comparison(said, run)
+        if page is not None:
+            said.say(f"Report: {page.resolve()}")
+    return end(said, _result(run, page), late.failed, called={"report": "Report"})
+
+
+def _result(run: Demo, page: Path | None) -> dict[str, Any]:
+    from alphaedit.bench.metrics import plain
+
+    return {
         "edited": len(run.edit.facts),
         "answers": [
             {"prompt": p, "before": b, "after": a, "known": known} for p, b, a, known in run.pairs()
         ],
         "edits": run.count,
         "load": run.count / run.d_in,
-        "unedited": _plain(run.unedited),
+        "unedited": plain(run.unedited),
         "methods": {
-            name: {**_plain(r.metrics), "curve": r.curve, "hyperparameters": r.hyperparameters}
+            name: {**plain(r.metrics), "curve": r.curve, "hyperparameters": r.hyperparameters}
             for name, r in run.runs.items()
         },
         "seconds": run.seconds,
         "report": str(page.resolve()) if page else None,
-        "seed": seed,
+        "seed": run.seed,
     }
-    if not json:
-        _show_comparison(run)
-        if page is not None:
-            console.print(f"Report: {page.resolve()}", highlight=False, soft_wrap=True)
-    return late.end(result)
 
 
-def _plain(metrics: Metrics) -> dict[str, Any]:
-    return {name: rate.to_json() if rate else None for name, rate in metrics.items()}
-
-
-def _show_edits(run: Demo) -> None:
+def _show_edits(said: Session, run: Demo) -> None:
     edit, shown = run.edit, len(OWN) + 5
     title = f"{len(edit.facts)} facts edited at once by AlphaEdit; the first {shown}"
-    tables.facts_table(edit.facts[:shown], edit.before[:shown], edit.after[:shown], title)
+    said.say(
+        *tables.facts_table(edit.facts[:shown], edit.before[:shown], edit.after[:shown], title)
+    )
     pairs = run.pairs()
-    _asked_table("The same facts in words the edit never saw", pairs[: len(REPHRASED)])
-    _asked_table("Facts that were not edited", pairs[len(REPHRASED) :])
+    rephrased = "The same facts in words the edit never saw"
+    said.say(_asked_table(rephrased, pairs[: len(REPHRASED)]))
+    said.say(_asked_table("Facts that were not edited", pairs[len(REPHRASED) :]))
 
 
-def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -> None:
+def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -> Table:
     from rich.table import Table
 
     table = Table("prompt", "before", "after", title=title, title_justify="left")
@@ -268,12 +275,14 @@ def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -
         table.add_row(
             tables.cell(shorten(prompt, 70)), tables.cell(before), tables.cell(after, style)
         )
-    output_console().print(table)
+    return table
 
 
-def _show_comparison(run: Demo) -> None:
-    columns = {"unedited": _plain(run.unedited)}
-    columns |= {titles()[name]: _plain(r.metrics) for name, r in run.runs.items()}
+def _show_comparison(said: Session, run: Demo) -> None:
+    from alphaedit.bench.metrics import plain
+
+    columns = {"unedited": plain(run.unedited)}
+    columns |= {titles()[name]: plain(r.metrics) for name, r in run.runs.items()}
     load = run.count / run.d_in
     title = f"After {run.count} edits in {BATCHES} batches (a load of {load:.2f})"
-    tables.metrics_table(columns, title)
+    said.say(*tables.metrics_table(columns, title))

@@ -15,7 +15,7 @@ from typing import Any
 
 from alphaedit.cli import options
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Outcome, output_console
+from alphaedit.cli.output import FAILED, Outcome, Session
 from alphaedit.core.errors import AlphaEditError
 
 EXAMPLES = examples("alphaedit doctor", "alphaedit doctor --json")
@@ -75,7 +75,8 @@ class Report:
         self.problems.append(Problem(what, remedy, essential))
 
 
-def doctor(json: options.Json = False, debug: options.Debug = False) -> dict[str, Any]:
+@options.grouped
+def doctor(common: options.Plain) -> dict[str, Any]:
     """Look at this installation: versions, devices, memory, folders, models; what to mend, and how.
 
     Nothing is changed and nothing downloaded. Exit code 1 if something is broken without which
@@ -85,8 +86,7 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> dict[str
     for part in (_packages, _machine, _folders, _bundled, _hub, _others, _tools):
         part(report)
     broken = any(problem.essential for problem in report.problems)
-    if not json:
-        _show(report)
+    _show(common.session, report)
     result = {"ok": not report.problems, **asdict(report)}
     return Outcome(result, code=FAILED) if broken else result
 
@@ -319,11 +319,9 @@ def _tools(report: Report) -> None:
         )
 
 
-def _show(report: Report) -> None:
-    console = output_console()
-
+def _show(said: Session, report: Report) -> None:
     def line(name: str, value: str) -> None:
-        console.print(f"{name}: {value}", soft_wrap=True)
+        said.say(f"{name}: {value}")
 
     line("Versions", ", ".join(f"{k} {v or NOT_HERE}" for k, v in report.versions.items()))
     for name, version in report.extras.items():
@@ -345,11 +343,11 @@ def _show(report: Report) -> None:
         line(f"  {model}", _size(count))
     line("ssh-keygen", report.ssh_keygen or NOT_HERE)
     if not report.problems:
-        console.print("Everything is in order.", style="green")
+        said.say("Everything is in order.", style="green")
     for problem in report.problems:
         label, style = ("Broken", "bold red") if problem.essential else ("Note", "bold yellow")
-        console.print(f"{label}: ", style=style, end="")
-        console.print(f"{problem.what} {problem.remedy}", soft_wrap=True)
+        said.say(f"{label}: ", style=style, end="")
+        said.say(f"{problem.what} {problem.remedy}")
 
 
 def _size(count: float) -> str:

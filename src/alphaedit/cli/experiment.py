@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +11,14 @@ import typer
 
 from alphaedit.cli import complete, options, outputs
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Outcome, Session, output_console
+from alphaedit.cli.output import FAILED, Outcome, Session
+from alphaedit.cli.reporting import command_line
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from alphaedit.bench.experiments.spec import Spec
-    from alphaedit.bench.experiments.store import RunDirectory
+    from alphaedit.jobs.experiment import ExperimentResult
+    from alphaedit.report.results import Group
 
 EXAMPLES = examples(
     "alphaedit experiment --list",
@@ -34,7 +36,58 @@ REPORT_EXAMPLES = examples(
 PAGE = "report.html"
 
 
-@options.loads_model
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Fields of the experiment that are given on the command line."""
+
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            autocompletion=complete.models,
+            help="Model in place of the experiment's. Repeatable.",
+        ),
+    ] = None
+    records: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--records",
+            metavar="RECORDS",
+            autocompletion=complete.records,
+            help="Data set in place of the experiment's. Repeatable.",
+        ),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Another field of the experiment, such as edits=100, seeds=[0,1,2] or "
+            "methods=[alphaedit,memit]. Repeatable.",
+        ),
+    ] = None
+    preset: options.Preset = None
+
+    def overrides(self) -> dict[str, Any]:
+        """Those fields.
+
+        Raises:
+            ConfigError: one is given twice, or is not KEY=VALUE.
+        """
+        from alphaedit.bench.experiments.spec import parse_overrides
+
+        over = parse_overrides(self.settings or ())
+        given = (("models", self.model), ("records", self.records), ("preset", self.preset))
+        for field, value in given:
+            if value and field in over:
+                raise ConfigError(f"{field} is given twice.", remedy="Give it once.")
+            if value:
+                over[field] = value
+        return over
+
+
+@options.grouped
 def experiment(
     name: Annotated[
         str | None,
@@ -56,40 +109,11 @@ def experiment(
         ),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the experiments.")] = False,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            autocompletion=complete.models,
-            help="Model in place of the experiment's. Repeatable.",
-        ),
-    ] = None,
-    records: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--records",
-            metavar="RECORDS",
-            autocompletion=complete.records,
-            help="Data set in place of the experiment's. Repeatable.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Another field of the experiment, such as edits=100, seeds=[0,1,2] or "
-            "methods=[alphaedit,memit]. Repeatable.",
-        ),
-    ] = None,
-    preset: options.Preset = None,
+    *,
+    changes: Changes,
     tolerance: options.Tolerance = None,
     cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    common: options.WithModel,
 ) -> dict[str, Any]:
     """Run one of the paper's experiments, or one of your own.
 
@@ -99,39 +123,30 @@ def experiment(
     """
     from alphaedit.bench.experiments import spec as specs
 
+    said = common.session
     if listing or name is None:
-        return _list([specs.load(known) for known in specs.names()], json=json)
-    over = specs.parse_overrides(settings or ())
-    for field, value in (("models", model), ("records", records), ("preset", preset)):
-        if value and field in over:
-            raise ConfigError(f"{field} is given twice.", remedy="Give it once.")
-        if value:
-            over[field] = value
-    chosen = specs.load(name, over)
-    said = Session(json=json, quiet=quiet)
+        return _list([specs.load(known) for known in specs.names()], said)
+    chosen = specs.load(name, changes.overrides())
     folder = out or Path("results") / chosen.name
     outputs.check_outputs(chosen.models, [outputs.Output("-o", folder, outputs.RESULTS)])
     outputs.check_outputs(None, [outputs.Output("", folder / PAGE, again=True)])
-    with said.progress(f"What is done is in {folder}: the same command goes on.") as progress:
-        from alphaedit.bench.experiments.runner import run
-        from alphaedit.cli.output import quiet_libraries
-        from alphaedit.cli.reporting import command_line, versions
-        from alphaedit.report.experiment import report as write
+    from alphaedit.jobs import experiment as job
 
-        quiet_libraries()
-        directory = run(
-            chosen,
-            folder,
-            about={"command": command_line(), "versions": versions()},
-            progress=progress,
-            **asdict(loading),
-            cache_dir=cache_dir,
-            tolerance=tolerance,
-        )
-        page = write([folder], folder / PAGE)
-    return _said(directory, page, json=json)
+    request = job.ExperimentRequest(
+        spec=chosen,
+        out=folder,
+        tolerance=tolerance,
+        cache_dir=cache_dir,
+        command=command_line(),
+        **vars(common.loading),
+    )
+    note = f"What is done is in {folder}: the same command goes on."
+    found = said.run(job.run, request, note=note)
+    _show(said, found)
+    return Outcome(found.to_json(), code=FAILED) if found.failed else found.to_json()
 
 
+@options.grouped
 def report(
     directories: Annotated[
         list[Path],
@@ -150,9 +165,8 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="Show the paper's figures beside.")
     ] = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Common,
 ) -> dict[str, Any]:
     """Turn results of experiments into one HTML page, with pictures saved beside the results.
 
@@ -164,13 +178,12 @@ def report(
     page = out or (given[0] / PAGE if len(given) == 1 else Path(PAGE))
     outputs.check_outputs(None, [outputs.Output("-o" if out else "", page, again=True)])
     write(given, page, published=published)
-    if not json:
-        output_console().print(f"Report written to {page}", highlight=False, soft_wrap=True)
+    common.session.say(f"Report written to {page}")
     return {"report": str(page), "directories": [str(path) for path in given]}
 
 
-def _list(found: Sequence[Spec], *, json: bool) -> dict[str, Any]:
-    if not json:
+def _list(found: Sequence[Spec], said: Session) -> dict[str, Any]:
+    if not said.json:
         from rich.table import Table
 
         table = Table(title="Experiments", title_justify="left")
@@ -178,55 +191,40 @@ def _list(found: Sequence[Spec], *, json: bool) -> dict[str, Any]:
             table.add_column(column)
         for spec in found:
             table.add_row(spec.name, spec.question, spec.paper)
-        output_console().print(table)
+        said.say(table)
     shown = ("name", "title", "question", "paper", "edits", "batch_size")
     return {"experiments": [spec.model_dump(include=set(shown)) for spec in found]}
 
 
-def _said(directory: RunDirectory, page: Path, *, json: bool) -> dict[str, Any]:
-    from alphaedit.report.results import FINE, metrics_of, ranks, read
+def _show(said: Session, found: ExperimentResult) -> None:
+    if said.json:
+        return
+    for group in found.results().groups:
+        said.say(_table(group))
+    for name, error in found.failed.items():
+        said.say(f"{name} failed: {error}", style="red")
+    said.say(f"Report written to {found.page}")
 
-    (results,) = read([directory.path])
-    failed = [state for state in directory.cells() if state.get("error")]
-    found = {
-        "directory": str(directory.path),
-        "report": str(page),
-        "rows": len(directory.rows()),
-        "failed": {state["cell"]: state["error"] for state in failed},
-        "results": [
-            {
-                "model": group.model,
-                "records": group.records,
-                "method": column.label,
-                "edits": column.edits,
-                **{name: rate.to_json() for name, rate in column.numbers.items()},
-            }
-            for group in results.groups
-            for column in group.columns
-        ],
-    }
-    if not json:
-        from rich.table import Table
-        from rich.text import Text
 
-        console = output_console()
-        for group in results.groups:
-            table = Table(title=group.title, title_justify="left")
-            table.add_column("")
-            metrics = metrics_of(group.columns)
-            best = {metric: ranks(group.edited, metric) for metric in metrics}
-            for metric in metrics:
-                table.add_column(metric.replace("_", " "), justify="right")
-            for column in group.columns:
-                cells = []
-                for metric in metrics:
-                    rate, rank = column.numbers.get(metric), best[metric].get(column.label)
-                    digits = 3 if metric in FINE else 1
-                    style = {1: "bold", 2: "underline"}.get(rank or 0, "")
-                    cells.append(Text(f"{rate.value:.{digits}f}" if rate else "-", style))
-                table.add_row(column.label, *cells)
-            console.print(table)
-        for state in failed:
-            console.print(f"{state['cell']} failed: {state['error']}", style="red")
-        console.print(f"Report written to {page}", highlight=False, soft_wrap=True)
-    return Outcome(found, code=FAILED) if failed else found
+def _table(group: Group) -> Any:
+    """Methods and their numbers; the best one bold, the second underlined."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from alphaedit.report.results import FINE, metrics_of, ranks
+
+    table = Table(title=group.title, title_justify="left")
+    table.add_column("")
+    metrics = metrics_of(group.columns)
+    best = {metric: ranks(group.edited, metric) for metric in metrics}
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
+    for column in group.columns:
+        cells = []
+        for metric in metrics:
+            rate, rank = column.numbers.get(metric), best[metric].get(column.label)
+            digits = 3 if metric in FINE else 1
+            style = {1: "bold", 2: "underline"}.get(rank or 0, "")
+            cells.append(Text(f"{rate.value:.{digits}f}" if rate else "-", style))
+        table.add_row(column.label, *cells)
+    return table

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphaedit.cli.outputs import Output
 from alphaedit.core.errors import AlphaEditError, ConfigError
-from alphaedit.core.marks import YAML
 
 if TYPE_CHECKING:
-    from alphaedit.editor.session import Editor
+    from rich.table import Table
 
 FORMS = ("gguf", "gguf-lora")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -19,8 +17,6 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 MODELFILE = "Modelfile"
 LITTLE = 0.9
 """Share of a change below which rounding took too much of it."""
-ASKED = 50
-"""Facts asked for with the weights as they were written."""
 
 
 def check(out: Path, form: str, *, kind: str | None, ollama: bool) -> None:
@@ -50,6 +46,8 @@ def places(out: Path, model: str, form: str, *, ollama: bool) -> list[Output]:
     """
     if form == "gguf-lora":
         return [Output("-o", out, ours=_is_adapter)]
+    from alphaedit.jobs.export import base_file
+
     base = base_file(model)
     found = [Output("-o", out, ours=lambda path: _is_edit_of(base, path))]
     return [*found, Output("--ollama", out.parent / MODELFILE)] if ollama else found
@@ -94,57 +92,9 @@ def _is_edit_of(base: Path, path: Path) -> bool:
     return True
 
 
-def base_file(model: str) -> Path:
-    """The GGUF file that edits of `model` go into.
-
-    Raises:
-        ConfigError: it is not known, or no longer as it was.
-    """
-    from alphaedit.editor.gguf_export import base_of
-
-    found = base_of(model)
-    if found is None:
-        raise ConfigError(
-            f"{model} is no GGUF file, and was not converted from one that is still there.",
-            remedy="Give --model BASE.gguf, the file that was edited, or use --format gguf-lora.",
-        )
-    return found
-
-
-def write_gguf(
-    editor: Editor, model: str, out: Path, *, kind: str | None, ollama: bool
-) -> dict[str, Any]:
-    """Write the base file with edited tensors; what was written, and what it still says."""
-    from alphaedit.core.files import write_text
-    from alphaedit.editor.gguf_export import save_gguf, weights_in
-    from alphaedit.editor.measured import ask_facts
-
-    rows = save_gguf(base_file(model), editor.edits, out, kind=kind or "F16")
-    if ollama:
-        write_text(f"{YAML}FROM ./{out.name}\n", out.parent / MODELFILE)
-    facts = [fact for edit in editor.edits for fact in edit.facts][-ASKED:]
-    handle = editor.handle
-    before = sum(one.holds for one in ask_facts(handle, facts))
-    saved = handle.snapshot([row.parameter for row in rows])
-    layers = {handle.edited_name(layer): layer for layer in range(handle.n_layers)}
-    try:
-        for name, weight in weights_in(out, rows).items():
-            handle.set_weight(layers[name], weight)
-        after = sum(one.holds for one in ask_facts(handle, facts))
-    finally:
-        handle.restore(saved)
-    return {
-        "tensors": [asdict(row) for row in rows],
-        "facts": {"asked": len(facts), "hold": before, "hold_as_written": after},
-        "bytes": out.stat().st_size,
-    }
-
-
-def show_gguf(found: dict[str, Any], out: Path, title: str) -> list[str]:
-    """Print the table of `write_gguf`; sentences to say after it."""
+def show_gguf(found: dict[str, Any], title: str) -> tuple[Table, list[str]]:
+    """A table of what was written, and sentences to say after it."""
     from rich.table import Table
-
-    from alphaedit.cli.output import output_console
 
     table = Table(title=title, title_justify="left")
     table.add_column("tensor")
@@ -153,7 +103,6 @@ def show_gguf(found: dict[str, Any], out: Path, title: str) -> list[str]:
     for row in found["tensors"]:
         cells = (row["before"], row["type"], f"{row['error']:.1e}", f"{row['kept']:.1%}")
         table.add_row(row["name"], *cells)
-    output_console().print(table)
     facts = found["facts"]
     lines = [
         f"With the weights as they were written {facts['hold_as_written']} of {facts['asked']} "
@@ -163,7 +112,7 @@ def show_gguf(found: dict[str, Any], out: Path, title: str) -> list[str]:
     if lost or facts["hold_as_written"] < facts["hold"]:
         where = f" (most of the change of {', '.join(lost)})" if lost else ""
         lines.append(f"Rounding took something back{where}: give --type F16 or F32.")
-    return lines
+    return table, lines
 
 
 def ranks_line(form: str, rank: int, out: Path) -> list[str]:

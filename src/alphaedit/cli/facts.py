@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alphaedit.cli import complete
-from alphaedit.cli.tables import first_answer
 from alphaedit.core.errors import ConfigError, FactError
 from alphaedit.core.fact import Fact, check_facts, facts_of
 from alphaedit.core.reading import LIMIT, decode, megabytes, read_stream
 from alphaedit.core.records import FORMATS, Placed, format_of, parse_records, read_records
+from alphaedit.jobs.facts import Source
 
 if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
-    from alphaedit.core.edit import Answer
-    from alphaedit.model.handle import ModelHandle
 
 STDIN = "-"
 STDIN_NAME = "standard input"
@@ -35,14 +32,6 @@ Format = Annotated[
         show_default="by the ending; of standard input, by its first line",
     ),
 ]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Facts, and CounterFact's records of them, by number, where the file has that schema."""
-
-    facts: list[Fact]
-    rows: dict[int, EditRecord]
 
 
 def standard_input() -> str:
@@ -100,12 +89,12 @@ def load(path: str | Path, kind: str | None = None) -> list[Fact]:
 
 
 def read(
-    path: Path | None,
+    facts: Path | None,
     prompt: str | None,
     subject: str | None,
     target: str | None,
     truth: str | None = None,
-    kind: str | None = None,
+    format: str | None = None,
 ) -> Source:
     """The facts that a command line names.
 
@@ -115,13 +104,13 @@ def read(
         DataError: a record of CounterFact's schema lacks a field of it.
     """
     given = {"--prompt": prompt, "--subject": subject, "--target": target}
-    if path is not None:
+    if facts is not None:
         if any(value is not None for value in (*given.values(), truth)):
             raise ConfigError(
                 "Facts are given both in a file and on the command line.",
                 remedy="Give one of the two.",
             )
-        placed = placed_records(path, kind)
+        placed = placed_records(facts, format)
         return Source(facts_of(placed), _counterfact(placed))
     missing = [name for name, value in given.items() if value is None]
     if missing:
@@ -130,7 +119,7 @@ def read(
             remedy="Give a file of facts, - for standard input, or --prompt, --subject and "
             "--target.",
         )
-    if kind is not None:
+    if format is not None:
         raise ConfigError("--format is for facts of a file.", remedy="Leave it out.")
     fact = Fact(str(prompt), str(subject), str(target), truth=truth)
     return Source(check_facts([fact], ["command line"], warn=False), {})
@@ -147,41 +136,3 @@ def _counterfact(placed: Sequence[Placed]) -> dict[int, EditRecord]:
             except FactError as error:
                 raise error.at(where) from None
     return found
-
-
-def in_chat(source: Source, handle: ModelHandle) -> Source:
-    """The same facts asked in a conversation."""
-    from alphaedit.model.chat import in_chat as asked
-
-    return Source([asked(handle.tokenizer, fact) for fact in source.facts], {})
-
-
-def records_of(source: Source, before: Sequence[Answer]) -> list[EditRecord]:
-    """Records that measure the facts of `source`.
-
-    A fact without an old object is measured against what the model said before; one without
-    generation prompts, by its own prompt and paraphrases.
-    """
-    from alphaedit.bench.data import EditRecord
-
-    records = []
-    for index, (fact, answer) in enumerate(zip(source.facts, before, strict=True)):
-        if index in source.rows:
-            records.append(source.rows[index])
-            continue
-        # As long as the new object: the mean over the tokens of a long answer says little.
-        former = first_answer(answer.text, len(fact.target.split()))
-        records.append(
-            EditRecord(
-                case_id=fact.id or str(index),
-                relation_id="",
-                prompt=fact.prompt,
-                subject=fact.subject,
-                target_new=fact.target,
-                target_true=fact.truth or former or fact.target,
-                paraphrase_prompts=fact.paraphrases,
-                neighborhood_prompts=fact.neighborhood,
-                generation_prompts=(fact.text, *fact.paraphrases),
-            )
-        )
-    return records

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alphaedit.cli import complete, ledgers, options
 from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console, shorten
+from alphaedit.cli.output import Session, shorten
+
+if TYPE_CHECKING:
+    from alphaedit.core.edit import Edit
+    from alphaedit.ledger.journal import Entry
 
 LOG_EXAMPLES = examples(
     "alphaedit log my-edits", "alphaedit log my-edits -n 5", "alphaedit log my-edits --json"
@@ -24,13 +29,14 @@ DIFF_EXAMPLES = examples(
 ENTRY = "an entry of the log (@3, head~1, base), or an edit's id."
 
 
+@options.grouped
 def log(
     where: ledgers.Where,
     count: Annotated[
         int | None, typer.Option("-n", "--count", min=1, help="Only so many of the last entries.")
     ] = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """List what was done, the last first: who, when, why."""
     from alphaedit.ledger.ledger import Ledger
@@ -46,52 +52,39 @@ def log(
         }
         for entry in entries
     ]
-    if not json:
-        console = output_console()
-        for row, entry in zip(rows, entries, strict=True):
-            console.print(
-                f"@{entry.number} {entry.op}", style="bold yellow", end="  ", highlight=False
-            )
-            console.print(f"{entry.when}  {entry.who}", style="dim", soft_wrap=True)
-            if entry.why:
-                console.print(f"    {entry.why}", markup=False, highlight=False, soft_wrap=True)
-            for edit in entry.add:
-                about = history.about[edit]
-                facts = about["facts"]
-                more = f" and {facts - 1} more" if facts > 1 else ""
-                console.print(
-                    f"    + {edit}  {about['method']}: {shorten(str(about['first']), 60)}{more}",
-                    style="green",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            for edit in entry.drop:
-                console.print(
-                    f"    - {edit}  {shorten(str(history.about[edit]['first']), 60)}",
-                    style="red",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            console.print(
-                f"    {plural(row['edits_in_force'], 'edit')} in force",
-                style="dim",
-                highlight=False,
-            )
+    for row, entry in zip(rows, entries, strict=True):
+        _show_entry(common.session, entry, row, history.about)
     return {"ledger": str(where), "model": ledger.model, "base": ledger.base, "entries": rows}
 
 
+def _show_entry(
+    said: Session, entry: Entry, row: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
+) -> None:
+    said.say(f"@{entry.number} {entry.op}", style="bold yellow", end="  ")
+    said.say(f"{entry.when}  {entry.who}", style="dim")
+    if entry.why:
+        said.say(f"    {entry.why}")
+    for edit in entry.add:
+        known = about[edit]
+        facts = known["facts"]
+        more = f" and {facts - 1} more" if facts > 1 else ""
+        first = shorten(str(known["first"]), 60)
+        said.say(f"    + {edit}  {known['method']}: {first}{more}", style="green")
+    for edit in entry.drop:
+        said.say(f"    - {edit}  {shorten(str(about[edit]['first']), 60)}", style="red")
+    said.say(f"    {plural(row['edits_in_force'], 'edit')} in force", style="dim")
+
+
+@options.grouped
 def show(
     where: ledgers.Where,
     edit: Annotated[
         str, typer.Argument(metavar="EDIT", help="An edit's id (or its beginning), or 'last'.")
     ] = ("last"),
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Show one edit: facts, answers before and after, null-space report, norms, seconds."""
-    from alphaedit.cli import tables
     from alphaedit.ledger.ledger import Ledger
     from alphaedit.linalg.lowrank import frobenius
 
@@ -102,43 +95,45 @@ def show(
         for name, change in found.patch.weights.items()
     }
     force = found.id in ledger.head.edits
-    if not json:
-        from rich.table import Table
-
-        console = output_console()
-        console.print(
-            f"{found.id}  {found.method}  {found.created}  "
-            f"{'in force' if force else 'not in force'}, after {found.parent or 'no other edit'}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if found.before and found.after:
-            tables.facts_table(found.facts, found.before, found.after, "Facts")
-        else:
-            for fact in found.facts:
-                console.print(f"{fact.text} → {fact.target}", soft_wrap=True)
-        table = Table(title="Changes of matrices", title_justify="left")
-        table.add_column("matrix")
-        for name in ("shape", "rank", "norm", "null space", "keys' energy in it"):
-            table.add_column(name, justify="right")
-        for name, row in norms.items():
-            report = found.null_space.get(name, {})
-            table.add_row(
-                name,
-                f"{row['shape'][0]} x {row['shape'][1]}",
-                str(row["rank"]),
-                f"{row['norm']:.4g}",
-                f"{report['dim']} of {report['d_in']}" if report else "-",
-                f"{report['energy_left']:.2%}" if report else "-",
-            )
-        console.print(table)
-        console.print(tables.seconds_line(dict(found.seconds)), highlight=False, soft_wrap=True)
+    if not common.json:
+        _show_edit(common.session, found, norms, force=force)
     return {**found.to_dict(), "in_force": force, "matrices": norms}
 
 
-def status(
-    where: ledgers.Where, json: options.Json = False, debug: options.Debug = False
-) -> dict[str, Any]:
+def _show_edit(
+    said: Session, found: Edit, norms: Mapping[str, Mapping[str, Any]], *, force: bool
+) -> None:
+    from rich.table import Table
+
+    from alphaedit.cli import tables
+
+    said.say(
+        f"{found.id}  {found.method}  {found.created}  "
+        f"{'in force' if force else 'not in force'}, after {found.parent or 'no other edit'}"
+    )
+    if found.before and found.after:
+        said.say(*tables.facts_table(found.facts, found.before, found.after, "Facts"))
+    else:
+        said.say(*(f"{fact.text} → {fact.target}" for fact in found.facts))
+    table = Table(title="Changes of matrices", title_justify="left")
+    table.add_column("matrix")
+    for name in ("shape", "rank", "norm", "null space", "keys' energy in it"):
+        table.add_column(name, justify="right")
+    for name, row in norms.items():
+        report = found.null_space.get(name, {})
+        table.add_row(
+            name,
+            f"{row['shape'][0]} x {row['shape'][1]}",
+            str(row["rank"]),
+            f"{row['norm']:.4g}",
+            f"{report['dim']} of {report['d_in']}" if report else "-",
+            f"{report['energy_left']:.2%}" if report else "-",
+        )
+    said.say(table, tables.seconds_line(dict(found.seconds)))
+
+
+@options.grouped
+def status(where: ledgers.Where, *, common: options.Plain) -> dict[str, Any]:
     """Tell what is in force, and how large the ledger is."""
     from alphaedit.ledger.ledger import EDITS, Ledger
 
@@ -162,25 +157,20 @@ def status(
         "orphans": sorted(p.name for p in folders if p.name not in known),
         "bytes": size,
     }
-    if not json:
-        console = output_console()
-        last = history.entries[-1]
-        lines = [
-            f"Model {ledger.model or 'not named'}, fingerprint {ledger.base[:16]}",
-            f"At @{last.number}: {last.op} by {last.who}, {last.when}",
-            f"In force: {plural(len(force), 'edit')} of {plural(facts, 'fact')}",
-            f"Not in force: {plural(len(known - set(force)), 'edit')}; "
-            f"removed by gc: {len(history.pruned)}",
-            f"On disk: {size / 1e6:.2f} MB",
-        ]
-        if result["orphans"]:
-            lines.append("Left by killed writers: see `alphaedit gc`")
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    last = history.entries[-1]
+    common.session.say(
+        f"Model {ledger.model or 'not named'}, fingerprint {ledger.base[:16]}",
+        f"At @{last.number}: {last.op} by {last.who}, {last.when}",
+        f"In force: {plural(len(force), 'edit')} of {plural(facts, 'fact')}",
+        f"Not in force: {plural(len(known - set(force)), 'edit')}; "
+        f"removed by gc: {len(history.pruned)}",
+        f"On disk: {size / 1e6:.2f} MB",
+        *(["Left by killed writers: see `alphaedit gc`"] if result["orphans"] else []),
+    )
     return result
 
 
-@options.loads_model
+@options.grouped
 def diff(
     where: ledgers.Where,
     a: Annotated[
@@ -199,19 +189,17 @@ def diff(
         bool, typer.Option("--ask", help="Also load the model and ask both versions.")
     ] = False,
     model: ledgers.ModelOption = None,
-    json: options.Json = False,
-    seed: options.Seed = 0,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Seeded,
 ) -> dict[str, Any]:
     """Show facts in which two versions differ, and with --ask answers that do."""
+    from alphaedit.jobs.ledgers import facts_of
     from alphaedit.ledger.facts import difference
     from alphaedit.ledger.ledger import Ledger
 
     ledger = Ledger(where)
     versions = [ledger.version(name) for name in (a, b)]
-    before, after = (ledgers.facts_of(ledger, version) for version in versions)
+    before, after = (facts_of(ledger, version) for version in versions)
     changes = difference(before, after)
     rows: list[dict[str, Any]] = [
         {
@@ -223,12 +211,13 @@ def diff(
         for change in changes
     ]
     answers: list[dict[str, Any]] = []
+    said = common.session
     if ask:
-        out = Session(json=json, quiet=quiet)
-        with out.progress() as progress:
-            answers = _answers(ledger, versions, model, progress, seed, loading)
-    if not json:
-        _show_diff(rows, answers, (a, b), asked=ask)
+        opening = {**vars(common.loading), "seed": common.seed}
+        with said.progress() as progress:
+            answers = _answers(ledger, versions, model, progress, opening)
+    if not said.json:
+        _show_diff(said, rows, answers, (a, b), asked=ask)
     return {"ledger": str(where), "a": a, "b": b, "facts": rows, "answers": answers}
 
 
@@ -237,17 +226,17 @@ def _answers(
     versions: list[Any],
     model: str | None,
     progress: Any,
-    seed: int,
-    loading: options.Loading,
+    opening: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """What two versions say to all prompts of both, where it differs."""
     from alphaedit.editor.measured import ANSWER_TOKENS
+    from alphaedit.jobs.ledgers import editor_at, facts_of
     from alphaedit.ledger.facts import in_force
     from alphaedit.model.generate import generate
 
-    said = [ledgers.facts_of(ledger, version) for version in versions]
+    said = [facts_of(ledger, version) for version in versions]
     prompts = list({held.fact.text: 0 for one in said for held in in_force(one).values()})
-    editor = ledgers.editor_at(ledger, model, versions[0], progress, seed=seed, loading=loading)
+    editor = editor_at(ledger, model, versions[0], progress, **opening)
     first = generate(editor.handle, prompts, ANSWER_TOKENS) if prompts else []
     editor.set_edits(ledger.edits(versions[1]))
     second = generate(editor.handle, prompts, ANSWER_TOKENS) if prompts else []
@@ -259,6 +248,7 @@ def _answers(
 
 
 def _show_diff(
+    said: Session,
     rows: list[dict[str, Any]],
     answers: list[dict[str, Any]],
     names: tuple[str, str],
@@ -267,11 +257,11 @@ def _show_diff(
 ) -> None:
     from rich.table import Table
 
-    from alphaedit.cli.tables import cell, first_answer
+    from alphaedit.cli.tables import cell
+    from alphaedit.core.text import first_answer
 
-    console = output_console()
     if not rows:
-        console.print("Both hold the same facts.")
+        said.say("Both hold the same facts.")
     else:
         table = Table(title="Facts", title_justify="left")
         for name in ("prompt", *names, "edit"):
@@ -279,7 +269,7 @@ def _show_diff(
         for row in rows:
             cells = (row["prompt"], row["a"] or "-", row["b"] or "-", row["edit"])
             table.add_row(*(cell(one) for one in cells))
-        console.print(table)
+        said.say(table)
     if asked:
         table = Table(title=f"Answers that differ: {len(answers)}", title_justify="left")
         for name in ("prompt", *names):
@@ -290,4 +280,4 @@ def _show_diff(
                 cell(first_answer(row["a"])),
                 cell(first_answer(row["b"])),
             )
-        console.print(table)
+        said.say(table)

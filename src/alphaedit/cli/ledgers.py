@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alphaedit.cli import complete
-from alphaedit.cli.output import output_console, shorten
-from alphaedit.core.errors import ConfigError
+from alphaedit.cli.output import shorten
 
 if TYPE_CHECKING:
-    from alphaedit.core.progress import Progress
+    from rich.table import Table
+
     from alphaedit.editor.measured import Asked
-    from alphaedit.editor.session import Editor
-    from alphaedit.ledger.history import Version
-    from alphaedit.ledger.ledger import Ledger
 
 Where = Annotated[
     Path,
@@ -55,80 +53,22 @@ NoMeasure = Annotated[
 ]
 
 
-def model_of(ledger: Ledger, model: str | None, *, measuring: bool = False) -> str:
-    """The model that commands load: the one given, or the ledger's, if the user gave it that.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What an entry of the log says besides what it does, and whether the model is asked after."""
 
-    Args:
-        ledger: of whose model.
-        model: named on the command line.
-        measuring: the model is only loaded to ask it for facts.
-
-    Raises:
-        ConfigError: no model is named, or only by a ledger that somebody else has begun.
-    """
-    from alphaedit.ledger.known import known_model
-    from alphaedit.world.asset import NAMES
-
-    chosen = model or known_model(ledger)
-    if chosen:
-        return chosen
-    if not ledger.model:
-        raise ConfigError(f"{ledger.path} does not name its model.", remedy="Give --model.")
-    if ledger.model in NAMES:
-        return ledger.model
-    without = ", or --no-measure to do without it" if measuring else ""
-    raise ConfigError(
-        f"{ledger.path} asks for the model {ledger.model!r}. It was not begun by you on this "
-        "machine, so that this was not loaded.",
-        remedy=f"If you trust that model give it by --model, or a copy of your own{without}.",
-    )
+    why: Why = ""
+    sign: Sign = None
+    model: ModelOption = None
+    no_measure: NoMeasure = False
 
 
-def editor_at(
-    ledger: Ledger, model: str | None, version: Version, progress: Progress, **options: Any
-) -> Editor:
-    """The model with the edits of a version."""
-    from alphaedit.cli.prepare import open_editor
-    from alphaedit.ledger.known import remember
-
-    editor = open_editor(model_of(ledger, model), progress, **options)
-    ledger.check_base(editor.base)
-    if model:
-        remember(ledger, model)
-    editor.set_edits(ledger.edits(version))
-    return editor
-
-
-def ask_in_force(
-    editor: Editor, ledger: Ledger, version: Version, only: Collection[str] | None = None
-) -> list[Asked]:
-    """Ask for the facts in force in a version, or for those that some of its edits brought."""
-    from alphaedit.editor.measured import ask_facts
-    from alphaedit.ledger.facts import in_force
-
-    held = in_force(facts_of(ledger, version)).values()
-    return ask_facts(editor.handle, [one.fact for one in held if only is None or one.edit in only])
-
-
-def asked_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:
-    """Facts and answers as JSON values."""
-    return [
-        {
-            "prompt": one.fact.text,
-            "target": one.fact.target,
-            "answer": one.answer.text,
-            "p_target": one.answer.p_target,
-            "holds": one.holds,
-        }
-        for one in asked
-    ]
-
-
-def asked_table(asked: Sequence[Asked], title: str) -> None:
-    """Print facts and answers."""
+def asked_table(asked: Sequence[Asked], title: str) -> Table:
+    """Facts and answers, to be said."""
     from rich.table import Table
 
-    from alphaedit.cli.tables import cell, first_answer, probability
+    from alphaedit.cli.tables import cell, probability
+    from alphaedit.core.text import first_answer
 
     table = Table(title=title, title_justify="left")
     for name in ("prompt", "wanted", "says"):
@@ -141,7 +81,7 @@ def asked_table(asked: Sequence[Asked], title: str) -> None:
             cell(first_answer(one.answer.text), style="green" if one.holds else "yellow"),
             probability(one.answer.p_target),
         )
-    output_console().print(table)
+    return table
 
 
 def plural(count: int, noun: str) -> str:
@@ -149,8 +89,3 @@ def plural(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
     return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
-
-
-def facts_of(ledger: Ledger, version: Version) -> list[tuple[str, Any]]:
-    """Ids and facts of the edits of a version."""
-    return [(edit, ledger.store.facts(edit, ledger.files_of(edit))) for edit in version.edits]

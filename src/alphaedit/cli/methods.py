@@ -6,12 +6,12 @@ from typing import Any
 
 from alphaedit.cli import options
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import output_console
 
 EXAMPLES = examples("alphaedit methods", "alphaedit methods --json")
 
 
-def list_methods(json: options.Json = False, debug: options.Debug = False) -> dict[str, Any]:
+@options.grouped
+def list_methods(common: options.Plain) -> dict[str, Any]:
     """List the editing methods and the plug-ins, with their papers."""
     from alphaedit.methods.plugin import options_of, plugins
     from alphaedit.methods.registry import methods
@@ -32,7 +32,7 @@ def list_methods(json: options.Json = False, debug: options.Debug = False) -> di
             for p in plugins().values()
         ],
     }
-    if not json:
+    if not common.json:
         from rich.table import Table
         from rich.text import Text
 
@@ -46,5 +46,5 @@ def list_methods(json: options.Json = False, debug: options.Debug = False) -> di
                 name = Text(row["name"]).append(f"\n{given}" if given else "", "dim")
                 title = Text(row["title"]).append(f"\n{row['paper']}", "dim")
                 table.add_row(name, title, row["summary"])
-            output_console().print(table)
+            common.session.say(table)
     return found

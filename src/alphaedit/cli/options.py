@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from alphaedit.cli import complete
-
-R = TypeVar("R")
+from alphaedit.cli.groups import grouped as grouped
+from alphaedit.cli.output import Session
 
 _COMMON = "Common options"
 
@@ -214,9 +211,9 @@ class Loading:
         trust_remote_code: run code that comes with the model.
     """
 
-    device: str | None = None
-    dtype: str | None = None
-    trust_remote_code: bool = False
+    device: Device = None
+    dtype: Dtype = None
+    trust_remote_code: TrustRemoteCode = False
 
     def check(self) -> None:
         """Refuse a device or dtype that there is not; PyTorch is imported only for other ones.
@@ -239,40 +236,84 @@ class Loading:
 AS_STORED = Loading()
 
 
-def loads_model(command: Callable[..., R]) -> Callable[..., R]:
-    """Give a command --device, --dtype and --trust-remote-code, where its parameter `loading` is.
+class _Says:
+    """What a command with --json and --quiet says, and where."""
 
-    Typer reads a command's signature, which has the three in its place; the command gets them as
-    one `Loading`. They are checked before anything else is done.
-    """
-    given = inspect.signature(command, eval_str=True)
-    shown: list[inspect.Parameter] = []
-    for parameter in given.parameters.values():
-        if parameter.name != "loading":
-            shown.append(parameter)
-            continue
-        for name, kind, default in (
-            ("device", Device, None),
-            ("dtype", Dtype, None),
-            ("trust_remote_code", TrustRemoteCode, False),
-        ):
-            shown.append(inspect.Parameter(name, parameter.kind, default=default, annotation=kind))
+    json: bool
+    quiet: bool
 
-    @wraps(command)
-    def wrapper(
-        *args: Any,
-        device: str | None = None,
-        dtype: str | None = None,
-        trust_remote_code: bool = False,
-        **kwargs: Any,
-    ) -> R:
-        loading = Loading(device, dtype, trust_remote_code)
-        loading.check()
-        return command(*args, loading=loading, **kwargs)
+    @property
+    def session(self) -> Session:
+        """The output of the command."""
+        return Session(json=self.json, quiet=self.quiet)
 
-    wrapper.__signature__ = given.replace(parameters=shown)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in shown}
-    return wrapper
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """Common options of a command that is done at once."""
+
+    json: Json = False
+    debug: Debug = False
+
+    @property
+    def session(self) -> Session:
+        """The output of the command."""
+        return Session(json=self.json, quiet=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common(_Says):
+    """Common options of a command that loads no model."""
+
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithModel(_Says):
+    """Common options of a command that loads a model."""
+
+    json: Json = False
+    loading: Loading = AS_STORED
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded(_Says):
+    """Common options of a command that loads a model and draws at random."""
+
+    json: Json = False
+    seed: Seed = 0
+    loading: Loading = AS_STORED
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Where the second moments come from, and where they are kept."""
+
+    corpus: CorpusName = None
+    tokens: Tokens = None
+    tolerance: Tolerance = None
+    cache_dir: CacheDir = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """How a method is set."""
+
+    preset: Preset = None
+    settings: Settings = None
+    plugins: Plugins = None
+
+    def given(self, method: str) -> dict[str, Any]:
+        """Hyperparameters of `method` that were given one by one, with their plug-ins."""
+        from alphaedit.cli.prepare import overrides
+
+        return overrides(self.settings, self.plugins, method=method)
 
 
 def examples(*lines: str) -> str:

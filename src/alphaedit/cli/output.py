@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alphaedit.core.text import in_encoding, json_visible, visible
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from alphaedit.cli.console import SafeConsole
     from alphaedit.core.progress import Progress
+
+R = TypeVar("R")
 
 FAILED = 1
 """Exit code of a command that could not do all it was asked for."""
@@ -125,10 +127,39 @@ class Session:
         self.quiet = quiet
         self.written: list[Path] = []
 
-    def note(self, text: str) -> None:
-        """A sentence on standard error."""
-        if not self.quiet and not self.json:
-            error_console().print(text, markup=False, highlight=False, soft_wrap=True)
+    def say(
+        self, *things: Any, style: str | None = None, end: str = "\n", lines: bool = False
+    ) -> None:
+        """Print on standard output, unless the result is to be JSON.
+
+        Args:
+            things: texts and tables, each in lines of its own.
+            style: of all of them.
+            end: what follows each.
+            lines: texts may have several lines.
+        """
+        if self.json:
+            return
+        from rich.text import Text
+
+        console = output_console()
+        for one in things:
+            whole = isinstance(one, (str, Text))  # a terminal wraps it, so that it can be copied
+            console.print(one, style=style, end=end, lines=lines, soft_wrap=whole)
+
+    def run(
+        self, job: Callable[..., R], request: object, *, note: str | None = None, **more: Any
+    ) -> R:
+        """Run a job, with progress; Ctrl-C tells what was written, or `note`.
+
+        Args:
+            job: the function `run` of a module of `alphaedit.jobs`.
+            request: what it is asked for.
+            note: what Ctrl-C leaves behind.
+            more: other arguments of the job.
+        """
+        with self.progress(note) as progress:
+            return job(request, progress=progress, wrote=self.wrote, **more)
 
     def wrote(self, path: Path) -> None:
         """Remember that `path` is complete."""
@@ -217,11 +248,3 @@ def shorten(text: str, length: int = 40) -> str:
     """One line of at most `length` characters, as it is shown."""
     line = visible(" ".join(text.split()))
     return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def quiet_libraries() -> None:
-    """Keep transformers from drawing bars and giving advice."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

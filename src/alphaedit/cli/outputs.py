@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ from alphaedit.core.marks import is_ours, read_manifest
 
 if TYPE_CHECKING:
     from alphaedit.core.edit import Edit
-    from alphaedit.editor.session import Editor
 
 FILE, LEDGER, NEW_LEDGER, RESULTS = "file", "ledger", "new ledger", "results"
 FOLDERS = {
@@ -285,98 +283,62 @@ def _check_writable(one: Output) -> None:
         disk.remove_folders(made)
 
 
-class Late:
-    """What a command writes at its end: each by itself, as the work would be lost otherwise.
+def end(
+    said: Session,
+    result: Mapping[str, Any],
+    failed: Mapping[str, Exception],
+    *,
+    code: int = 0,
+    done: str = "",
+    remedies: Mapping[str, str] | None = None,
+    called: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The result of a command, and what failed: told now, or in the JSON under "error".
 
-    Attributes:
-        failed: what could not be written, by option, and why.
+    Args:
+        said: the output of the command.
+        result: what the command found and wrote.
+        failed: outputs that could not be written, by name, and why.
+        code: exit code, if nothing failed.
+        done: a sentence on what is kept.
+        remedies: how to get what is missing, by name.
+        called: what an output is called, if not by an option of its name.
     """
+    if not failed:
+        return Outcome(dict(result), code=code) if code else dict(result)
+    from alphaedit.cli.failures import report
 
-    def __init__(self, said: Session) -> None:
-        self.said = said
-        self.failed: dict[str, Exception] = {}
-
-    def write(self, option: str, path: Path | None, make: Callable[[Path], object]) -> Path | None:
-        """Write one output; its path, or None if it was not asked for or failed."""
-        if path is None:
-            return None
-        try:
-            make(path)
-        except Exception as error:  # whatever it is: the work is done, and is to be told
-            self.failed[option] = error
-            return None
-        self.said.wrote(path)
-        return path
-
-    def end(
-        self,
-        result: Mapping[str, Any],
-        *,
-        code: int = 0,
-        done: str = "",
-        remedies: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
-        """The result of the command, and what failed: told now, or in the JSON under "error".
-
-        Args:
-            result: what the command found and wrote.
-            code: exit code, if nothing failed.
-            done: a sentence on what is kept.
-            remedies: how to get what is missing, by option.
-        """
-        if not self.failed:
-            return Outcome(dict(result), code=code) if code else dict(result)
-        from alphaedit.cli.failures import report
-
-        kinds, messages, remedy = [], [], []
-        for option, error in self.failed.items():
-            ours = isinstance(error, AlphaEditError)
-            kinds.append(type(error).__name__ if ours else ResourceError.__name__)
-            why = error.message if isinstance(error, AlphaEditError) else f"{error!r}."
-            messages.append(f"{option}: {why}")
-            other = error.remedy if isinstance(error, AlphaEditError) else None
-            remedy.append((remedies or {}).get(option) or other or "")
-        told = {
-            "type": kinds[0],
-            "message": " ".join(messages),
-            "remedy": " ".join(filter(None, [done, *remedy])) or None,
-        }
-        if not self.said.json:
-            report(str(told["type"]), str(told["message"]), told["remedy"], as_json=False)
-        return Outcome({**result, "error": told}, code=FAILED)
-
-
-@contextmanager
-def telling_what_is_recorded(editor: Editor) -> Iterator[None]:
-    """Let every error of the block say which of its edits are in the ledger already."""
-    first = len(editor.edits)
-    try:
-        yield
-    except Exception as error:
-        made = editor.edits[first:]
-        if editor.ledger is not None and made:
-            error.add_note(recorded(editor.ledger.path, made))
-        raise
-
-
-def recorded(ledger: Path, edits: Sequence[Edit]) -> str:
-    """A sentence on edits that are in a ledger, whatever failed after that."""
-    ids = ", ".join(edit.id for edit in edits)
-    what = f"edit {ids} is" if len(edits) == 1 else f"{len(edits)} edits are ({ids})"
-    return f"In {ledger} {what} recorded: the same command again would record it twice."
+    kinds, messages, remedy = [], [], []
+    for name, error in failed.items():
+        ours = isinstance(error, AlphaEditError)
+        kinds.append(type(error).__name__ if ours else ResourceError.__name__)
+        why = error.message if isinstance(error, AlphaEditError) else f"{error!r}."
+        messages.append(f"{(called or {}).get(name, f'--{name}')}: {why}")
+        other = error.remedy if isinstance(error, AlphaEditError) else None
+        remedy.append((remedies or {}).get(name) or other or "")
+    told = {
+        "type": kinds[0],
+        "message": " ".join(messages),
+        "remedy": " ".join(filter(None, [done, *remedy])) or None,
+    }
+    if not said.json:
+        report(str(told["type"]), str(told["message"]), told["remedy"], as_json=False)
+    return Outcome({**result, "error": told}, code=FAILED)
 
 
 def after_edits(ledger: Path | None, edits: Sequence[Edit], model: str) -> dict[str, Any]:
-    """What `Late.end` says when outputs of an edit are missing: what is kept, what to do."""
+    """What `end` says when outputs of an edit are missing: what is kept, what to do."""
     if ledger is None:
         return {}
+    from alphaedit.jobs.edit import recorded
+
     place, name = shlex.quote(str(ledger)), shlex.quote(model)
     return {
         "done": recorded(ledger, edits),
         "remedies": {
-            "--checkpoint": "Write the model alone: "
+            "checkpoint": "Write the model alone: "
             f"alphaedit export {place} --model {name} --format checkpoint -o DIR",
-            "--report": "Facts and answers of an edit: "
+            "report": "Facts and answers of an edit: "
             f"alphaedit show {place} {edits[-1].id if edits else 'last'}",
         },
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from alphaedit.cli import complete, options, prepare
 from alphaedit.cli import facts as sources
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
+from alphaedit.cli.output import Session
 
 EXAMPLES = examples(
     "alphaedit plan bundled facts.jsonl",
@@ -20,6 +19,7 @@ EXAMPLES = examples(
 )
 
 
+@options.grouped
 def plan(
     model: options.Model,
     facts: Annotated[Path, typer.Argument(metavar="FACTS", help="Facts, as for `alphaedit edit`.")],
@@ -54,97 +54,33 @@ def plan(
     """
     wanted = sources.load(facts)
     over = prepare.overrides(settings)
-    from alphaedit.editor import plan as planning
+    from alphaedit.jobs import plan as job
 
-    machines = [planning.gpu(name) for name in on or ()]
-    out = Session(json=json, quiet=quiet)
-    with out.progress():
-        shape, hp, chosen, rows = _given(model, trust_remote_code, preset, over, wanted)
-        machines.insert(0, planning.here(shape))
-        plans = {
-            machine.name: planning.plan(
-                shape,
-                hp,
-                machine,
-                facts=len(wanted),
-                rows=rows,
-                batch=batch_size,
-                tokens=tokens,
-            )
-            for machine in machines
-        }
-    result = {
-        "model": model,
-        "shape": {**vars(shape), "dtype": str(shape.dtype).removeprefix("torch.")},
-        "facts": len(wanted),
-        "layers": list(hp.layers),
-        "layers_from": chosen,
-        "tokens_a_row": asdict(rows),
-        "machines": {
-            machine.name: {
-                "rate": machine.rate,
-                "memory": machine.memory,
-                "measured": machine.measured,
-                "peak": _peak(plans[machine.name]),
-                "fits": _peak(plans[machine.name]) < machine.memory,
-                "phases": [asdict(phase) for phase in plans[machine.name]],
-            }
-            for machine in machines
-        },
-    }
+    request = job.PlanRequest(
+        model=model,
+        facts=wanted,
+        on=on or (),
+        batch_size=batch_size,
+        preset=preset,
+        hyperparameters=over,
+        tokens=tokens,
+        trust_remote_code=trust_remote_code,
+    )
+    said = Session(json=json, quiet=quiet)
+    result = said.run(job.run, request).to_json()
     if not json:
-        _show(result)
+        _show(said, result)
     return result
 
 
-def _given(
-    model: str, trust: bool, preset: str | None, over: dict[str, Any], facts: list[Any]
-) -> Any:
-    from alphaedit.cli.output import quiet_libraries
-    from alphaedit.editor import plan as planning
-    from alphaedit.methods.config import Hyperparameters, build
-    from alphaedit.methods.presets import matching
-    from alphaedit.methods.presets import preset as values_of
-    from alphaedit.model.load import read_tokenizer
-    from alphaedit.model.shape import shape_of
-    from alphaedit.model.tokens import Tokens
-
-    quiet_libraries()
-    shape = shape_of(model, trust_remote_code=trust)
-    tokenizer = read_tokenizer(model, trust_remote_code=trust)
-    chosen = "given"
-    if "layers" not in over:
-        name = preset or matching(shape.facts)
-        chosen = f"preset {name}" if name else "a guess; the edit itself measures"
-        middle = max(1, shape.layers // 2)
-        guess = {"layers": tuple(range(max(0, middle - 5), middle))}
-        over = {**(values_of(name, "alphaedit") if name else guess), **over}
-    hp: Hyperparameters = build(over, f"hyperparameters of {model}")
-    rows = planning.lengths(
-        Tokens(tokenizer, shape.vocabulary), facts, hp.contexts, hp.context_tokens
-    )
-    return shape, hp, chosen, rows
-
-
-def _peak(phases: Any) -> float:
-    weights = next(p.memory for p in phases if p.name == "weights")
-    held = next(p.memory for p in phases if p.name == "apply")
-    return float(
-        weights + held + max(p.memory for p in phases if p.name not in ("weights", "apply"))
-    )
-
-
-def _show(result: dict[str, Any]) -> None:
+def _show(said: Session, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    console = output_console()
     shape = result["shape"]
-    console.print(
+    said.say(
         f"{result['model']}: {shape['parameters'] / 1e6:,.0f} M parameters, {shape['layers']} "
         f"layers of {shape['width']}, keys of {shape['inner']}. {result['facts']} facts, layers "
-        f"{', '.join(map(str, result['layers']))} ({result['layers_from']}).",
-        highlight=False,
-        soft_wrap=True,
+        f"{', '.join(map(str, result['layers']))} ({result['layers_from']})."
     )
     for name, machine in result["machines"].items():
         how = "measured" if machine["measured"] else "assumed: 30 % of the data sheet's"
@@ -161,11 +97,9 @@ def _show(result: dict[str, Any]) -> None:
                 _bytes(phase["memory"]),
                 "once a model" if phase["once"] else "for these facts",
             )
-        console.print(table)
+        said.say(table)
         fits = "fits into" if machine["fits"] else "does not fit into"
-        console.print(
-            f"Peak {_bytes(machine['peak'])}: {fits} {_bytes(machine['memory'])}.", highlight=False
-        )
+        said.say(f"Peak {_bytes(machine['peak'])}: {fits} {_bytes(machine['memory'])}.")
 
 
 def _seconds(value: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,55 +27,14 @@ def open_editor(
     model: str,
     progress: Progress,
     *,
-    seed: int = 0,
     loading: Loading = AS_STORED,
-    corpus: str | None = None,
-    tokens: int | None = None,
-    tolerance: float | None = None,
-    cache_dir: Path | None = None,
-    session: Path | None = None,
-    guard: Guard | None = None,
-    ranks: Ranks | None = None,
+    ledger: Path | None = None,
+    **opening: Any,
 ) -> Editor:
-    """The editor for `model`, with the edits in force in the ledger `session` applied."""
-    from alphaedit.ledger.known import remember
-    from alphaedit.ledger.ledger import Ledger
+    """The editor for `model`, with the edits in force in `ledger`; `opening` as for `Opening`."""
+    from alphaedit.jobs.opening import Opening
 
-    if session is not None:
-        Ledger(session)  # what is wrong with it is better known before a model is loaded
-    from alphaedit.cli.output import quiet_libraries
-    from alphaedit.core.ranks import ALONE
-    from alphaedit.editor.session import Editor
-
-    quiet_libraries()
-    show_conversion(model, progress)
-    editor = Editor.from_pretrained(
-        model,
-        **asdict(loading),
-        seed=seed,
-        corpus=corpus,
-        tokens=tokens,
-        tolerance=tolerance,
-        cache_dir=cache_dir,
-        progress=progress,
-        guard=guard,
-        ranks=ranks or ALONE,
-    )
-    if session is not None:
-        editor.load(session)
-        remember(Ledger(session), model)
-    return editor
-
-
-def show_conversion(model: str, progress: Progress) -> None:
-    """Convert a GGUF file that was never read before, so that it is seen what takes so long."""
-    from alphaedit.model.gguf_file import is_gguf
-
-    path = Path(model).expanduser()
-    if is_gguf(model) and path.is_file():
-        from alphaedit.model import gguf
-
-        gguf.converted(path, progress)
+    return Opening(model=model, **vars(loading), **opening).open(progress, ledger=ledger)
 
 
 def join_ranks(device: str | None, given: Mapping[str, Any]) -> Ranks | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alphaedit.cli import ledgers, options, outputs
 from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
-from alphaedit.core.errors import AlphaEditError, ConfigError, EditFileError
+from alphaedit.cli.output import Session
+
+if TYPE_CHECKING:
+    from alphaedit.jobs.revert import RevertRequest
 
 EXAMPLES = examples(
     "alphaedit revert my-edits",
@@ -21,13 +23,14 @@ EXAMPLES = examples(
 )
 
 
-@options.loads_model
+@options.grouped
 def revert(
     where: ledgers.Where,
     edits: Annotated[
         list[str] | None,
         typer.Argument(metavar="EDIT", help="Ids of edits.", show_default="the last"),
     ] = None,
+    *,
     count: Annotated[
         int, typer.Option("-n", "--count", min=1, help="How many of the last edits.")
     ] = 1,
@@ -42,10 +45,7 @@ def revert(
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
     force: options.Force = False,
-    json: options.Json = False,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    common: options.WithModel,
 ) -> dict[str, Any]:
     """Take edits out of force: the last ones, or those named.
 
@@ -60,64 +60,32 @@ def revert(
         outputs.Output("--checkpoint", checkpoint, "checkpoint"),
     )
     outputs.check_outputs(model or ledger.model, places, force=force)
-    before = ledger.head
-    held = before.edits
-    if edits and count != 1:
-        raise ConfigError("Both edits and -n are given.", remedy="Give one of the two.")
-    if not edits and count > len(held):
-        raise EditFileError(
-            f"{count} edits cannot be reverted: {where} has {len(held)} in force.",
-            remedy=f"Revert between 1 and {len(held)}." if held else "There is nothing to do.",
-        )
-    gone = {ledger.history.edit(name) for name in edits} if edits else set(held[-count:])
-    after = before.without(gone)
-    first = min(held.index(edit) for edit in gone)
-    dependants = [edit for edit in held[first:] if edit not in gone]
-    out = Session(json=json, quiet=quiet)
-    asked = []
-    with out.progress() as progress:
-        if checkpoint is not None or (dependants and not no_measure):
-            editor = ledgers.editor_at(ledger, model, after, progress, loading=loading)
-            if dependants and not no_measure:
-                asked = ledgers.ask_in_force(editor, ledger, after, dependants)
-            if checkpoint is not None:
-                from alphaedit.editor.checkpoint import save_checkpoint
+    from alphaedit.jobs.revert import RevertRequest
 
-                save_checkpoint(editor.handle, checkpoint, only_ours=True)
-                out.wrote(checkpoint)
-        reverted = [edit for edit in reversed(held) if edit in gone]
-        try:
-            entry = ledger.commit(
-                "revert",
-                drop=reverted,
-                why=why,
-                more={
-                    "dependants": dependants,
-                    "wrong": [one.fact.text for one in asked if not one.holds],
-                },
-                expect=before.id,
-            )
-        except AlphaEditError as error:
-            if checkpoint is not None:
-                error.add_note(f"The model without these edits was written to {checkpoint}.")
-            raise
-    if not json:
-        console = output_console()
-        for edit in reverted:
-            about = ledger.history.about[edit]
-            facts = plural(about["facts"], "fact")
-            console.print(f"Reverted {edit}: {facts} by {about['method']}.", highlight=False)
-        console.print(f"Edits left in {where}: {after.size}.", highlight=False, soft_wrap=True)
-        if dependants:
-            console.print(f"Made after it: {', '.join(dependants)}.", highlight=False)
-        if asked:
-            ledgers.asked_table(asked, "Their facts now")
-    return {
-        "reverted": reverted,
-        "left": after.edits,
-        "dependants": dependants,
-        "asked": ledgers.asked_json(asked),
-        "entry": entry.number,
-        "ledger": str(where),
-        "checkpoint": str(checkpoint) if checkpoint else None,
-    }
+    request = RevertRequest(
+        ledger=where,
+        edits=edits or (),
+        count=count,
+        model=model,
+        measure=not no_measure,
+        checkpoint=checkpoint,
+        why=why,
+        sign=sign,
+        **vars(common.loading),
+    )
+    return _run(request, common.session)
+
+
+def _run(request: RevertRequest, said: Session) -> dict[str, Any]:
+    from alphaedit.jobs import revert as job
+
+    found = said.run(job.run, request)
+    for edit in found.reverted:
+        about = found.ledger.history.about[edit]
+        said.say(f"Reverted {edit}: {plural(about['facts'], 'fact')} by {about['method']}.")
+    said.say(f"Edits left in {request.ledger}: {len(found.left)}.")
+    if found.dependants:
+        said.say(f"Made after it: {', '.join(found.dependants)}.")
+    if found.asked:
+        said.say(ledgers.asked_table(found.asked, "Their facts now"))
+    return found.to_json()

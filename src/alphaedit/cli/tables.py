@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from alphaedit.cli.output import output_console, shorten
-from alphaedit.core.text import one_line
+from alphaedit.cli.output import shorten
+from alphaedit.core.text import first_answer, one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from alphaedit.core.fact import Fact
 
 SHOWN = 25
-ANSWER_WORDS = 4
 UNITS = {"fluency": "entropy, bits x 100", "consistency": "cosine x 100"}
 ORDER = (
     "efficacy",
@@ -51,8 +50,8 @@ ORDER = (
 
 def facts_table(
     facts: Sequence[Fact], before: Sequence[Answer], after: Sequence[Answer], title: str
-) -> None:
-    """Print what the model said and says to the prompt of each fact."""
+) -> list[Any]:
+    """What the model said and says to the prompt of each fact, to be said."""
     from rich.table import Table
 
     from alphaedit.core.fact_text import says
@@ -70,10 +69,7 @@ def facts_table(
             cell(first_answer(new.text), style="green" if holds else "yellow"),
             f"{probability(old.p_target)} -> {probability(new.p_target)}",
         )
-    console = output_console()
-    console.print(table)
-    if len(facts) > SHOWN:
-        console.print(f"... and {len(facts) - SHOWN} more.")
+    return [table, *([f"... and {len(facts) - SHOWN} more."] if len(facts) > SHOWN else [])]
 
 
 def cell(text: str, style: str = "") -> Text:
@@ -83,14 +79,6 @@ def cell(text: str, style: str = "") -> Text:
     return Text(one_line(text), style=style)
 
 
-def first_answer(text: str, words: int = ANSWER_WORDS) -> str:
-    """The answer at the start of a continuation: up to a stop, at most `words` words."""
-    line = text.strip().split("\n")[0]
-    for stop in (". ", ", ", "; ", "? ", "! "):
-        line = line.split(stop)[0]
-    return " ".join(line.split()[:words]).rstrip(".,;?!")
-
-
 def probability(p: float) -> str:
     """A probability in percent."""
     return f"{100 * p:.1f} %" if p >= 0.0005 else "<0.1 %"
@@ -98,8 +86,8 @@ def probability(p: float) -> str:
 
 def metrics_table(
     columns: Mapping[str, Mapping[str, Mapping[str, Any] | None]], title: str
-) -> None:
-    """Print metrics (plain data, as in JSON) side by side, in the order of the papers."""
+) -> list[Any]:
+    """Metrics (plain data, as in JSON) side by side, in the order of the papers, to be said."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -114,9 +102,7 @@ def metrics_table(
             continue
         unit = f" ({UNITS[metric]})" if metric in UNITS else " (%)"
         table.add_row(metric.replace("_", " ") + unit, *map(rate, cells), counts[-1])
-    console = output_console()
-    console.print(table)
-    console.print("In brackets: 95 % intervals.", style="dim", highlight=False)
+    return [table, cell("In brackets: 95 % intervals.", "dim")]
 
 
 def rate(cell: Mapping[str, Any] | None) -> str:
@@ -126,8 +112,8 @@ def rate(cell: Mapping[str, Any] | None) -> str:
     return f"{cell['value']:.1f} ({cell['low']:.1f} to {cell['high']:.1f})"
 
 
-def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> None:
-    """Print size and leak of the null space of each layer."""
+def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> list[Any]:
+    """Size and leak of the null space of each layer, to be said."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -145,21 +131,17 @@ def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) 
             f"{row['threshold']:.3g}",
             f"{row['smallest']:.2g} to {row['largest']:.3g}",
         )
-    console = output_console()
-    console.print(table)
+    said: list[Any] = [table]
     for layer, row in rows:
         if row["massive"]:
-            console.print(
+            said.append(
                 f"Layer {layer}: {100 * row['massive_share']:.2g} % of the keys hold "
                 f"{100 * row['massive_energy']:.1f} % of the energy (massive activations): "
-                f"preserved exactly, by {row['massive']} directions, and not counted.",
-                highlight=False,
-                soft_wrap=True,
+                f"preserved exactly, by {row['massive']} directions, and not counted."
             )
         if row["doubt"]:
-            console.print(
-                f"Layer {layer}: the null space {row['doubt']}.", style="yellow", soft_wrap=True
-            )
+            said.append(cell(f"Layer {layer}: the null space {row['doubt']}.", "yellow"))
+    return said
 
 
 def seconds_line(seconds: Mapping[str, float]) -> str:

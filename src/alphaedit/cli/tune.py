@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alphaedit.cli import facts as sources
-from alphaedit.cli import options, outputs, prepare
+from alphaedit.cli import options, outputs
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console
+from alphaedit.cli.output import Session
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alphaedit.core.fact import Fact
-    from alphaedit.model.handle import ModelHandle
-    from alphaedit.tune.search import Trial
+    from alphaedit.jobs.tune import TuneRequest
     from alphaedit.tune.tuner import Tuned
 
 EXAMPLES = examples(
@@ -28,12 +26,36 @@ EXAMPLES = examples(
     "alphaedit tune bundled world --trials 10 --set layers=0-3 -o preset.yaml",
 )
 WORLD = "world"
-WORLD_FACTS = 72
 
 
-@options.loads_model
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How long the search goes on."""
+
+    pilots: Annotated[int, typer.Option("--pilots", min=2, help="Facts edited in each trial.")] = 24
+    edits: Annotated[
+        int | None,
+        typer.Option(
+            "--edits",
+            min=1,
+            help="How many edits you plan: the drift of the pilots is scaled to them.",
+            show_default="a tenth of the keys' dimension",
+        ),
+    ] = None
+    budget: Annotated[
+        float,
+        typer.Option("--budget", min=0, help="Seconds for trials; none is begun after them."),
+    ] = 600.0
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=1, help="Most trials.", show_default="as the budget allows"),
+    ] = None
+
+
+@options.grouped
 def tune(
     model: options.Model,
+    *,
     facts: Annotated[
         str,
         typer.Argument(
@@ -47,39 +69,11 @@ def tune(
         Path, typer.Option("--out", "-o", metavar="FILE", help="Write the preset here (.yaml).")
     ],
     method: options.Method = "alphaedit",
-    pilots: Annotated[
-        int, typer.Option("--pilots", min=2, help="Facts edited in each trial.")
-    ] = 24,
-    edits: Annotated[
-        int | None,
-        typer.Option(
-            "--edits",
-            min=1,
-            help="How many edits you plan: the drift of the pilots is scaled to them.",
-            show_default="a tenth of the keys' dimension",
-        ),
-    ] = None,
-    budget: Annotated[
-        float,
-        typer.Option("--budget", min=0, help="Seconds for trials; none is begun after them."),
-    ] = 600.0,
-    trials: Annotated[
-        int | None,
-        typer.Option("--trials", min=1, help="Most trials.", show_default="as the budget allows"),
-    ] = None,
-    preset: options.Preset = None,
-    settings: options.Settings = None,
-    plugins: options.Plugins = None,
-    corpus: options.CorpusName = None,
-    tokens: options.Tokens = None,
-    tolerance: options.Tolerance = None,
-    cache_dir: options.CacheDir = None,
+    search: Search,
+    how: options.Hyperparameters,
+    moments: options.Moments,
     force: options.Force = False,
-    json: options.Json = False,
-    seed: options.Seed = 0,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    common: options.Seeded,
 ) -> dict[str, Any]:
     """Find hyperparameters for a model by pilot edits, and write them as a preset.
 
@@ -90,54 +84,39 @@ def tune(
     """
     from alphaedit.methods.presets import ENDINGS
 
-    over = prepare.overrides(settings, plugins, method=method)
+    over = how.given(method)
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(f"{out} does not end in .yaml.", remedy="By that, --preset knows files.")
-    log = out.with_name(f"{out.name}.trials.jsonl")
-    trials_of = outputs.Output("The log of trials", log, ours=_is_log, again=True)
-    outputs.check_outputs(model, [outputs.Output("-o", out), trials_of], force=force)
-    anew = force and out.exists()
-    given = None if facts == WORLD else sources.load(facts)
-    said = Session(json=json, quiet=quiet)
-    began = time.perf_counter()
-    with said.progress(f"Trials so far are in {log}: the same command goes on from there.") as on:
-        editor = prepare.open_editor(
-            model,
-            on,
-            seed=seed,
-            loading=loading,
-            corpus=corpus,
-            tokens=tokens,
-            tolerance=tolerance,
-            cache_dir=cache_dir,
-        )
-        from alphaedit.methods.presets import write_preset
-        from alphaedit.tune.tuner import tune as run
+    from alphaedit.jobs.tune import TuneRequest
 
-        handle = editor.handle
-        if anew:
-            log.unlink(missing_ok=True)
-        tuned = run(
-            handle,
-            editor.statistics,
-            given or _from_world(handle, seed),
-            method,
-            pilots=pilots,
-            planned=edits,
-            seconds=budget,
-            trials=trials,
-            fixed=over,
-            preset=preset,
-            log=log,
-            seed=seed,
-            progress=on,
-        )
-        comment = f"Use: alphaedit edit {model} FACTS --method {tuned.method} --preset {out}"
-        write_preset(out, tuned.preset(handle), comment)
-        said.wrote(out)
-    result = _result(tuned, model, out, log, time.perf_counter() - began, seed)
-    if not json:
-        _show(tuned, result)
+    request = TuneRequest(
+        model=model,
+        out=out,
+        method=method,
+        preset=how.preset,
+        hyperparameters=over,
+        anew=force and out.exists(),
+        seed=common.seed,
+        **vars(search),
+        **vars(common.loading),
+        **vars(moments),
+    )
+    return _run(request, facts, common.session, force=force)
+
+
+def _run(request: TuneRequest, facts: str, said: Session, *, force: bool) -> dict[str, Any]:
+    from alphaedit.jobs import tune as job
+
+    log = request.log
+    trials_of = outputs.Output("The log of trials", log, ours=_is_log, again=True)
+    places = [outputs.Output("-o", request.out), trials_of]
+    outputs.check_outputs(request.model, places, force=force)
+    request = replace(request, facts=None if facts == WORLD else sources.load(facts))
+    note = f"Trials so far are in {log}: the same command goes on from there."
+    found = said.run(job.run, request, note=note)
+    result = found.to_json()
+    if not said.json:
+        _show(said, found.tuned, result)
     return result
 
 
@@ -147,45 +126,9 @@ def _is_log(path: Path) -> bool:
     return is_log(path)
 
 
-def _from_world(handle: ModelHandle, seed: int) -> list[Fact]:
-    from alphaedit.bench.sources import records_of
-
-    return [record.fact for record in records_of(handle, WORLD, WORLD_FACTS, seed)]
-
-
-def _row(trial: Trial) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(trial), "score": trial.score}
-
-
-def _result(
-    tuned: Tuned, model: str, out: Path, log: Path, seconds: float, seed: int
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    checked = tuned.checked
-    return {
-        "model": model,
-        "method": tuned.method,
-        "preset": str(out),
-        "log": str(log),
-        "hyperparameters": tuned.hyperparameters.model_dump(mode="json", exclude_none=True),
-        "start": _row(tuned.found.start),
-        "best": _row(tuned.found.best),
-        "checked": {"start": asdict(checked[0]), "best": asdict(checked[1])} if checked else None,
-        "trials": len(tuned.found.trials),
-        "finished": tuned.found.finished,
-        "planned": tuned.planned,
-        "seconds": seconds,
-        "seed": seed,
-    }
-
-
-def _show(tuned: Tuned, result: dict[str, Any]) -> None:
+def _show(said: Session, tuned: Tuned, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    console = output_console()
     table = Table(title=f"{tuned.method}: {result['trials']} trials", title_justify="left")
     table.add_column("")
     for name in ("efficacy", "generalization", "specificity", "stability", "score"):
@@ -200,7 +143,7 @@ def _show(tuned: Tuned, result: dict[str, Any]) -> None:
         shares = (found.efficacy, found.generalization, found.specificity, found.stability)
         cells = ["-" if share is None else f"{100 * share:.1f}" for share in (*shares, found.score)]
         table.add_row(name, *cells)
-    console.print(table)
+    said.say(table)
     start, best = tuned.found.start.values, tuned.found.best.values
     changed = [f"{k} {start.get(k)} -> {v}" for k, v in best.items() if start.get(k) != v]
     lines = [
@@ -213,5 +156,4 @@ def _show(tuned: Tuned, result: dict[str, Any]) -> None:
             "it begins anew)."
         )
     lines.append(f"Preset written to {result['preset']}")
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    said.say(*lines)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alphaedit.cli import ledgers, options
 from alphaedit.cli.ledgers import plural
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Outcome, Session, output_console
+from alphaedit.cli.output import FAILED, Outcome, Session
+
+if TYPE_CHECKING:
+    from alphaedit.editor.measured import Asked
+    from alphaedit.ledger.check import Verdict
 
 VERIFY_EXAMPLES = examples(
     "alphaedit verify my-edits",
@@ -28,7 +33,7 @@ PUSH_EXAMPLES = examples(
 PULL_EXAMPLES = examples("alphaedit pull me/my-edits my-edits")
 
 
-@options.loads_model
+@options.grouped
 def verify(
     where: ledgers.Where,
     ask: Annotated[
@@ -49,25 +54,23 @@ def verify(
         bool, typer.Option("--require-signatures", help="Every entry must be signed.")
     ] = False,
     model: ledgers.ModelOption = None,
-    json: options.Json = False,
-    seed: options.Seed = 0,
-    loading: options.Loading = options.AS_STORED,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Seeded,
 ) -> dict[str, Any]:
     """Check that a ledger is what its writers left: hashes, ids, fingerprints, signatures.
 
     Exit code 1 if anything is wrong, with --ask also if a fact does not hold.
     """
+    from alphaedit.jobs.ledgers import ask_in_force, asked_json, editor_at, model_of
     from alphaedit.ledger.check import verify as check
     from alphaedit.ledger.ledger import Ledger
 
     ledger = Ledger(where)
     if ask:
-        ledgers.model_of(ledger, model)
-    out = Session(json=json, quiet=quiet)
-    asked = []
-    with out.progress() as progress:
+        model_of(ledger, model)
+    said = common.session
+    asked: list[Asked] = []
+    with said.progress() as progress:
         verdict = check(
             ledger,
             allowed=allowed_signers,
@@ -75,37 +78,35 @@ def verify(
             progress=progress,
         )
         if ask and not verdict.problems:
-            editor = ledgers.editor_at(
-                ledger, model, ledger.head, progress, seed=seed, loading=loading
-            )
-            asked = ledgers.ask_in_force(editor, ledger, ledger.head)
-    wrong = [one for one in asked if not one.holds]
+            opening = {**vars(common.loading), "seed": common.seed}
+            editor = editor_at(ledger, model, ledger.head, progress, **opening)
+            asked = ask_in_force(editor, ledger, ledger.head)
+    wrong = _say_verdict(said, verdict, asked)
     result = {
         "ledger": str(where),
         **asdict(verdict),
-        "asked": ledgers.asked_json(asked),
+        "asked": asked_json(asked),
         "wrong": len(wrong),
         "ok": not verdict.problems and not wrong,
     }
-    if not json:
-        console = output_console()
-        console.print(
-            f"{plural(verdict.entries, 'entry')} and {plural(verdict.edits, 'edit')} are whole.",
-            highlight=False,
-        )
-        for who, number in verdict.signed.items():
-            console.print(
-                f"{plural(number, 'entry')} signed by {who}.", markup=False, highlight=False
-            )
-        for problem in verdict.problems:
-            console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
-        if asked:
-            console.print(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
-        if wrong:
-            ledgers.asked_table(wrong, "Facts that do not hold")
     return result if result["ok"] else Outcome(result, code=FAILED)
 
 
+def _say_verdict(said: Session, verdict: Verdict, asked: Sequence[Asked]) -> list[Asked]:
+    """Say what was found; facts that do not hold."""
+    wrong = [one for one in asked if not one.holds]
+    said.say(f"{plural(verdict.entries, 'entry')} and {plural(verdict.edits, 'edit')} are whole.")
+    for who, number in verdict.signed.items():
+        said.say(f"{plural(number, 'entry')} signed by {who}.")
+    said.say(*verdict.problems, style="red")
+    if asked:
+        said.say(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
+    if wrong:
+        said.say(ledgers.asked_table(wrong, "Facts that do not hold"))
+    return wrong
+
+
+@options.grouped
 def gc(
     where: ledgers.Where,
     prune: Annotated[
@@ -115,33 +116,31 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
     why: ledgers.Why = "",
     sign: ledgers.Sign = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Remove what killed writers left, and with --prune edits that are not in force."""
     from alphaedit.ledger.check import sweep
     from alphaedit.ledger.ledger import Ledger
 
     swept = sweep(Ledger(where, signer=sign), prune=prune, dry_run=dry_run, why=why)
-    if not json:
-        verb = "Would remove" if dry_run else "Removed"
-        output_console().print(
-            f"{verb} {plural(len(swept.pruned), 'edit')} not in force, "
-            f"{plural(len(swept.orphans) + swept.litter, 'leftover')}: {swept.freed / 1e6:.2f} MB.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    verb = "Would remove" if dry_run else "Removed"
+    common.session.say(
+        f"{verb} {plural(len(swept.pruned), 'edit')} not in force, "
+        f"{plural(len(swept.orphans) + swept.litter, 'leftover')}: {swept.freed / 1e6:.2f} MB."
+    )
     return {"ledger": str(where), "dry_run": dry_run, **asdict(swept)}
 
 
+@options.grouped
 def pack(
     where: ledgers.Where,
     file: Annotated[
         Path, typer.Argument(metavar="ARCHIVE", help="A new .tar, .tar.gz or .tgz file.")
     ],
     force: options.Force = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Write a ledger into one file, to send it."""
     from alphaedit.cli.outputs import Output, check_outputs
@@ -153,15 +152,11 @@ def pack(
     place = Output("", file, ours=is_packed)
     check_outputs(None, [place], force=force, inputs={"LEDGER": where})
     count = packed(ledger, file)
-    if not json:
-        output_console().print(
-            f"{plural(count, 'file')} in {file}, {file.stat().st_size / 1e6:.2f} MB.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    common.session.say(f"{plural(count, 'file')} in {file}, {file.stat().st_size / 1e6:.2f} MB.")
     return {"ledger": str(where), "file": str(file), "files": count, "bytes": file.stat().st_size}
 
 
+@options.grouped
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A file of `alphaedit pack`.")],
     where: ledgers.Where,
@@ -176,8 +171,8 @@ def unpack(
             show_default="16, and at most 100 times the file",
         ),
     ] = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Take a ledger out of a file, into a new directory; it is verified first."""
     from alphaedit.cli.outputs import NEW_LEDGER, Output, check_outputs
@@ -185,9 +180,10 @@ def unpack(
 
     check_outputs(None, [Output("", where, NEW_LEDGER)])
     size = None if max_size is None else int(max_size * 1e9)
-    return _came(unpacked(file, where, max_size=size), None, json=json)
+    return _came(unpacked(file, where, max_size=size), None, common.session)
 
 
+@options.grouped
 def push(
     folder: Annotated[
         Path,
@@ -203,17 +199,16 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would go there; needs no network.")
     ] = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Common,
 ) -> dict[str, Any]:
     """Copy a ledger or an export to the Hugging Face Hub."""
     from alphaedit.ledger.check import verify as check
     from alphaedit.ledger.hub import push as pushed
     from alphaedit.ledger.ledger import Ledger
 
-    out = Session(json=json, quiet=quiet)
-    with out.progress() as progress:
+    said = common.session
+    with said.progress() as progress:
         if Ledger.at(folder):
             problems = check(Ledger(folder), progress=progress).problems
             if problems:
@@ -221,17 +216,13 @@ def push(
 
                 raise LedgerError(problems[0], remedy="Mend it first; nothing was pushed.")
         done = pushed(folder, repo, private=not public, dry_run=dry_run, message=why)
-    if not json:
-        size = sum(done.files.values()) / 1e6
-        where = done.url or f"would go to {repo}"
-        output_console().print(
-            f"{done.kind}: {plural(len(done.files), 'file')}, {size:.2f} MB, {where}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    size = sum(done.files.values()) / 1e6
+    where = done.url or f"would go to {repo}"
+    said.say(f"{done.kind}: {plural(len(done.files), 'file')}, {size:.2f} MB, {where}")
     return {**asdict(done), "dry_run": dry_run}
 
 
+@options.grouped
 def pull(
     repo: Annotated[
         str, typer.Argument(metavar="REPO", help="Repository on the Hugging Face Hub: owner/name.")
@@ -240,8 +231,8 @@ def pull(
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="REVISION", help="Branch, tag or commit.")
     ] = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Bring a ledger from the Hugging Face Hub, or one here up to it; it is verified first."""
     from alphaedit.cli.outputs import LEDGER, Output, check_outputs
@@ -250,19 +241,16 @@ def pull(
 
     check_outputs(None, [Output("", where, LEDGER)])
     count = pulled(repo, where, revision=revision)
-    return _came(Ledger(where), count, json=json)
+    return _came(Ledger(where), count, common.session)
 
 
-def _came(ledger: Any, count: int | None, *, json: bool) -> dict[str, Any]:
+def _came(ledger: Any, count: int | None, said: Session) -> dict[str, Any]:
     entries = len(ledger.history.entries)
-    if not json:
-        new = "" if count is None else f" ({count} new)"
-        output_console().print(
-            f"{ledger.path}: {plural(entries, 'entry')}{new}, "
-            f"{plural(ledger.head.size, 'edit')} in force.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    new = "" if count is None else f" ({count} new)"
+    said.say(
+        f"{ledger.path}: {plural(entries, 'entry')}{new}, "
+        f"{plural(ledger.head.size, 'edit')} in force."
+    )
     return {
         "ledger": str(ledger.path),
         "entries": entries,

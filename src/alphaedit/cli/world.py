@@ -12,10 +12,12 @@ import typer
 
 from alphaedit.cli import complete, options, outputs
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import Session, output_console, to_json
+from alphaedit.cli.output import Session, to_json
 from alphaedit.core.errors import ConfigError, ModelError, unknown_name
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from alphaedit.world.facts import World
 
 app = typer.Typer(
@@ -76,6 +78,7 @@ def _deliver(text: str, path: Path | None, *, as_json: bool, force: bool) -> Non
         "alphaedit world facts --format json -o facts.json",
     )
 )
+@options.grouped
 def facts(
     relation: Annotated[
         str | None,
@@ -95,8 +98,8 @@ def facts(
     ] = "tsv",
     out_file: Output = None,
     force: options.Force = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    *,
+    common: options.Plain,
 ) -> dict[str, Any]:
     """Print the world's facts: subject, relation, object."""
     if form not in ("tsv", "json"):
@@ -118,7 +121,7 @@ def facts(
         text = to_json(rows, indent=1) + "\n"
     else:
         text = "".join(f"{f.subject}\t{f.relation}\t{f.object}\n" for f in chosen)
-    _deliver(text, out_file, as_json=json, force=force)
+    _deliver(text, out_file, as_json=common.json, force=force)
     if out_file is not None:
         return {"out": str(out_file), "count": len(rows)}
     return {"facts": rows}
@@ -298,17 +301,13 @@ def train(
             progress("training", int(row["step"]), int(row["steps"]))
 
         run(recipe, out_dir, report=told)
-    if not json:
-        output_console().print(
-            f"Trained {name} into {out_dir}: loss {last.get('loss', float('nan')):.3f}.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    out.say(f"Trained {name} into {out_dir}: loss {last.get('loss', float('nan')):.3f}.")
     return {"out": str(out_dir), "recipe": asdict(recipe), **last}
 
 
 @app.command(epilog=examples("alphaedit world info", "alphaedit world info --json"))
-def info(json: options.Json = False, debug: options.Debug = False) -> dict[str, Any]:
+@options.grouped
+def info(common: options.Plain) -> dict[str, Any]:
     """What the world holds, and what is known of the bundled models."""
     from collections import Counter
 
@@ -333,8 +332,8 @@ def info(json: options.Json = False, debug: options.Debug = False) -> dict[str, 
         "fingerprint": world.fingerprint(),
         "models": {name: _card(name) for name in NAMES},
     }
-    if not json:
-        _show_info(result)
+    if not common.json:
+        common.session.say(*_tables(result))
     return result
 
 
@@ -361,10 +360,10 @@ def _card(name: str) -> dict[str, Any] | None:
     }
 
 
-def _show_info(result: dict[str, Any]) -> None:
+def _tables(result: dict[str, Any]) -> tuple[Table, Table]:
+    """The relations, and the models."""
     from rich.table import Table
 
-    console = output_console()
     title = (
         f"{result['facts']:,} facts about {result['subjects']:,} subjects in "
         f"{len(result['relations'])} relations"
@@ -376,7 +375,6 @@ def _show_info(result: dict[str, Any]) -> None:
         table.add_row(
             key, row["name"], row["of"], str(row["facts"]), str(row["objects"]), row["example"]
         )
-    console.print(table)
     models = Table(title="Bundled models", title_justify="left")
     for column in ("name", "family", "layers", "width", "subjects", "MB", "training loss"):
         models.add_column(column)
@@ -387,4 +385,4 @@ def _show_info(result: dict[str, Any]) -> None:
         values = [card[k] for k in ("family", "layers", "width", "subjects", "megabytes")]
         loss = card.get("loss")
         models.add_row(name, *map(str, values), f"{loss:.3f}" if loss is not None else "")
-    console.print(models)
+    return table, models

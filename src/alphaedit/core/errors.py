@@ -125,6 +125,10 @@ class GuardError(AlphaEditError):
         self.kept = kept
 
 
+class Cancelled(AlphaEditError):
+    """Whoever started a job has asked it to stop."""
+
+
 class DataError(AlphaEditError):
     """A data set does not follow its schema."""
 

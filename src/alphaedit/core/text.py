@@ -92,3 +92,15 @@ def _in_encoding(char: str, encoding: str) -> str:
         return char
     except UnicodeEncodeError:
         return _PLAIN.get(char) or char.encode("ascii", "backslashreplace").decode()
+
+
+ANSWER_WORDS = 4
+"""Words of an answer that are shown."""
+
+
+def first_answer(text: str, words: int = ANSWER_WORDS) -> str:
+    """The answer at the start of a continuation: up to a stop, at most `words` words."""
+    line = text.strip().split("\n")[0]
+    for stop in (". ", ", ", "; ", "? ", "! "):
+        line = line.split(stop)[0]
+    return " ".join(line.split()[:words]).rstrip(".,;?!")

@@ -109,22 +109,15 @@ def save_lora(
     changes, report = summed(edits, tolerance=tolerance, max_rank=max_rank)
     # One rank for all, filled up with zeros: vLLM and llama.cpp know no rank or scale of a module.
     rank = max([1, *(change.rank for change in changes.values())])
-    tensors = {}
-    transposed = set()
-    for name, change in changes.items():
-        path = name.removesuffix(".weight")
-        transposed.add(is_transposed(handle.model.get_submodule(path)))
-        rows, columns = change.shape
-        left, right = torch.zeros(rows, rank), torch.zeros(rank, columns)
-        left[:, : change.rank], right[: change.rank] = change.left, change.right
-        tensors[f"base_model.model.{path}.lora_A.weight"] = right
-        tensors[f"base_model.model.{path}.lora_B.weight"] = left
+    paths = [name.removesuffix(".weight") for name in changes]
+    transposed = {is_transposed(handle.model.get_submodule(path)) for path in paths}
+    tensors = _padded(changes, rank)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "target_modules": sorted(name.removesuffix(".weight") for name in changes),
+        "target_modules": sorted(paths),
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": 0.0,
@@ -139,6 +132,19 @@ def save_lora(
         _write(part / ADAPTER, config)
         (part / CARD).write_text(card(edits, base, report), encoding="utf-8")
     return report
+
+
+def _padded(changes: Mapping[str, LowRank], rank: int) -> dict[str, torch.Tensor]:
+    """The factors of each change, filled up with zeros to one rank, under PEFT's names."""
+    tensors = {}
+    for name, change in changes.items():
+        path = name.removesuffix(".weight")
+        rows, columns = change.shape
+        left, right = torch.zeros(rows, rank), torch.zeros(rank, columns)
+        left[:, : change.rank], right[: change.rank] = change.left, change.right
+        tensors[f"base_model.model.{path}.lora_A.weight"] = right
+        tensors[f"base_model.model.{path}.lora_B.weight"] = left
+    return tensors
 
 
 def refuse_experts(edits: Sequence[Edit], what: str) -> None:

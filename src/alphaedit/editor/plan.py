@@ -158,7 +158,7 @@ def plan(
     batch: int | None = None,
     tokens: int | None = None,
 ) -> list[Phase]:
-    """Memory and time of each phase.
+    """Memory and time of each phase; all steps are counted, also of facts that converge early.
 
     Args:
         shape: of the model.
@@ -168,9 +168,6 @@ def plan(
         rows: their lengths.
         batch: facts edited at a time; all by default.
         tokens: budget of the second moments; by default as for the package's text.
-
-    Returns:
-        The phases. Steps are counted in full: facts that converge early take less.
     """
     batch = min(batch or facts, facts)
     batches = -(-facts // batch)
@@ -185,7 +182,7 @@ def plan(
 
     moments = tokens * (p * (last + 1) + 2.0 * d * d * firing * edited)
     eigen = EIGEN * d**3 * count * edited
-    search = each * rows.tail + KL_TOKENS
+    search = _tokens_of_search(each, rows)
     heads = 2.0 * shape.vocabulary * h * (each * rows.reads + 1)
     step = 3 * (p * after * search + heads)
     prefix = p * shape.layers * each * rows.distinct
@@ -200,12 +197,7 @@ def plan(
 
     basis = 4.0 * edited * d * d * count / 2
     copies = 4.0 * edited * d * h * count * (3 if machine.weights < 4 else 2)
-    # Of one pass of the search: activations and their gradients, the logits that it reads, and
-    # keys and values of the tokens in front, gathered and with room behind them.
-    together = min(batch, max(1, (16384 if machine.weights < 4 else 1024) // search))
-    held = together * search * (after + 1) * (8 * h + 4 * d) * 4.0
-    held += together * (each * rows.reads + 1) * shape.vocabulary * 4.0 * 3
-    held += together * each * rows.front * 4.0 * h * shape.layers * machine.weights
+    held = _held_by_search(shape, machine, rows, batch, each=each, after=after)
     return [
         phase("weights", 0.0, float(machine.weights) * shape.parameters, once=True),
         phase("second moments", moments, 8.0 * edited * d * d * count, once=True),
@@ -215,3 +207,24 @@ def plan(
         phase("solve", batches * solve, basis + 4.0 * batch * (d + h) * edited),
         phase("apply", 2.0 * d * h * facts * firing * edited, copies),
     ]
+
+
+def _tokens_of_search(each: int, rows: Lengths) -> float:
+    """Tokens behind the subject that the search of one fact runs, with those of the KL prompt."""
+    return each * rows.tail + KL_TOKENS
+
+
+def _held_by_search(
+    shape: Shape, machine: Machine, rows: Lengths, batch: int, *, each: int, after: int
+) -> float:
+    """Bytes of one pass of the search.
+
+    Activations and their gradients, the logits that it reads, and keys and values of the tokens in
+    front, gathered and with room behind them.
+    """
+    search = _tokens_of_search(each, rows)
+    together = min(batch, max(1, (16384 if machine.weights < 4 else 1024) // search))
+    held = together * search * (after + 1) * (8 * shape.width + 4 * shape.inner) * 4.0
+    held += together * (each * rows.reads + 1) * shape.vocabulary * 4.0 * 3
+    held += together * each * rows.front * 4.0 * shape.width * shape.layers * machine.weights
+    return held

@@ -18,6 +18,7 @@ from alphaedit.core.fact import Fact, check_facts
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.core.show import table_html
+from alphaedit.editor.batches import EditedBatch, edit_in_batches, split
 from alphaedit.editor.checkpoint import save_checkpoint
 from alphaedit.editor.editing import Editing
 from alphaedit.editor.guard import Guard
@@ -66,14 +67,10 @@ class Editor(Editing):
         ranks: Ranks = ALONE,
         trust_remote_code: bool = False,
     ) -> Editor:
-        """An editor for a model.
-
-        A loaded model is put into evaluation mode, and gradients of its parameters are switched
-        off; the log says so.
+        """An editor for a model; a loaded one goes into evaluation mode, its gradients off.
 
         Args:
-            model: a directory or hub name, "bundled", "bundled-small", or a loaded causal LM (then
-                give its tokenizer).
+            model: a directory, a hub or bundled name, or a loaded causal LM (with its tokenizer).
             device: where to compute: "cpu", "cuda:0", "auto" (over all devices there are).
             dtype: dtype of the weights: "float32", "bfloat16", ...; "4bit" and "8bit" quantise.
             seed: of everything random.
@@ -81,13 +78,11 @@ class Editor(Editing):
                 "bundled" or "self" (sampled from the model); by default the bundled corpus for
                 bundled models, else "general" if the model reads such text, else "self".
             tokens: token budget of the second moments.
-            tolerance: stop before it when doubling the text changes no second moment by more than
-                this share of its Frobenius norm.
+            tolerance: stop before it once doubling the text changes no second moment by this share.
             cache_dir: where second moments are kept.
             progress: True for bars, False for silence, or a function of (phase, done, total); by
                 default bars in terminals and notebooks.
-            guard: measures the rest of the model after each batch, and acts; also as a text, such
-                as "rollback:max_kl=0.05".
+            guard: measures the model after each batch, and acts; also as "rollback:max_kl=0.05".
             ranks: processes that share the work, see `alphaedit.core.ranks.from_environment`.
             trust_remote_code: run Python code that comes with the model.
 
@@ -98,24 +93,20 @@ class Editor(Editing):
         """
         # What is wrong with the rest is better known before a model is loaded.
         reporting, watching, seed = as_progress(progress), as_guard(guard), as_seed(seed)
-        check_corpus(corpus)
-        if tokens is not None:
-            as_count("tokens", tokens)
-        if not isinstance(model, (str, Path)):
-            _tell_what_changes(model)
+        _check(model, corpus, tokens)
         with _library_bars(reporting is not silent):
             handle = ModelHandle.load(
                 model, tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
             )
+        budget: dict[str, Any] = {"tokens": tokens, "tolerance": tolerance}
         statistics = ModelStatistics(
             handle,
             corpus,
-            tokens=tokens,
-            tolerance=tolerance,
             cache_dir=cache_dir,
             seed=seed,
             progress=reporting,
             ranks=ranks,
+            **budget,
         )
         LOG.info("loaded %s, fingerprint %s", _name(model), statistics.model[:16])
         return cls(handle, statistics, seed=seed, progress=reporting, guard=watching, ranks=ranks)
@@ -216,14 +207,35 @@ class Editor(Editing):
             GuardError: a guard ended the run; earlier batches are kept.
         """
         checked = check_facts(as_facts(facts), warn=False)  # `edit` does, of each batch
-        each = as_count("batch_size", batch_size)
         made = []
-        for at in range(0, len(checked), each):
-            if len(checked) > each:
-                self.progress("facts", at, len(checked))
-            made.append(self.edit(checked[at : at + each], method, **options))
-        self.progress("facts", len(checked), len(checked))
+        for batch in edit_in_batches(
+            self,
+            split(checked, as_count("batch_size", batch_size)),
+            method,
+            phase="facts",
+            verdicts=True,
+            **options,
+        ):
+            if batch.stop is not None:
+                raise batch.stop
+            assert batch.edit is not None
+            made.append(batch.edit)
         return made
+
+    def edit_in_batches(
+        self, batches: Sequence[Sequence[Fact]], method: str = "alphaedit", **options: Any
+    ) -> Iterator[EditedBatch]:
+        """Edit one batch after the other, and give each when it is made and recorded.
+
+        A guard that ends the run is no error here: the last batch has it as `stop`, and no edit if
+        it was undone. Facts that do not hold are not told by warnings.
+
+        Args:
+            batches: the facts of each batch.
+            method: as for `edit`.
+            options: as for `edit`; with `phase`, progress counts facts under that name.
+        """
+        return edit_in_batches(self, batches, method, **options)
 
     @contextmanager
     def preview(
@@ -306,6 +318,15 @@ class Editor(Editing):
         from alphaedit.bench.run import measure
 
         return measure(self, records, **options)
+
+
+def _check(model: Any, corpus: str | None, tokens: int | None) -> None:
+    """Refuse what is impossible, and log what happens to a loaded model."""
+    check_corpus(corpus)
+    if tokens is not None:
+        as_count("tokens", tokens)
+    if not isinstance(model, (str, Path)):
+        _tell_what_changes(model)
 
 
 @contextmanager

@@ -137,7 +137,28 @@ def merge(
             raise unknown_name("side", side, SIDES)
     known = {edit for edit, _ in ours}
     new = [(edit, facts) for edit, facts in theirs if edit not in known]
-    mine = in_force(ours)
+    decided, drop, skip = _decided(in_force(ours), new, take, resolve)
+    settled = {canonical(clash.theirs.fact.text) for clash in decided}
+    lost = [
+        Held(fact, edit)
+        for edit, facts in (*((e, f) for e, f in new if e in skip), *ours)
+        if edit in skip or edit in drop
+        for fact in facts
+        if canonical(fact.text) not in settled
+    ]
+    return Merge(
+        add=tuple(edit for edit, _ in new if edit not in skip),
+        drop=tuple(edit for edit, _ in ours if edit in drop),
+        skip=tuple(edit for edit, _ in new if edit in skip),
+        clashes=tuple(decided),
+        lost=tuple(lost),
+    )
+
+
+def _decided(
+    mine: Mapping[str, Held], new: Sequence[Said], take: str | None, resolve: Mapping[str, str]
+) -> tuple[list[Clash], set[str], set[str]]:
+    """Prompts that both speak of, which of our edits that drops, and which of theirs it skips."""
     drop: set[str] = set()
     skip: set[str] = set()
     decided: list[Clash] = []
@@ -169,18 +190,4 @@ def merge(
             remedy="Say who is right: --take ours, --take theirs, or --resolve EDIT=ours for "
             "single edits. Nothing was changed.",
         )
-    settled = {canonical(clash.theirs.fact.text) for clash in decided}
-    lost = [
-        Held(fact, edit)
-        for edit, facts in (*((e, f) for e, f in new if e in skip), *ours)
-        if edit in skip or edit in drop
-        for fact in facts
-        if canonical(fact.text) not in settled
-    ]
-    return Merge(
-        add=tuple(edit for edit, _ in new if edit not in skip),
-        drop=tuple(edit for edit, _ in ours if edit in drop),
-        skip=tuple(edit for edit, _ in new if edit in skip),
-        clashes=tuple(decided),
-        lost=tuple(lost),
-    )
+    return decided, drop, skip

@@ -232,21 +232,7 @@ class Ledger:
                 )
             ids = [kept if isinstance(kept, str) else kept[0].id for kept in add]
             version = history.after(drop, ids, start)
-            files: dict[str, Mapping[str, str]] = {}
-            about: dict[str, Mapping[str, Any]] = {}
-            for edit, kept in zip(ids, add, strict=True):
-                held = edit in history.files and edit not in history.pruned
-                if held and self.store.has(edit):
-                    continue
-                if not isinstance(kept, str):
-                    files[edit] = self.store.write(*kept)
-                    about[edit] = _about(kept[0])
-                elif source is not None:
-                    files[edit] = source.history.files[edit]
-                    about[edit] = source.history.about[edit]
-                    self.store.take(edit, source.store.path, files[edit])
-                else:
-                    self.read(edit)  # says what is the matter
+            files, about = self._stored(history, ids, add, source)
             entry = {
                 "number": len(history.entries),
                 "op": op,
@@ -262,6 +248,31 @@ class Ledger:
             previous = history.entries[-1].hash
             _append(self.path, _filled(entry), previous, self._whole, self.signer)
             return self.history.entries[-1]
+
+    def _stored(
+        self,
+        history: History,
+        ids: Sequence[str],
+        add: Sequence[Kept | str],
+        source: Ledger | None,
+    ) -> tuple[dict[str, Mapping[str, str]], dict[str, Mapping[str, Any]]]:
+        """Write the edits that are not here yet; their files, and what they are about."""
+        files: dict[str, Mapping[str, str]] = {}
+        about: dict[str, Mapping[str, Any]] = {}
+        for edit, kept in zip(ids, add, strict=True):
+            held = edit in history.files and edit not in history.pruned
+            if held and self.store.has(edit):
+                continue
+            if not isinstance(kept, str):
+                files[edit] = self.store.write(*kept)
+                about[edit] = _about(kept[0])
+            elif source is not None:
+                files[edit] = source.history.files[edit]
+                about[edit] = source.history.about[edit]
+                self.store.take(edit, source.store.path, files[edit])
+            else:
+                self.read(edit)  # says what is the matter
+        return files, about
 
     def sync(self, kept: Sequence[Kept], *, op: str = "edit", why: str = "") -> Entry | None:
         """Bring these edits, in this order, and no others into force; None if they are."""

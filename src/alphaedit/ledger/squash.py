@@ -56,29 +56,7 @@ def squash(
                 f"Edit {edit.id} by {edit.method} does not only change weights: {other.exports}.",
                 remedy="Squash edits of weight-editing methods.",
             )
-    parts: dict[str, list[LowRank]] = {}
-    for edit in edits:
-        for name, change in edit.patch.weights.items():
-            parts.setdefault(name, []).append(change.to("cpu", torch.float64))
-    weights, report = {}, []
-    for name, changes in parts.items():
-        if len({change.shape for change in changes}) > 1:
-            raise LedgerError(
-                f"The edits give {name} different shapes: they are of different models.",
-                remedy="Do not trust this ledger, or squash others.",
-            )
-        whole = concatenate(changes)
-        try:
-            small, error = truncate(whole, tolerance)
-            weights[name] = small.to(dtype=torch.float32)
-        except (RuntimeError, NonFiniteError):  # of LAPACK, where sums overflow
-            error = math.nan
-        if not math.isfinite(error):
-            raise LedgerError(
-                f"The changes of {name} are too large to be added up.",
-                remedy="Do not trust this ledger, or squash others.",
-            )
-        report.append(Squashed(name, whole.rank, small.rank, error))
+    weights, report = _added(edits, tolerance)
     held: dict[str, tuple[int, int]] = {}
     first: dict[str, tuple[int, int]] = {}
     for i, edit in enumerate(edits):
@@ -111,6 +89,34 @@ def squash(
     )
     state = SequentialState.of(learned for _, learned in kept)
     return one, state.learned(SequentialState()), report
+
+
+def _added(edits: Sequence[Edit], tolerance: float) -> tuple[dict[str, LowRank], list[Squashed]]:
+    """All changes of each matrix as one, and its error."""
+    parts: dict[str, list[LowRank]] = {}
+    for edit in edits:
+        for name, change in edit.patch.weights.items():
+            parts.setdefault(name, []).append(change.to("cpu", torch.float64))
+    weights, report = {}, []
+    for name, changes in parts.items():
+        if len({change.shape for change in changes}) > 1:
+            raise LedgerError(
+                f"The edits give {name} different shapes: they are of different models.",
+                remedy="Do not trust this ledger, or squash others.",
+            )
+        whole = concatenate(changes)
+        try:
+            small, error = truncate(whole, tolerance)
+            weights[name] = small.to(dtype=torch.float32)
+        except (RuntimeError, NonFiniteError):  # of LAPACK, where sums overflow
+            error = math.nan
+        if not math.isfinite(error):
+            raise LedgerError(
+                f"The changes of {name} are too large to be added up.",
+                remedy="Do not trust this ledger, or squash others.",
+            )
+        report.append(Squashed(name, whole.rank, small.rank, error))
+    return weights, report
 
 
 def _answers(found: Sequence[Sequence[Answer]]) -> tuple[Answer, ...]:

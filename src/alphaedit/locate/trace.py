@@ -6,7 +6,8 @@ what returns of the answer's probability is its indirect effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -190,8 +191,7 @@ def trace(
 ) -> Trace:
     """Causal tracing of `facts`, for the model's own answers.
 
-    Facts of equal length, noises and layers are run together, from the restored token and layer
-    on. Kinds of the same seed see the same noise.
+    Facts of equal length, noises and layers are run together. Kinds of a seed see the same noise.
 
     Args:
         handle: The model.
@@ -207,8 +207,7 @@ def trace(
         UnknownNameError: no such kind.
         ConfigError: a number out of range, or a window for hidden states.
         DataError: `facts` is empty.
-        ModelError: a prompt is longer than the model can read.
-        ArchitectureError: attention was not found, or the model cannot be run in parts.
+        ModelError: a prompt is longer than the model can read, or it cannot be run in parts.
     """
     what, width = _restoring(handle, kind, window)
     if not facts:
@@ -223,10 +222,10 @@ def trace(
     drawn = draw_noise(handle, encoded, noise=noise, samples=samples, seed=seed)
     rows = [_Row(i, e, n) for i, (e, n) in enumerate(zip(encoded, drawn, strict=True))]
     lots = list(_lots(rows, max(1, pass_tokens(handle) // samples)))
-    clean = torch.zeros(len(rows), dtype=torch.float64)
-    corrupted = torch.zeros(len(rows), dtype=torch.float64)
+    clean, corrupted = torch.zeros(2, len(rows), dtype=torch.float64)
     restored = torch.full((len(rows), len(POSITIONS), handle.n_layers), torch.nan).double()
-    done, total = 0, sum(lot[0].length - lot[0].first for lot in lots)
+    total = sum(lot[0].length - lot[0].first for lot in lots)
+    done = itertools.count()
     checked: set[int] = set()
     for lot in lots:
         rerun, index = _corrupted(handle, lot, what.modules), [row.index for row in lot]
@@ -235,20 +234,40 @@ def trace(
         if lot[0].length not in checked:
             rerun.check(lot[0].first)
             checked.add(lot[0].length)
-        first = lot[0].first
-        found = torch.full((lot[0].length, handle.n_layers, len(lot)), torch.nan).double()
-        for place in range(first, lot[0].length):
-            progress(f"tracing {kind}", done, total)
-            count = sum(row.first <= place for row in lot)
-            found[place, :, :count] = rerun.restored(what, place, count).cpu().double()
-            done += 1
-        for number, row in enumerate(lot):
-            kinds = torch.tensor(row.kinds())
-            for position in kinds.unique().tolist():
-                places = row.first + (kinds == position).nonzero()[:, 0]
-                restored[row.index, position] = found[places, :, number].mean(0)
+        told = lambda: progress(f"tracing {kind}", next(done), total)  # noqa: E731
+        restored[index] = _restored(handle, lot, rerun, what, told)
     progress(f"tracing {kind}", total, total)
     return Trace(kind, width, clean, corrupted, restored)
+
+
+def _restored(
+    handle: ModelHandle,
+    lot: Sequence[_Row],
+    rerun: Rerun,
+    what: Restoring,
+    told: Callable[[], None],
+) -> Tensor:
+    """p(answer) with one state put back, for each row of a lot [rows, positions, layers].
+
+    Args:
+        handle: the model.
+        lot: rows of one length.
+        rerun: their runs, clean and corrupted.
+        what: which states.
+        told: called before each token.
+    """
+    restored = torch.full((len(lot), len(POSITIONS), handle.n_layers), torch.nan).double()
+    found = torch.full((lot[0].length, handle.n_layers, len(lot)), torch.nan).double()
+    for place in range(lot[0].first, lot[0].length):
+        told()
+        count = sum(row.first <= place for row in lot)
+        found[place, :, :count] = rerun.restored(what, place, count).cpu().double()
+    for number, row in enumerate(lot):
+        kinds = torch.tensor(row.kinds())
+        for position in kinds.unique().tolist():
+            places = row.first + (kinds == position).nonzero()[:, 0]
+            restored[number, position] = found[places, :, number].mean(0)
+    return restored
 
 
 def _restoring(handle: ModelHandle, kind: str, window: int | None) -> tuple[Restoring, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,8 +207,7 @@ def collect(
     seen is not free.
 
     Args:
-        tolerance: stop early when doubling the text changes every C by less than this share of its
-            Frobenius norm.
+        tolerance: stop early when doubling the text changes each C by less than this share of it.
         resume: file for partial sums; a run that was killed goes on from it.
 
     Raises:
@@ -216,28 +215,13 @@ def collect(
     """
     length = min(sequence, handle.max_positions or sequence)
     together = max(1, batch_tokens // length) * ranks.size
-    sums = _Sums(handle, layers)
     key = f"{corpus.fingerprint}:{handle.fingerprint(max(layers))}:{sorted(layers)}:{length}"
-    if ranks.size > 1:
-        key += f":{ranks.rank} of {ranks.size}"
-        resume = resume.with_suffix(f".{ranks.rank}") if resume is not None else None
-    if resume is not None and resume.is_file():
-        sums.load(resume, key)
-    # Ranks that were stopped at different places begin again together.
-    if len(set(ranks.objects(sums.sequences))) > 1:
-        sums = _Sums(handle, layers)
-    skip, saved_at = sums.sequences, time.monotonic()
-    check_at, earlier = 4 * batch_tokens, dict[Site, Tensor]()
+    kept = _PartialSums(resume, key, ranks)
+    sums = kept.begin(handle, layers)
+    skip = sums.sequences
+    growth = _Growth(tolerance, 4 * batch_tokens, ranks)
     batch: list[list[int]] = []
     seen = 0
-
-    def flush(index: int) -> None:
-        for keys, count in _halving(handle, batch, layers) if batch else ():
-            sums.add(keys, count)
-        sums.sequences = index + 1
-        batch.clear()
-        progress("second moments", min(seen, tokens), tokens)
-
     index = -1
     rows = packed(handle, corpus, length)
     # Text is turned into tokens while the model runs, unless the model itself writes it.
@@ -250,21 +234,88 @@ def collect(
         if index % ranks.size == ranks.rank:
             batch.append(row)
         if (index + 1) % together == 0:
-            flush(index)
-            # Between blocks, so that a run that was killed rounds as one that was not.
-            late = time.monotonic() - saved_at > SAVE_EVERY
-            if resume is not None and late and not sums.in_block:
-                sums.save(resume, key)
-                saved_at = time.monotonic()
-            if tolerance is not None and seen >= check_at:
-                sums.flush()
-                whole = {k: ranks.sum(v.clone()) / seen for k, v in sums.sums.items()}
-                gaps = [_gap(v, whole[k]) for k, v in earlier.items()]
-                if gaps and max(gaps) < tolerance:
-                    break
-                check_at, earlier = 2 * seen, whole
+            _add(sums, _halving(handle, batch, layers) if batch else (), index)
+            batch.clear()
+            progress("second moments", min(seen, tokens), tokens)
+            kept.save(sums)
+            if growth.is_over(sums, seen):
+                break
     if batch:
-        flush(index)
+        _add(sums, _halving(handle, batch, layers), index)
+    found = _moments(sums, corpus, ranks)
+    progress("second moments", tokens, tokens)
+    kept.remove()
+    return found
+
+
+class _PartialSums:
+    """Sums on disk, from which a run that was killed goes on."""
+
+    def __init__(self, path: Path | None, key: str, ranks: Ranks) -> None:
+        self.path, self.key, self.ranks = path, key, ranks
+        if ranks.size > 1:
+            self.key += f":{ranks.rank} of {ranks.size}"
+            self.path = path.with_suffix(f".{ranks.rank}") if path is not None else None
+        self.saved_at = time.monotonic()
+
+    def begin(self, handle: ModelHandle, layers: Sequence[int]) -> _Sums:
+        """What was summed up before, or nothing."""
+        sums = _Sums(handle, layers)
+        if self.path is not None and self.path.is_file():
+            sums.load(self.path, self.key)
+        # Ranks that were stopped at different places begin again together.
+        if len(set(self.ranks.objects(sums.sequences))) > 1:
+            sums = _Sums(handle, layers)
+        self.saved_at = time.monotonic()
+        return sums
+
+    def save(self, sums: _Sums) -> None:
+        """Save from time to time."""
+        # Between blocks, so that a run that was killed rounds as one that was not.
+        late = time.monotonic() - self.saved_at > SAVE_EVERY
+        if self.path is not None and late and not sums.in_block:
+            sums.save(self.path, self.key)
+            self.saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        """Forget them."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+class _Growth:
+    """What doubling the text changes."""
+
+    def __init__(self, tolerance: float | None, check_at: int, ranks: Ranks) -> None:
+        self.tolerance, self.check_at, self.ranks = tolerance, check_at, ranks
+        self.earlier: dict[Site, Tensor] = {}
+
+    def is_over(self, sums: _Sums, seen: int) -> bool:
+        """Whether the last doubling changed no second moment by more than the tolerance."""
+        if self.tolerance is None or seen < self.check_at:
+            return False
+        sums.flush()
+        whole = {k: self.ranks.sum(v.clone()) / seen for k, v in sums.sums.items()}
+        gaps = [_gap(v, whole[k]) for k, v in self.earlier.items()]
+        if gaps and max(gaps) < self.tolerance:
+            return True
+        self.check_at, self.earlier = 2 * seen, whole
+        return False
+
+
+def _add(sums: _Sums, found: Iterable[tuple[dict[Site, Tensor], int]], index: int) -> None:
+    """Add the keys of some rows, up to row `index` of the corpus."""
+    for keys, count in found:
+        sums.add(keys, count)
+    sums.sequences = index + 1
+
+
+def _moments(sums: _Sums, corpus: Corpus, ranks: Ranks) -> dict[Site, SecondMoment]:
+    """The second moments that all ranks have summed up.
+
+    Raises:
+        StatsError: there was no token.
+    """
     sums.flush()
     for total in sums.sums.values():
         ranks.sum(total)
@@ -273,9 +324,6 @@ def collect(
     sums.counts = {site: sum(one[site] for one in every) for site in sums.counts}
     if not sums.tokens:
         raise StatsError(f"Corpus {corpus.name!r} has no text.", remedy="Give another corpus.")
-    progress("second moments", tokens, tokens)
-    if resume is not None:
-        resume.unlink(missing_ok=True)
     found = {
         site: _moment(total, sums.counts[site], sums.massive[site], ranks)
         for site, total in sums.sums.items()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alphaedit.core.errors import AlphaEditError, ConfigError, ResourceError
+from alphaedit.core.errors import AlphaEditError, Cancelled, ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.tune.axes import Move, Values
 from alphaedit.tune.pilot import Measured
@@ -126,9 +126,7 @@ def search(
     most: int | None = None,
     progress: Progress = silent,
 ) -> Found:
-    """Improve `start` along each axis in turn, until a round brings nothing.
-
-    The order is fixed: without a limit on `seconds`, the same start gives the same result.
+    """Improve `start` along each axis in turn, in a fixed order, until a round brings nothing.
 
     Args:
         measure: scores a setting.
@@ -183,7 +181,7 @@ def _run(values: Values, measure: Callable[[Values], Measured]) -> Trial:
     began = time.monotonic()
     try:
         measured, error = measure(values), None
-    except ResourceError:
+    except (ResourceError, Cancelled):
         raise
     except AlphaEditError as failure:
         measured, error = None, str(failure)

@@ -97,10 +97,8 @@ def tune(
     Args:
         statistics: of the unedited model; those of all layers in reach are prepared.
         facts: `pilots` of them, drawn by the seed, are edited in each trial; others check.
-        planned: how many edits it is for: held-out drift is scaled to them. By default a tenth of
-            the keys' dimension.
-        seconds: time for trials; not for what comes before (statistics, the first choice).
-        trials: most trials.
+        planned: how many edits drift is scaled to; by default a tenth of the keys' dimension.
+        seconds, trials: most of them; what comes before (statistics, the first choice) is extra.
         fixed: hyperparameters that are given, and not searched.
         preset: start from this preset; by default from the one that fits, or what the model shows.
         log: file of trials; a search that was stopped goes on from it.
@@ -114,15 +112,9 @@ def tune(
     order = random.Random(seed).sample(range(len(facts)), len(facts))
     chosen = [facts[i] for i in order[:pilots]]
     rest = [facts[i] for i in order[pilots : pilots + CHECKED]]
+    choosing: dict[str, Any] = {"preset_name": preset, "over": given}
     start, _ = choose(
-        handle,
-        statistics,
-        solver,
-        preset_name=preset,
-        facts=chosen,
-        over=given,
-        seed=seed,
-        progress=progress,
+        handle, statistics, solver, facts=chosen, seed=seed, progress=progress, **choosing
     )
     if not isinstance(start, Hyperparameters):
         raise ConfigError(
@@ -135,31 +127,30 @@ def tune(
     planned = planned or max(len(chosen), round(LOAD * handle.d_in(start.layers[-1])))
     options: dict[str, Any] = {"planned": planned, "seed": seed, "progress": progress}
     pilot = Pilot(handle, statistics, solver, chosen, **options)
-    first = start.model_dump(exclude_none=True)
-
-    def measure(values: dict[str, Any]) -> Measured:
-        return pilot.measure(build(values, "trial", config))
-
     found = search(
-        first,
+        start.model_dump(exclude_none=True),
         axes(solver, start, handle.n_layers, given),
-        measure,
+        lambda values: pilot.measure(build(values, "trial", config)),
         log=Log(log, _header(handle, statistics, solver.name, chosen, planned, given, seed)),
         seconds=seconds,
         most=trials,
         progress=progress,
     )
-    if found.best.measured is None:
-        raise ConfigError(
-            f"No setting of {solver.name} could be used: {found.start.error}",
-            remedy="Give other values to start from with --set.",
-        )
-    best = build(found.best.values, "best trial", config)
+    best = _best_of(found, solver.name, config)
     checked = None
     if rest:
         others = Pilot(handle, statistics, solver, rest, **options)
         checked = (others.measure(start), others.measure(best))
     return Tuned(solver.name, best, found, checked, planned, len(chosen))
+
+
+def _best_of(found: Found, method: str, config: type[Hyperparameters]) -> Hyperparameters:
+    if found.best.measured is None:
+        raise ConfigError(
+            f"No setting of {method} could be used: {found.start.error}",
+            remedy="Give other values to start from with --set.",
+        )
+    return build(found.best.values, "best trial", config)
 
 
 def is_log(path: Path) -> bool:

@@ -327,25 +327,32 @@ def train(
             recent = loss.item() if recent == 0.0 else 0.95 * recent + 0.05 * loss.item()
             recall = 0.95 * recall + 0.05 * state["recall"]
             if step % 20 == 0:
-                report(
-                    {
-                        "step": step,
-                        "steps": steps,
-                        "loss": round(recent, 4),
-                        "recall": round(recall, 3),
-                        "seconds": round(time.monotonic() - began, 1),
-                    }
-                )
+                spent = round(time.monotonic() - began, 1)
+                row = {"step": step, "steps": steps, "loss": round(recent, 4)}
+                report({**row, "recall": round(recall, 3), "seconds": spent})
             if time.monotonic() - saved_at > checkpoint_every:
                 saved_at = time.monotonic()
                 with whole_file(path) as part:
                     _keep(part, model, opts, step)
+    _finish(model, tokenizer, recipe, batches, world, folder, recent)
+
+
+def _finish(
+    model: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    batches: Batches,
+    world: World,
+    folder: Path,
+    loss: float,
+) -> None:
+    """Write a trained model in the place of what its training kept."""
     model.eval()
     rescale(model, recipe.hidden_norm / hidden_norm(model, recipe, batches))
     model.to(torch.float16 if recipe.family == "gpt2" else torch.bfloat16)
     model.config.alphaedit_world = world.fingerprint()[:16]
     model.config.alphaedit_subjects = len(world.subjects)
-    about = {"recipe": asdict(recipe), "world": world.fingerprint(), "loss": recent}
+    about = {"recipe": asdict(recipe), "world": world.fingerprint(), "loss": loss}
     with atomic_folder(folder, last="model.safetensors") as new:
         model.save_pretrained(new, safe_serialization=True)
         tokenizer.save_pretrained(new)

@@ -17,10 +17,9 @@ from alphaedit.bench.experiments.spec import NONE, Spec
 from alphaedit.bench.experiments.store import Row, RunDirectory
 from alphaedit.bench.intervals import Rate
 from alphaedit.bench.sources import known_facts, records_of
-from alphaedit.core.errors import AlphaEditError, ConfigError, ResourceError
+from alphaedit.core.errors import AlphaEditError, Cancelled, ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
-from alphaedit.editor.verdict import without_verdicts
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.registry import config_of, get_method
 from alphaedit.model.handle import ModelHandle
@@ -160,7 +159,7 @@ class _Run:
             else:
                 self._edit(layer)
             error = None
-        except ResourceError:
+        except (ResourceError, Cancelled):
             raise
         except AlphaEditError as failure:
             error = str(failure)
@@ -198,23 +197,19 @@ class _Run:
         editor, spec, total = self.editor, self.spec, len(self.records)
         if Ledger.at(self.session):
             editor.load(self.session)
-        made = sum(len(edit.facts) for edit in editor.edits)
-        done = self._records_in(made)
+        done = self._records_in(sum(len(edit.facts) for edit in editor.edits))
         self._checkpoint(done, layer)
-        while done < total:
-            self.progress("facts", done, total)
-            batch = self.records[done : done + self.batch]
-            with without_verdicts():
-                editor.edit(
-                    [fact for record in batch for fact in record.facts],
-                    self.cell.method.method,
-                    preset=spec.preset,
-                    **self.cell.settings,
-                )
-            done += len(batch)
+        self.progress("facts", done, total)
+        batches = [self.records[at : at + self.batch] for at in range(done, total, self.batch)]
+        facts = [[fact for record in batch for fact in record.facts] for batch in batches]
+        made = editor.edit_in_batches(
+            facts, self.cell.method.method, preset=spec.preset, **self.cell.settings
+        )
+        for records, _ in zip(batches, made, strict=True):
+            done += len(records)
             editor.save(self.session)
             self._checkpoint(done, layer)
-        self.progress("facts", total, total)
+            self.progress("facts", done, total)
 
     def _records_in(self, facts: int) -> int:
         """How many records the first `facts` facts are."""

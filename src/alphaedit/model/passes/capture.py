@@ -5,8 +5,9 @@ The model's own modules are called with the arguments that the model itself gave
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from torch import Tensor
 
@@ -53,35 +54,38 @@ def capture(
     rows = [list(row[: at + 1]) for row, at in zip(ids, positions, strict=True)]
     keys = {layer: _Store(handle, rows, layer) for layer in key_layers}
     hidden = {layer: _Store(handle, rows, layer) for layer in hidden_layers}
-    wanted = len(keys) + len(hidden)
-
-    @contextmanager
-    def around(chunk: Chunk) -> Iterator[None]:
-        at, seen = chunk.tokens - 1, 0
-
-        def keeper(store: _Store, keys: Keys) -> None:
-            nonlocal seen
-            store.take(chunk.rows, keys.at(places_of(keys, at)))
-            seen += 1
-            if seen == wanted:
-                raise StopForward
-
-        with stoppable(), ExitStack() as stack:
-            for layer, store in keys.items():
-                see = lambda k, s=store: keeper(s, k)  # noqa: E731
-                stack.enter_context(on_keys(handle, layer, see))
-            for layer, store in hidden.items():
-                leaves = lambda t, s=store: keeper(s, Plain(t))  # noqa: E731
-                stack.enter_context(on_output(handle.block(layer), leaves))
-            yield
-
-    if wanted and rows:
+    if rows and (keys or hidden):
         last = max([*key_layers, *hidden_layers])
+        around = partial(_stored, handle, keys, hidden)
         forward_rows(handle, rows, list(positions), around, upto=last, max_tokens=max_tokens)
     return (
         {layer: store.tensor for layer, store in keys.items() if store.tensor is not None},
         {layer: store.tensor for layer, store in hidden.items() if store.tensor is not None},
     )
+
+
+@contextmanager
+def _stored(
+    handle: ModelHandle, keys: Mapping[int, _Store], hidden: Mapping[int, _Store], chunk: Chunk
+) -> Iterator[None]:
+    """Keep what each layer shows of one pass, which ends when all is seen."""
+    at, seen, wanted = chunk.tokens - 1, 0, len(keys) + len(hidden)
+
+    def keeper(store: _Store, shown: Keys) -> None:
+        nonlocal seen
+        store.take(chunk.rows, shown.at(places_of(shown, at)))
+        seen += 1
+        if seen == wanted:
+            raise StopForward
+
+    with stoppable(), ExitStack() as stack:
+        for layer, store in keys.items():
+            see = lambda k, s=store: keeper(s, k)  # noqa: E731
+            stack.enter_context(on_keys(handle, layer, see))
+        for layer, store in hidden.items():
+            leaves = lambda t, s=store: keeper(s, Plain(t))  # noqa: E731
+            stack.enter_context(on_output(handle.block(layer), leaves))
+        yield
 
 
 class _Store:

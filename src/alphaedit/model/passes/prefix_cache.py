@@ -198,15 +198,22 @@ def forward_rows(
             one = replace(one, cache=cache)
         ids, _ = handle.tokens.pad([rest[i] for i in chunk], "right")
         with stoppable(), around(one):
-            if cache is None:
-                # Padding lies behind every token that is looked at: nothing needs to be masked.
-                handle.forward(ids, torch.ones_like(ids), use_cache=False)
-            else:
-                width = int(front.max())
-                seen = (torch.arange(width) >= width - front[:, None]).to(ids.dtype)
-                places = front[:, None] + torch.arange(ids.shape[1]).minimum(count[:, None] - 1)
-                mask = torch.cat([seen, torch.ones_like(ids)], dim=1)
-                handle.forward(ids, mask, positions=places, cache=cache, use_cache=True)
+            _forward(handle, ids, front, count, cache)
+
+
+def _forward(
+    handle: ModelHandle, ids: Tensor, front: Tensor, count: Tensor, cache: Cache | None
+) -> None:
+    """Run one pass, of `count` tokens of each row after `front` in the cache."""
+    if cache is None:
+        # Padding lies behind every token that is looked at: nothing needs to be masked.
+        handle.forward(ids, torch.ones_like(ids), use_cache=False)
+        return
+    width = int(front.max())
+    seen = (torch.arange(width) >= width - front[:, None]).to(ids.dtype)
+    places = front[:, None] + torch.arange(ids.shape[1]).minimum(count[:, None] - 1)
+    mask = torch.cat([seen, torch.ones_like(ids)], dim=1)
+    handle.forward(ids, mask, positions=places, cache=cache, use_cache=True)
 
 
 def _chunks(

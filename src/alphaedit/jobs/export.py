@@ -1,0 +1,201 @@
+"""Write the edits of a ledger for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphaedit.core.errors import ConfigError, unknown_name
+from alphaedit.core.files import write_text
+from alphaedit.core.marks import YAML
+from alphaedit.core.progress import Progress, silent
+from alphaedit.jobs.cancel import Cancel, watched
+from alphaedit.jobs.late import Wrote, untold
+from alphaedit.jobs.ledgers import editor_at, model_of
+from alphaedit.jobs.opening import Loading
+from alphaedit.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from alphaedit.core.edit import Edit
+    from alphaedit.editor.export import Exported
+    from alphaedit.editor.session import Editor
+
+FORMS = ("lora", "delta", "checkpoint", "gguf", "gguf-lora")
+MODELFILE = "Modelfile"
+ASKED = 50
+"""Facts asked for with the weights as they were written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Loading):
+    """Edits to write, in which form, and where.
+
+    Attributes:
+        ledger: whose edits.
+        out: the directory to write; for gguf and gguf-lora, the file.
+        model: the unedited model; by default as the ledger names it.
+        version: an entry of the log, or an edit's id.
+        form: "lora", "delta", "checkpoint", "gguf" or "gguf-lora".
+        tolerance: relative error of a matrix allowed, to make ranks smaller.
+        max_rank: rank of an adapter at most.
+        tensor_type: of tensors in GGUF; by default F16, and F32 for gguf-lora.
+        ollama: with gguf, write a Modelfile beside it.
+
+    Raises:
+        UnknownNameError: no such form.
+    """
+
+    ledger: Path
+    out: Path
+    model: str | None = None
+    version: str = "head"
+    form: str = "lora"
+    tolerance: float = 1e-7
+    max_rank: int | None = None
+    tensor_type: str | None = None
+    ollama: bool = False
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise unknown_name("form", self.form, FORMS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        request: what was asked for.
+        model: the unedited model.
+        edits: the edits written.
+        matrices: of each, its rank and error; empty for gguf.
+        gguf: tensors written, and which facts hold with them; empty for other forms.
+    """
+
+    request: ExportRequest
+    model: str
+    edits: Sequence[Edit] = field(repr=False)
+    matrices: Sequence[Exported]
+    gguf: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        request = self.request
+        matrices = {"matrices": [asdict(row) for row in self.matrices]}
+        return {
+            "ledger": str(request.ledger),
+            "model": self.model,
+            "format": request.form,
+            "out": str(request.out),
+            "edits": [edit.id for edit in self.edits],
+            **(dict(self.gguf) if request.form == "gguf" else matrices),
+        }
+
+
+def run(
+    request: ExportRequest,
+    *,
+    progress: Progress = silent,
+    cancel: Cancel | None = None,
+    wrote: Wrote = untold,
+) -> ExportResult:
+    """Load the model with the edits of a version, and write them.
+
+    Args:
+        request: what to do.
+        progress: is told how far it is.
+        cancel: stops it before it writes.
+        wrote: is told of each output that is complete.
+
+    Raises:
+        Cancelled: `cancel` was set.
+        LedgerError: there is no such ledger or version.
+        ConfigError: no model is named, or the GGUF file of it is not known.
+        EditFileError: there is nothing to export.
+    """
+    ledger = Ledger(request.ledger)
+    model = model_of(ledger, request.model)
+    version = ledger.version(request.version)
+    report = watched(progress, cancel)
+    editor = editor_at(ledger, model, version, report, **request.loading())
+    if cancel is not None:
+        cancel.check()
+    matrices, gguf = _write(request, editor, model)
+    wrote(request.out)
+    return ExportResult(
+        request=request, model=model, edits=list(editor.edits), matrices=matrices, gguf=gguf
+    )
+
+
+def _write(
+    request: ExportRequest, editor: Editor, model: str
+) -> tuple[Sequence[Exported], dict[str, Any]]:
+    """Write one form; the matrices, or what was written into GGUF."""
+    from alphaedit.editor.checkpoint import save_checkpoint
+    from alphaedit.editor.export import card, save_delta, save_lora, summed
+    from alphaedit.editor.gguf_export import base_of, save_gguf_lora
+
+    handle, edits, out = editor.handle, editor.edits, request.out
+    ranks: dict[str, Any] = {"tolerance": request.tolerance, "max_rank": request.max_rank}
+    if request.form == "lora":
+        return save_lora(handle, edits, out, base=model, only_ours=True, **ranks), {}
+    if request.form == "gguf-lora":
+        kind = request.tensor_type or "F32"
+        base = base_of(model)
+        return save_gguf_lora(handle, edits, out, base=model, gguf=base, kind=kind, **ranks), {}
+    if request.form == "gguf":
+        return [], write_gguf(editor, model, out, kind=request.tensor_type, ollama=request.ollama)
+    if request.form == "delta":
+        tolerance = request.tolerance
+        return save_delta(edits, out, base=model, tolerance=tolerance, only_ours=True), {}
+    matrices = summed(edits)[1]
+    texts = {"FACTS.md": card(edits, model, matrices)}
+    save_checkpoint(handle, out, texts=texts, only_ours=True)
+    return matrices, {}
+
+
+def base_file(model: str) -> Path:
+    """The GGUF file that edits of `model` go into.
+
+    Raises:
+        ConfigError: it is not known, or no longer as it was.
+    """
+    from alphaedit.editor.gguf_export import base_of
+
+    found = base_of(model)
+    if found is None:
+        raise ConfigError(
+            f"{model} is no GGUF file, and was not converted from one that is still there.",
+            remedy="Give --model BASE.gguf, the file that was edited, or use --format gguf-lora.",
+        )
+    return found
+
+
+def write_gguf(
+    editor: Editor, model: str, out: Path, *, kind: str | None, ollama: bool
+) -> dict[str, Any]:
+    """Write the base file with edited tensors; what was written, and what it still says."""
+    from alphaedit.editor.gguf_export import save_gguf, weights_in
+    from alphaedit.editor.measured import ask_facts
+
+    rows = save_gguf(base_file(model), editor.edits, out, kind=kind or "F16")
+    if ollama:
+        write_text(f"{YAML}FROM ./{out.name}\n", out.parent / MODELFILE)
+    facts = [fact for edit in editor.edits for fact in edit.facts][-ASKED:]
+    handle = editor.handle
+    before = sum(one.holds for one in ask_facts(handle, facts))
+    saved = handle.snapshot([row.parameter for row in rows])
+    layers = {handle.edited_name(layer): layer for layer in range(handle.n_layers)}
+    try:
+        for name, weight in weights_in(out, rows).items():
+            handle.set_weight(layers[name], weight)
+        after = sum(one.holds for one in ask_facts(handle, facts))
+    finally:
+        handle.restore(saved)
+    return {
+        "tensors": [asdict(row) for row in rows],
+        "facts": {"asked": len(facts), "hold": before, "hold_as_written": after},
+        "bytes": out.stat().st_size,
+    }
