@@ -28,9 +28,10 @@ from alphaedit.editor.measured import Asked, ask_facts
 from alphaedit.editor.verdict import repeated
 from alphaedit.editor.versioned import Versioned, check_kind
 from alphaedit.locate.preset import Measured, choose
-from alphaedit.methods.base import Method, Problem
+from alphaedit.methods.base import Method, Problem, Solution
 from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.registry import get_method
+from alphaedit.methods.state import SequentialState
 from alphaedit.methods.systems import Systems
 from alphaedit.methods.timer import Timer
 from alphaedit.model.chat import in_chat
@@ -143,20 +144,7 @@ class Editing(Versioned):
         with timer.phase("answers"):
             before = self.asked(facts)
         state = self._state_for(facts) if repeated(self._said, facts) else self.state
-        problem = Problem(
-            handle=self.handle,
-            facts=facts,
-            hyperparameters=hp,
-            statistics=self.statistics,
-            state=state,
-            seed=self.seed,
-            progress=self.progress,
-            ranks=self.ranks,
-            systems=self._systems,
-        )
-        with plain():
-            solution = solver.solve(problem)
-        solution = replace(solution, patch=_of_first(solution.patch, self.ranks))
+        solution = self._solved(solver, hp, facts, state)
         parent = self.edits[-1].id if self.edits else None
         learned = solution.state.learned(state)
         edit = Edit(
@@ -192,6 +180,25 @@ class Editing(Versioned):
         self._made(edit, learned, solution.state)
         LOG.info("%r", edit)
         return edit, stop
+
+    def _solved(
+        self, method: Method, hp: Settings, facts: list[Fact], state: SequentialState
+    ) -> Solution:
+        """What a method makes of facts, the same on all ranks; hooks and memories are silent."""
+        problem = Problem(
+            handle=self.handle,
+            facts=facts,
+            hyperparameters=hp,
+            statistics=self.statistics,
+            state=state,
+            seed=self.seed,
+            progress=self.progress,
+            ranks=self.ranks,
+            systems=self._systems,
+        )
+        with plain():
+            solution = method.solve(problem)
+        return replace(solution, patch=_of_first(solution.patch, self.ranks))
 
     def _check_needs(self, method: Method) -> None:
         """Refuse a method whose needs cannot be met, before anything is computed.

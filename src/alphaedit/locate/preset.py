@@ -93,26 +93,13 @@ def _shown(
     # Trials are made by all ranks together, or by none.
     kept = statistics.ranks.from_first(statistics.cache.load_json(key))
     if kept is None:
-        kept = {**given}
-        if not {"layers", "clamp", "learning_rate", "steps"} <= given.keys():
-            trials = Trials(
-                handle,
-                statistics,
-                one_layer=one_layer,
-                over=over,
-                seed=seed,
-                progress=progress,
-            )
-            if {"layers", "clamp"} <= given.keys():
-                # Nothing is to be tried; the rate goes with them.
-                kept |= trials.settings(given["layers"], float(given["clamp"]))
-            else:
-                best = trials.best()
-                kept = {
-                    **trials.settings(best.layers, best.clamp),
-                    "layers": list(best.layers),
-                    "trial": [best.efficacy, best.generalization, best.specificity],
-                }
+        tried: dict[str, Any] = {
+            "one_layer": one_layer,
+            "over": over,
+            "seed": seed,
+            "progress": progress,
+        }
+        kept = _tried(given, lambda: Trials(handle, statistics, **tried))
         if statistics.ranks.first:
             statistics.cache.save_json(key, kept)
     layers = tuple(kept["layers"])
@@ -126,6 +113,22 @@ def _shown(
     if needs.ridge:
         values["ridge_share"] = RIDGE_SHARE
     return {**values, **{k: kept[k] for k in SCALES if k in kept}}
+
+
+def _tried(given: Mapping[str, Any], make: Callable[[], Trials]) -> dict[str, Any]:
+    """Layers and scales by trial edits, but for what is given."""
+    if {"layers", "clamp", "learning_rate", "steps"} <= given.keys():
+        return dict(given)
+    trials = make()
+    if {"layers", "clamp"} <= given.keys():
+        # Nothing is to be tried; the rate goes with them.
+        return {**given, **trials.settings(given["layers"], float(given["clamp"]))}
+    best = trials.best()
+    return {
+        **trials.settings(best.layers, best.clamp),
+        "layers": list(best.layers),
+        "trial": [best.efficacy, best.generalization, best.specificity],
+    }
 
 
 SEARCH = (

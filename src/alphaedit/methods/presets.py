@@ -16,7 +16,6 @@ from alphaedit.core.marks import YAML
 from alphaedit.core.parsing import YAML_LIMIT, Broken, parse_yaml
 from alphaedit.core.reading import read_text
 from alphaedit.methods.config import build
-from alphaedit.methods.registry import config_of
 
 ENDINGS = (".yaml", ".yml")
 FIELDS = ("source", "match", "all", "methods", "measured")
@@ -97,6 +96,9 @@ def read_preset(path: Path) -> dict[str, Any]:
     shared = data.get("all", {})
     if not any("layers" in values for values in (shared, *methods.values())):
         raise ConfigError(f"{path} names no layers to edit.", remedy=_REMEDY)
+    # Here: the names of presets are known without PyTorch, which methods import.
+    from alphaedit.methods.registry import config_of
+
     build({"layers": (0,), **shared}, f"{path}, all")
     for method, values in methods.items():
         build({"layers": (0,), **shared, **values}, f"{path}, {method}", config_of(method))

@@ -58,19 +58,7 @@ def score(
     Raises:
         ModelError: a text is longer than the model reads.
     """
-    if handle.memories:
-        prompts = handle.rendered([prompt for prompt, _ in pairs])
-        pairs = [(prompt, target) for prompt, (_, target) in zip(prompts, pairs, strict=True)]
-    encoded = [handle.tokens.encode_continuation(prompt, target) for prompt, target in pairs]
-    limit = handle.max_positions
-    for (prompt, _), (ids, target) in zip(pairs, encoded, strict=True):
-        if limit is not None and len(ids) + len(target) > limit:
-            longer = "target" if len(target) > len(ids) else "prompt"
-            raise ModelError(
-                f"A prompt of {len(ids):,} tokens and a target of {len(target):,} are longer than "
-                f"the model reads ({limit:,}): {short(prompt)}.",
-                remedy=f"Shorten the {longer}.",
-            )
+    encoded = _encoded(handle, pairs)
     # Continuations of one token after the same prompt are read from the same row. Where hooks look
     # at the ends of prompts, a row has one.
     groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
@@ -107,6 +95,26 @@ def score(
     last = handle.n_layers - 1
     forward_rows(handle, rows, limits, around, upto=last, max_tokens=batch_tokens)
     return [found[i] for i in range(len(pairs))]
+
+
+def _encoded(
+    handle: ModelHandle, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Tokens of prompts, as memories put them, and of targets."""
+    if handle.memories:
+        prompts = handle.rendered([prompt for prompt, _ in pairs])
+        pairs = [(prompt, target) for prompt, (_, target) in zip(prompts, pairs, strict=True)]
+    encoded = [handle.tokens.encode_continuation(prompt, target) for prompt, target in pairs]
+    limit = handle.max_positions
+    for (prompt, _), (ids, target) in zip(pairs, encoded, strict=True):
+        if limit is not None and len(ids) + len(target) > limit:
+            longer = "target" if len(target) > len(ids) else "prompt"
+            raise ModelError(
+                f"A prompt of {len(ids):,} tokens and a target of {len(target):,} are longer than "
+                f"the model reads ({limit:,}): {short(prompt)}.",
+                remedy=f"Shorten the {longer}.",
+            )
+    return encoded
 
 
 @contextmanager

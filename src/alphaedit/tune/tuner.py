@@ -15,6 +15,7 @@ from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.locate.preset import choose, shape
+from alphaedit.methods.base import Method
 from alphaedit.methods.config import Hyperparameters, build
 from alphaedit.methods.registry import get_method
 from alphaedit.model.handle import ModelHandle
@@ -112,15 +113,8 @@ def tune(
     order = random.Random(seed).sample(range(len(facts)), len(facts))
     chosen = [facts[i] for i in order[:pilots]]
     rest = [facts[i] for i in order[pilots : pilots + CHECKED]]
-    choosing: dict[str, Any] = {"preset_name": preset, "over": given}
-    start, _ = choose(
-        handle, statistics, solver, facts=chosen, seed=seed, progress=progress, **choosing
-    )
-    if not isinstance(start, Hyperparameters):
-        raise ConfigError(
-            f"{solver.name} has no settings that pilot edits search.",
-            remedy="Tune a method that changes weights.",
-        )
+    choosing: dict[str, Any] = {"preset_name": preset, "over": given, "progress": progress}
+    start = _start(handle, statistics, solver, facts=chosen, seed=seed, **choosing)
     config = type(start)
     handle.block(start.layers[-1])
     statistics.prepare(start.layers if "layers" in given else reachable(start, handle.n_layers))
@@ -142,6 +136,19 @@ def tune(
         others = Pilot(handle, statistics, solver, rest, **options)
         checked = (others.measure(start), others.measure(best))
     return Tuned(solver.name, best, found, checked, planned, len(chosen))
+
+
+def _start(
+    handle: ModelHandle, statistics: ModelStatistics, method: Method, **choosing: Any
+) -> Hyperparameters:
+    """The settings that the search starts from."""
+    start, _ = choose(handle, statistics, method, **choosing)
+    if not isinstance(start, Hyperparameters):
+        raise ConfigError(
+            f"{method.name} has no settings that pilot edits search.",
+            remedy="Tune a method that changes weights.",
+        )
+    return start
 
 
 def _best_of(found: Found, method: str, config: type[Hyperparameters]) -> Hyperparameters:
