@@ -8,6 +8,7 @@ import pytest
 from tests.tiny import SENTENCES, tiny_model
 
 from alphaedit import Editor, Fact
+from alphaedit.core.errors import AlphaEditError
 from alphaedit.methods import plugin, registry
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "one-file-method"
@@ -48,3 +49,12 @@ def test_the_example_edits(tmp_path: Path) -> None:
     (name,) = whole.patch.weights
     ratio = half.patch.weights[name].matrix().norm() / whole.patch.weights[name].matrix().norm()
     assert float(ratio) == pytest.approx(0.5, rel=1e-5)
+    editor.revert()
+    # A setting of its own, in its one file.
+    quarter = editor.edit(fact, "half-memit", scale=0.5, **over)
+    ratio = quarter.patch.weights[name].matrix().norm() / half.patch.weights[name].matrix().norm()
+    assert float(ratio) == pytest.approx(0.5, rel=1e-5)
+    assert quarter.hyperparameters["scale"] == 0.5
+    editor.revert()
+    with pytest.raises(AlphaEditError, match=r"half-memit.*'scal'.*scale"):
+        editor.edit(fact, "half-memit", scal=0.5, **over)
