@@ -81,12 +81,83 @@ def speed_table() -> str:
     return table(("", "seconds before", "seconds", "efficacy / gen. / spec."), rows)
 
 
+RUNS = {
+    "real-main-table": (
+        *("efficacy", "generalization", "specificity", "fluency", "consistency", "kept"),
+        *("efficacy_generate", "generalization_generate", "kl", "perplexity"),
+    ),
+    "real-general-ability": (
+        *("efficacy", "generalization", "specificity", "kept", "efficacy_generate", "kl"),
+        *("perplexity", "ability:sst2", "ability:mrpc", "ability:cola", "ability:rte"),
+        *("ability:nli", "ability:mmlu"),
+    ),
+    "real-threshold": ("efficacy", "generalization", "specificity", "kl", "null_share"),
+    "real-plug-in": ("efficacy", "generalization", "specificity", "kept"),
+    "real-zsre": ("edit_success", "generalization", "locality", "kept"),
+    "real-k0-size": ("efficacy", "generalization", "specificity", "kl", "null_share"),
+}
+"""Tables of docs/experiments.md, and their columns."""
+FINE = ("kl", "null_share")
+
+
+def run_table(name: str) -> str:
+    """One run of `real_experiments`, the best of each column in bold."""
+    run = result("real_experiments")["runs"][name]
+    shown = [m for m in RUNS[name] if any(m in row["numbers"] for row in run["rows"])]
+    edited = [row for row in run["rows"] if row["label"] != "unedited"]
+    best = {}
+    for metric in shown:
+        values = [r["numbers"][metric][0] for r in edited if metric in r["numbers"]]
+        best[metric] = (min if metric in ("kl", "perplexity") else max)(values)
+    rows = []
+    for row in run["rows"]:
+        cells = [row["label"]]
+        for metric in shown:
+            value = row["numbers"].get(metric, [None])[0]
+            text = "-" if value is None else f"{value:.{3 if metric in FINE else 1}f}"
+            bold = row in edited and value == best[metric] and metric != "null_share"
+            cells.append(f"**{text}**" if bold else text)
+        rows.append(cells)
+    heads = ("", *(m.removeprefix("ability:").replace("_", " ") for m in shown))
+    return table(heads, rows)
+
+
+def curve_table(name: str, metrics: tuple[str, ...] = ("efficacy", "kept", "perplexity")) -> str:
+    """The numbers on the way: efficacy / kept / perplexity."""
+    run = result("real_experiments")["runs"][name]
+    rows = [row for row in run["rows"] if row["label"] != "unedited"]
+    at = sorted({int(edits) for row in rows for edits in row["curve"]})
+    lines = [
+        [
+            row["label"],
+            *(
+                " / ".join(f"{row['curve'][str(e)][m]:.1f}" for m in metrics)
+                if str(e) in row["curve"]
+                else "-"
+                for e in at
+            ),
+        ]
+        for row in rows
+    ]
+    return table(("", *(f"{edits} edits" for edits in at)), lines)
+
+
+def runs() -> list[tuple[str, str, str]]:
+    """The tables of runs that are there."""
+    there = result("real_experiments")["runs"]
+    page = "docs/experiments.md"
+    found = [(page, name, run_table(name)) for name in RUNS if name in there]
+    name = "real-general-ability"
+    return [*found, (page, f"{name}-curve", curve_table(name))] if name in there else found
+
+
 def update() -> None:
     """Put the tables in their places."""
     for place, name, text in (
         ("README.md", "real", unknown_table()),
         ("docs/tuning.md", "stretches", stretches_table()),
         ("docs/performance.md", "real-speed", speed_table()),
+        *runs(),
     ):
         page = ROOT / place
         marks = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"

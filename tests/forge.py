@@ -210,7 +210,9 @@ NAMES = [
     "weights/a.weight/left",
     "weights/a.weight/right",
     "weights/b/left",
-    "modules/m/t",
+    "changes/0/rows/t",
+    "changes/0/owner",
+    "changes/1/owner",
     "keys.2",
 ]
 NAMES += ["keys.-1", "keys.02", "keys.x", "keys.3", "memory.sum", "memory.", "weights//left"]

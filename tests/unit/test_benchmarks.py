@@ -74,6 +74,7 @@ def test_tables_of_real_models_are_those_of_the_results() -> None:
         ("README.md", "real", real_page.unknown_table()),
         ("docs/tuning.md", "stretches", real_page.stretches_table()),
         ("docs/performance.md", "real-speed", real_page.speed_table()),
+        *real_page.runs(),
     ):
         text = (real_page.ROOT / place).read_text(encoding="utf-8")
         assert f"<!-- {name} -->\n{table}\n<!-- end -->" in text, place

@@ -17,6 +17,7 @@ from tests.ledgers import BASE, make
 
 from alphaedit.cli.app import run
 from alphaedit.cli.outputs import check_new
+from alphaedit.core.change import MemoryChange
 from alphaedit.core.errors import (
     ConfigError,
     ConflictError,
@@ -352,7 +353,9 @@ def test_squashing_keeps_the_fact_that_holds() -> None:
     with pytest.raises(LedgerError, match="Fewer than two"):
         squash(kept[:1])
     edit, learned = kept[0]
-    prompted = type(edit)(**{**vars(edit), "patch": Patch(prompt="Say B.")})
+    prompted = type(edit)(
+        **{**vars(edit), "patch": Patch(changes=(MemoryChange("ike", torch.tensor([0])),))}
+    )
     with pytest.raises(LedgerError, match="only change weights"):
         squash([(prompted, learned), kept[1]])
 

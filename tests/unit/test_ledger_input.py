@@ -13,6 +13,7 @@ from tests.forge import Forged, good
 from tests.fuzz import run_cli
 from tests.ledgers import BASE, make
 
+from alphaedit.core.change import HookChange, MemoryChange
 from alphaedit.core.edit import Edit, edit_id
 from alphaedit.core.errors import EditFileError, LedgerError
 from alphaedit.core.patch import LowRank, Patch
@@ -194,8 +195,8 @@ def test_newer_edits(ledger: Ledger, tmp_path: Path) -> None:  # finding 16
     forged = change(ledger, tmp_path, news={"a": [1]}, after=[{**ANSWER, "entropy": 3}])
     edit, _ = forged.read(ledger.head.edits[0])
     assert edit.after[0].p_target == 0.5
-    forged = change(ledger, tmp_path / "x", format=2, method=None)
-    with pytest.raises(LedgerError, match="format 2, this version reads 1") as told:
+    forged = change(ledger, tmp_path / "x", format=3, method=None)
+    with pytest.raises(LedgerError, match="format 3, this version reads 1 to 2") as told:
         forged.read(ledger.head.edits[0])
     assert "newer version" in str(told.value)
 
@@ -251,8 +252,33 @@ def test_ids_are_of_the_bytes() -> None:
     digest.update(repr((None, None)).encode())
     assert edit.id == digest.hexdigest()[:16]
     half = torch.ones(2, 2, dtype=torch.bfloat16)
-    ids = {edit_id(Patch(modules={"m": {"t": t}}), (), None) for t in (half, half * 2)}
-    assert len(ids) == 2
+    owner = torch.tensor([0, 0])
+    ids = {
+        edit_id(Patch(changes=(HookChange("a", owner, {"t": t}, options=o),)), (), None)
+        for t, o in ((half, {}), (half * 2, {}), (half, {"layer": 1}))
+    }
+    assert len(ids) == 3
+
+
+def test_edits_of_both_formats_load(tmp_path: Path) -> None:
+    edit, _ = make(1)
+    old = edit.save(tmp_path / "old")
+    data = json.loads((old / "edit.json").read_text())
+    # As every version has written them, which older ones read.
+    assert (data["format"], data["prompt"], "changes" in data) == (1, None, False)
+    assert Edit.load(old).id == edit.id
+    change = MemoryChange("ike", torch.tensor([0]), texts=("A note.",), options={"layer": 2})
+    patch = Patch(changes=(change,))
+    new = replace(edit, patch=patch, id=edit_id(patch, edit.facts, edit.parent))
+    folder = new.save(tmp_path / "new")
+    data = json.loads((folder / "edit.json").read_text())
+    assert (data["format"], data["changes"][0]["kind"]) == (2, "memory")
+    (read,) = Edit.load(folder).patch.changes
+    assert (read.texts, read.options) == (("A note.",), {"layer": 2})
+    data["changes"][0]["texts"] = ["Another note."]
+    (folder / "edit.json").write_text(json.dumps(data))
+    with pytest.raises(EditFileError, match="changed after it was written"):
+        Edit.load(folder)
 
 
 def test_edits_of_different_models_are_not_added_up() -> None:
