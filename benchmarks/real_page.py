@@ -103,6 +103,8 @@ FINE = ("kl", "null_share")
 def run_table(name: str) -> str:
     """One run of `real_experiments`, the best of each column in bold."""
     run = result("real_experiments")["runs"][name]
+    # A run that was stopped on the way has no last numbers; what it has is in the curve.
+    run["rows"] = [r for r in run["rows"] if r["edits"] in (0, run["edits"])]
     shown = [m for m in RUNS[name] if any(m in row["numbers"] for row in run["rows"])]
     edited = [row for row in run["rows"] if row["label"] != "unedited"]
     best = {}

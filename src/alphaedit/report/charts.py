@@ -343,7 +343,8 @@ def _draw_shift(
             height = density(torch.tensor(values, dtype=torch.float64), at).tolist()
             line = (at.tolist(), height) if axis == 0 else (height, at.tolist())
             axes.plot(*line, color=colour, linewidth=1.2)
-            axes.fill(*line, color=colour, alpha=0.15)
+            fill = axes.fill_between if axis == 0 else axes.fill_betweenx
+            fill(at.tolist(), height, color=colour, alpha=0.15, linewidth=0)
     for axes in (top, right, main):
         axes.set_xticks([])
         axes.set_yticks([])

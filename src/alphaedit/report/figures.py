@@ -23,7 +23,10 @@ from alphaedit.core.files import whole_file
 from alphaedit.core.marks import PICTURE
 from alphaedit.core.site import Site
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#6B4C9A", "#7F7F7F"),
+)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (8, 3)), "-")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 INK, GRID = "#5c6471", "#c9ced6"
