@@ -1,5 +1,6 @@
 """What every method promises, on three families: saved, undone and exported, or refused by name."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,16 @@ def test_the_border_leaves_neighbors_alone() -> None:
 def test_config_errors_name_the_field(editor: Editor) -> None:
     with pytest.raises(ConfigError, match="radius"):
         editor.edit(FACTS[0], "grace", radius=-1.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_requests_of_threads_do_not_see_each_other(editor: Editor) -> None:
+    handle = editor.handle
+    editor.edit(FACTS, "grace", replace="from_last", **SETTINGS["grace"])
+    alone = {prompt: generate(handle, [prompt], 8) for prompt in (*ASKED, *OTHERS)}
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            found = dict(
+                zip(alone, pool.map(lambda p: generate(handle, [p], 8), alone), strict=True)
+            )
+            assert found == alone

@@ -89,6 +89,8 @@ def inside() -> Iterator[None]:
 
 
 _OWN: ContextVar[bool] = ContextVar("alphaedit_own", default=False)
+_OTHERS: ContextVar[tuple[int, Route] | None] = ContextVar("alphaedit_others", default=None)
+"""The request that others began last, and the model they began it with."""
 
 
 def follow_others(model: nn.Module) -> Callable[[], None]:
@@ -97,7 +99,7 @@ def follow_others(model: nn.Module) -> Callable[[], None]:
     A pass of several tokens begins a request, whose prompts end at the last token that is not
     masked; one of a single token with a cache goes on with it.
     """
-    mine: ContextVar[Route | None] = ContextVar("alphaedit_others", default=None)
+    mine = id(model)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _OWN.get() or _PLAIN.get():
@@ -107,11 +109,11 @@ def follow_others(model: nn.Module) -> Callable[[], None]:
         if ids is None:
             return
         rows, length = ids.shape[:2]
-        cache, held = kwargs.get("past_key_values"), mine.get()
+        cache, held = kwargs.get("past_key_values"), _OTHERS.get()
         goes_on = length == 1 and cache is not None and cache.get_seq_length() > 0
-        if goes_on and held is not None:
-            held.ends = None
-            _NOW.set(held)
+        if goes_on and held is not None and held[0] == mine:
+            held[1].ends = None
+            _NOW.set(held[1])
             return
         mask = kwargs.get("attention_mask")
         ends = torch.full((rows,), length - 1)
@@ -119,7 +121,7 @@ def follow_others(model: nn.Module) -> Callable[[], None]:
             own = mask[:, -length:].cpu().long()
             ends = length - 1 - own.flip(1).argmax(1)
         route = Route(ends)
-        mine.set(route)
+        _OTHERS.set((mine, route))
         _NOW.set(route)
 
     def after(module: nn.Module, *rest: Any) -> None:
