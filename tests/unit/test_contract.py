@@ -220,3 +220,34 @@ def test_requests_of_threads_do_not_see_each_other(editor: Editor) -> None:
                 zip(alone, pool.map(lambda p: generate(handle, [p], 8), alone), strict=True)
             )
             assert found == alone
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ROUTED)
+def test_single_facts_are_undone(editor: Editor, name: str, tmp_path: Path) -> None:
+    over = {**SETTINGS[name], **({"demonstrations": 0} if name == "ike" else {})}
+    before = logits(editor, ASKED)
+    editor.track(tmp_path / "ledger")
+    editor.edit(FACTS, name, **over)
+    after = logits(editor, ASKED)
+    (left,) = editor.forget_facts([FACTS[1]])
+    assert left.facts == (FACTS[0], FACTS[2])
+    now = logits(editor, ASKED)
+    assert equal(now, [after[0], before[1], after[2]])
+    assert len(Edit.load(left.save(tmp_path / "left")).before) == 2
+    editor.ledger = None
+    editor.set_edits([])
+    editor.load(tmp_path / "ledger")
+    assert equal(logits(editor, ASKED), now)
+    with pytest.raises(AlphaEditError, match="No edit in force is about"):
+        editor.forget_facts([FACTS[1]])
+    assert editor.forget_facts([FACTS[0], FACTS[2].text]) == []
+    assert equal(logits(editor, ASKED), before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_single_facts_of_weights_are_not_undone(editor: Editor) -> None:
+    editor.edit(FACTS, "memit", **QUICK)
+    with pytest.raises(AlphaEditError, match="changes weights for 3 facts together"):
+        editor.forget_facts([FACTS[1]])
+    assert len(editor.edits[0].facts) == 3

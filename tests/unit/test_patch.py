@@ -106,6 +106,9 @@ def test_rows_go_with_their_facts() -> None:
     assert (left.owner.tolist(), left.texts, len(left.rows["key"])) == ([0], ("a",), 1)
     assert list(left.shared) == ["mean"]
     assert left.without([0]) is None
+    rest = hook_change().without([0])
+    assert rest is not None
+    assert rest.owner.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

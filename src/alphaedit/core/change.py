@@ -84,14 +84,19 @@ class Change:
         return len(self.owner)
 
     def without(self, facts: Collection[int]) -> Self | None:
-        """The change without the rows of some facts of its edit; None if no row is left."""
-        kept = [i for i, one in enumerate(self.owner.tolist()) if one not in facts]
+        """The change without the rows of some facts of its edit; None if no row is left.
+
+        The numbers of the facts that stay close up.
+        """
+        owners = self.owner.tolist()
+        kept = [i for i, one in enumerate(owners) if one not in facts]
         if not kept:
             return None
         index = torch.tensor(kept)
+        closed = [owners[i] - sum(gone < owners[i] for gone in set(facts)) for i in kept]
         return replace(
             self,
-            owner=self.owner[index],
+            owner=torch.tensor(closed),
             rows={name: tensor[index] for name, tensor in self.rows.items()},
             texts=tuple(self.texts[i] for i in kept) if self.texts else (),
         )

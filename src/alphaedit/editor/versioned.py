@@ -14,6 +14,7 @@ from alphaedit.core.errors import AlphaEditWarning, ConfigError, EditFileError, 
 from alphaedit.core.fact import Fact, canonical
 from alphaedit.editor.applied import Applied
 from alphaedit.editor.checkpoint import refuse_source
+from alphaedit.editor.parts import without_facts
 from alphaedit.ledger.facts import Held, in_force
 from alphaedit.ledger.history import version_of
 from alphaedit.ledger.known import remember
@@ -117,6 +118,45 @@ class Versioned:
             [self.edits[i] for i in kept], [self._learned[i] for i in kept], op="revert", why=why
         )
         return removed
+
+    def forget_facts(self, facts: Iterable[Fact | str], *, why: str = "") -> list[Edit]:
+        """Take single facts out of the edits in force, all or none; what is left of others stays.
+
+        That can be done where rows are owned by facts (hooks, memories), and to the bit: the rest
+        is as if these facts had never been edited. A change of weights is one for all its facts.
+
+        Args:
+            facts: facts, or their prompts with the subject in them.
+            why: message for the ledger's log, if one is tracked.
+
+        Returns:
+            The edits that stand in the place of those the facts were in.
+
+        Raises:
+            EditFileError: a fact is in no edit, or in one that changes weights for others too.
+        """
+        wanted = [canonical(one.text if isinstance(one, Fact) else one) for one in facts]
+        found: set[str] = set()
+        left: list[tuple[Edit, Learned]] = []
+        new: list[Edit] = []
+        for edit, learned in zip(self.edits, self._learned, strict=True):
+            texts = [canonical(fact.text) for fact in edit.facts]
+            gone = {i for i, text in enumerate(texts) if text in wanted}
+            found |= {texts[i] for i in gone}
+            if len(gone) == len(texts):
+                continue
+            if gone:
+                edit = without_facts(edit, gone)
+                new.append(edit)
+            left.append((edit, learned))
+        missing = [text for text in wanted if text not in found]
+        if missing:
+            raise EditFileError(
+                f"No edit in force is about {missing[0]!r}.",
+                remedy="Give facts that were edited, as they were given then.",
+            )
+        self._go([e for e, _ in left], [known for _, known in left], op="revert", why=why)
+        return new
 
     def _index(self, name: str) -> int:
         if not isinstance(name, str):
