@@ -1,5 +1,6 @@
 """What every method promises, on three families: saved, undone and exported, or refused by name."""
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,35 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(methods()))
 def test_every_method(editor: Editor, name: str, tmp_path: Path, graph: Path) -> None:
-    over, method = settings(name, graph), methods()[name]
-    before = logits(editor, ASKED + OTHERS)
-    first = editor.edit(FACTS[:1], name, **over)
-    one = logits(editor, ASKED + OTHERS)
-    second = editor.edit(FACTS[1:], name, **over)
-    both = logits(editor, ASKED + OTHERS)
+    holds_to_the_contract(editor, name, FACTS, settings(name, graph), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["bundled-small", "bundled"])
+def test_every_method_on_the_bundled_models(model: str, tmp_path: Path, graph: Path) -> None:
+    editor = Editor.from_pretrained(model, progress=False, tokens=20_000)
+    facts = [record.fact for record in records_of(editor.handle, "world", 3, 0)]
+    for name, method in methods().items():
+        fields = method.config.model_fields
+        over = {k: v for k, v in {"steps": 3, "contexts": 1}.items() if k in fields}
+        if name in ROUTED:
+            over = {"steps": 30} if "steps" in fields else {}
+        place = tmp_path / name
+        place.mkdir()
+        holds_to_the_contract(editor, name, facts, over, place)
+        editor.set_edits([])
+
+
+def holds_to_the_contract(
+    editor: Editor, name: str, facts: list[Fact], over: dict[str, Any], tmp_path: Path
+) -> None:
+    method, asked = methods()[name], [*(fact.text for fact in facts), *OTHERS]
+    before = logits(editor, asked)
+    first = editor.edit(facts[:1], name, **over)
+    one = logits(editor, asked)
+    second = editor.edit(facts[1:], name, **over)
+    both = logits(editor, asked)
     assert not equal(one[:1], before[:1])
 
     # Saved and loaded: the same edit, and the same model.
@@ -85,21 +109,21 @@ def test_every_method(editor: Editor, name: str, tmp_path: Path, graph: Path) ->
     assert loaded.id == second.id
     ledger = editor.save(tmp_path / "ledger")
     editor.set_edits([])
-    assert equal(logits(editor, ASKED + OTHERS), before)
+    assert equal(logits(editor, asked), before)
     editor.load(ledger)
-    assert equal(logits(editor, ASKED + OTHERS), both)
+    assert equal(logits(editor, asked), both)
 
     # Undone, whichever: what is left is as if it had never been.
     editor.revert(second)
-    assert equal(logits(editor, ASKED + OTHERS), one)
+    assert equal(logits(editor, asked), one)
     editor.revert(first)
-    assert equal(logits(editor, ASKED + OTHERS), before)
-    with editor.preview(FACTS, name, **over):
+    assert equal(logits(editor, asked), before)
+    with editor.preview(facts, name, **over):
         pass
-    assert equal(logits(editor, ASKED + OTHERS), before)
+    assert equal(logits(editor, asked), before)
 
     # Into another form, or refused with the reason.
-    editor.edit(FACTS, name, **over)
+    editor.edit(facts, name, **over)
     if method.installs:
         for form in ("lora", "delta", "checkpoint"):
             with pytest.raises(AlphaEditError, match=r"no adapter or checkpoint|no checkpoint"):
@@ -251,3 +275,9 @@ def test_single_facts_of_weights_are_not_undone(editor: Editor) -> None:
     with pytest.raises(AlphaEditError, match="changes weights for 3 facts together"):
         editor.forget_facts([FACTS[1]])
     assert len(editor.edits[0].facts) == 3
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_router_is_one_short_file(name: str) -> None:
+    path = Path(inspect.getfile(type(methods()[name])))
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 120

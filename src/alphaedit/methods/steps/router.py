@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit.core.change import Change
 from alphaedit.core.fact import Fact
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import build
@@ -119,3 +120,13 @@ def target_ids(handle: ModelHandle, facts: Sequence[Fact]) -> Tensor:
     ids = [handle.tokens.encode_continuation(fact.text, fact.target)[1] for fact in facts]
     longest = max(len(row) for row in ids)
     return torch.tensor([row + [-1] * (longest - len(row)) for row in ids])
+
+
+def joined(changes: Sequence[Change], name: str) -> Tensor:
+    """Rows called `name` of all changes, one below the other; shorter ones end in -1."""
+    parts = [change.rows[name] for change in changes]
+    longest = max(part.shape[-1] for part in parts) if parts[0].ndim == 2 else 0
+    pad = torch.nn.functional.pad
+    return torch.cat(
+        [pad(p, (0, longest - p.shape[-1]), value=-1) if longest else p for p in parts]
+    )

@@ -15,7 +15,7 @@ from alphaedit.core.change import Change, HookChange
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import Method, Needs, Problem, Solution
 from alphaedit.methods.config import Settings
-from alphaedit.methods.steps.router import at_block, best_block, target_ids, values_at_ends
+from alphaedit.methods.steps.router import at_block, best_block, joined, target_ids, values_at_ends
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
 
@@ -42,14 +42,8 @@ def codebook(changes: Sequence[Change]) -> tuple[Tensor, Tensor, Tensor]:
     Two entries of different targets whose balls meet share the way between them; of two with the
     same key the later counts.
     """
-    keys = torch.cat([change.rows["key"] for change in changes])
-    values = torch.cat([change.rows["value"] for change in changes])
-    radii = torch.cat([change.rows["radius"] for change in changes]).clone()
-    longest = max(change.rows["target"].shape[1] for change in changes)
-    pad = torch.nn.functional.pad
-    targets = torch.cat(
-        [pad(c.rows["target"], (0, longest - c.rows["target"].shape[1]), value=-1) for c in changes]
-    )
+    keys, values, radii = (joined(changes, name) for name in ("key", "value", "radius"))
+    targets = joined(changes, "target")
     for i in range(1, len(keys)):
         apart = torch.cdist(keys[i : i + 1], keys[:i])[0]
         other = (targets[:i] != targets[i]).any(1)
