@@ -98,9 +98,10 @@ def holds_to_the_contract(
 ) -> None:
     method, asked = methods()[name], [*(fact.text for fact in facts), *OTHERS]
     before = logits(editor, asked)
-    first = editor.edit(facts[:1], name, **over)
+    # Two at first: UltraEdit whitens over all tokens so far, and of one there is nothing left.
+    first = editor.edit(facts[:2], name, **over)
     one = logits(editor, asked)
-    second = editor.edit(facts[1:], name, **over)
+    second = editor.edit(facts[2:], name, **over)
     both = logits(editor, asked)
     assert not equal(one[:1], before[:1])
 
