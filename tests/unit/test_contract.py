@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alphaedit import Edit, Editor, Fact
 from alphaedit.bench.sources import records_of
+from alphaedit.cli.app import run
 from alphaedit.core.errors import AlphaEditError, ConfigError
 from alphaedit.methods.registry import methods
 from alphaedit.model.generate import generate, generate_ids
@@ -282,3 +283,15 @@ def test_single_facts_of_weights_are_not_undone(editor: Editor) -> None:
 def test_a_router_is_one_short_file(name: str) -> None:
     path = Path(inspect.getfile(type(methods()[name])))
     assert len(path.read_text(encoding="utf-8").splitlines()) < 120
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shown_by_the_command_line(
+    editor: Editor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    editor.edit(FACTS, "grace", **SETTINGS["grace"])
+    folder = editor.save(tmp_path / "ledger")
+    assert run(["show", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "Hook grace: 3 rows; layer 1, replace last" in said
+    assert "Changes of matrices" not in said

@@ -129,7 +129,13 @@ def _show_edit(
             f"{report['dim']} of {report['d_in']}" if report else "-",
             f"{report['energy_left']:.2%}" if report else "-",
         )
-    said.say(table, tables.seconds_line(dict(found.seconds)))
+    if norms:
+        said.say(table)
+    for change in found.patch.changes:
+        rows = f"{len(change)} row{'s' if len(change) != 1 else ''}"
+        where = ", ".join(f"{name} {value}" for name, value in sorted(change.options.items()))
+        said.say(f"{change.kind.capitalize()} {change.name}: {rows}; {where}")
+    said.say(tables.seconds_line(dict(found.seconds)))
 
 
 @options.grouped
