@@ -16,7 +16,7 @@ from alphaedit.cli.app import run
 from alphaedit.core.errors import AlphaEditError, ConfigError
 from alphaedit.methods.registry import methods
 from alphaedit.model.generate import generate, generate_ids
-from alphaedit.model.route import plain
+from alphaedit.model.route import plain, request
 from alphaedit.model.scoring import score
 from alphaedit.stats import phrasings
 
@@ -31,14 +31,12 @@ FAMILIES = ("gpt2", "llama", "gemma2")
 SETTINGS: dict[str, dict[str, Any]] = {
     "grace": {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0},
     "ike": {"scope": "subject", "demonstrations": 1},
-    "glame": {"graph": ""},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
 
 def settings(name: str, graph: Path) -> dict[str, Any]:
-    own = {**SETTINGS.get(name, QUICK)}
-    return {**QUICK, "graph": str(graph)} if name == "glame" else own
+    return {**QUICK, "graph": str(graph)} if name == "glame" else SETTINGS.get(name, QUICK)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -132,8 +130,8 @@ def holds_to_the_contract(
                 editor.export(tmp_path / form, form)
     else:
         editor.export(tmp_path / "delta", "delta")
-    assert isinstance(method.config.model_fields, dict)
-    assert method.needs.layers in ("several", "one", "none")
+    with pytest.raises(AlphaEditError, match="Unknown hyperparameter"):
+        editor.edit(facts, name, no_such_setting=1)
 
 
 ROUTED = sorted(name for name, method in methods().items() if method.installs)
@@ -165,20 +163,20 @@ def test_requests_in_batches_and_with_a_cache(editor: Editor, name: str, replace
     assert together == [generate(handle, [prompt], 6)[0] for prompt in prompts]
     # Without a cache: every token from the whole text, the prompt's end where it was.
     rendered = handle.rendered(prompts)
-    for prompt, ids in zip(
-        prompts, generate_ids(handle, [handle.tokens.encode(p) for p in rendered], 6), strict=True
-    ):
-        text = handle.tokens.decode(ids)
-        if text.strip() and handle.tokens.encode_continuation(prompt, text)[1] == ids:
-            (found,) = score(handle, [(prompt, text)])
-            assert found.exact
-    # By transformers' own generate, padded on the left.
     encoded = [handle.tokens.encode(prompt) for prompt in rendered]
+    ours = generate_ids(handle, encoded, 6)
+    for row, own in zip(encoded, ours, strict=True):
+        text = list(row)
+        for token in own:
+            ids = torch.tensor([text])
+            with torch.no_grad(), request([len(row) - 1]):
+                assert int(handle.forward(ids, torch.ones_like(ids))[0, -1].argmax()) == token
+            text.append(token)
+    # By transformers' own generate, padded on the left.
     ids, mask = handle.tokens.pad(encoded, "left")
     out = editor.model.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=2
     )
-    ours = generate_ids(handle, encoded, 6)
     for row, own in zip(out[:, ids.shape[1] :].tolist(), ours, strict=True):
         assert row[: len(own)] == own
 
@@ -295,3 +293,35 @@ def test_shown_by_the_command_line(
     said = capsys.readouterr().out
     assert "Hook grace: 3 rows; layer 1, replace last" in said
     assert "Changes of matrices" not in said
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"layers": (0, 1)}, "edits one layer"),
+        ({"layers": (99,)}, "Layer 99 is out of range"),
+        ({"layers": (-1,)}, "not negative"),
+    ],
+)
+@pytest.mark.parametrize("name", ROUTED)
+def test_layers_that_cannot_be(editor: Editor, name: str, over: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        editor.edit(FACTS, name, **over)
+    assert editor.edits == []
+    assert not editor.handle.hooked
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_none_asks_for_what_is_measured(editor: Editor) -> None:
+    edit = editor.edit(FACTS[0], "grace", layers=(1,), radius=None, steps=2)
+    assert edit.hyperparameters["radius"] > 0
+    note = editor.edit(FACTS[0], "ike", distance=None, scope="distance")
+    assert note.hyperparameters["distance"] > 0
+
+
+def test_facts_to_forget_that_are_none(editor: Editor) -> None:
+    with pytest.raises(ConfigError, match="A fact is 3"):
+        editor.forget_facts([3])  # type: ignore[list-item]
+    with pytest.raises(AlphaEditError, match="No edit in force is about"):
+        editor.forget_facts("The capital of France is")

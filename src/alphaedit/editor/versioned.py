@@ -119,7 +119,9 @@ class Versioned:
         )
         return removed
 
-    def forget_facts(self, facts: Iterable[Fact | str], *, why: str = "") -> list[Edit]:
+    def forget_facts(
+        self, facts: Fact | str | Iterable[Fact | str], *, why: str = ""
+    ) -> list[Edit]:
         """Take single facts out of the edits in force, all or none; what is left of others stays.
 
         That can be done where rows are owned by facts (hooks, memories), and to the bit: the rest
@@ -135,7 +137,10 @@ class Versioned:
         Raises:
             EditFileError: a fact is in no edit, or in one that changes weights for others too.
         """
-        wanted = [canonical(one.text if isinstance(one, Fact) else one) for one in facts]
+        as_text("why", why)
+        given = [facts] if isinstance(facts, (Fact, str)) else each_of("facts", facts, object)
+        texts_of = [one.text if isinstance(one, Fact) else as_text("A fact", one) for one in given]
+        wanted = [canonical(text) for text in texts_of]
         found: set[str] = set()
         left: list[tuple[Edit, Learned]] = []
         new: list[Edit] = []

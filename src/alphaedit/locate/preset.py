@@ -199,7 +199,9 @@ def choose(
     """
     name = preset_name or matching(handle)
     where = f"preset {name}" if name else f"hyperparameters of {method.name}"
-    build({"layers": (0,), **over}, where, method.config)
+    asked = build({"layers": (0,), **over}, where, method.config)
+    for layer in asked.layers if method.needs.layers == "none" else ():
+        handle.block(layer)  # of others the trials, or the method, say what is wrong
     if preset_name:
         check_match(handle, preset_name)
     measured: Measured = {}
@@ -213,6 +215,8 @@ def choose(
             with unedited():
                 shown = _shown(handle, statistics, method, over, seed, progress)
                 known = {**shown, **method.suggest(handle, over)}
+            # "none" asks for what is measured.
+            over = {k: v for k, v in over.items() if v is not None or k not in known}
         values = measured = known
     chosen = overridden({**method.defaults, **values}, over)
     return build(chosen, where, method.config), measured

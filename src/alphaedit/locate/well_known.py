@@ -8,15 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any
-
-import yaml
 
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
 from alphaedit.stats.drift import next_token
+from alphaedit.stats.phrasings import well_known
 from alphaedit.world.facts import World
 from alphaedit.world.records import records
 
@@ -68,22 +65,16 @@ def said(handle: ModelHandle) -> list[tuple[str, str, str]]:
     """(subject, prompt, object) of the well-known facts that a model says by greedy decoding."""
     rows = [
         (subject, relation["prompt"].format(subject), truth)
-        for relation in _relations()
+        for relation in well_known()
         for subject, truth in relation["pairs"].items()
     ]
     scores = score(handle, [(prompt, truth) for _, prompt, truth in rows])
     return [row for row, found in zip(rows, scores, strict=True) if found.exact]
 
 
-def _relations() -> list[dict[str, Any]]:
-    text = (files("alphaedit.stats") / "well_known.yaml").read_text(encoding="utf-8")
-    found: list[dict[str, Any]] = yaml.safe_load(text)
-    return found
-
-
 def _well_known(handle: ModelHandle, count: int, seed: int) -> tuple[list[Probe], float]:
     """Probes of the built-in set, and how much of it the model knows, above chance."""
-    relations = _relations()
+    relations = well_known()
     objects = [list(dict.fromkeys(r["pairs"].values())) for r in relations]
     asked = [
         (i, subject, truth)

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from alphaedit.core.change import Change
+from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import Patch
 from alphaedit.core.progress import Progress, silent
@@ -68,6 +69,10 @@ class Needs:
     ridge: bool = False
     whole_model: bool = False
     chat_template: bool = False
+
+
+NO_WEIGHTS = Needs(layers="none", second_moments=False, target_search=False, linear_system=False)
+"""Of methods that leave the weights alone."""
 
 
 @dataclass(frozen=True)
@@ -137,3 +142,15 @@ class Method(ABC):
     @abstractmethod
     def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for a batch of facts; the model is left as it was, bit for bit."""
+
+
+def one_layer(problem: Problem[Any], method: str) -> int:
+    """The layer of a method that edits one.
+
+    Raises:
+        ConfigError: several are given, or none.
+    """
+    layers: tuple[int, ...] = problem.hyperparameters.layers
+    if len(layers) != 1:
+        raise ConfigError(f"{method} edits one layer.", remedy="Give one layer.")
+    return layers[0]

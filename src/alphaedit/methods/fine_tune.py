@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from alphaedit.core.errors import ConfigError
 from alphaedit.core.patch import LowRank, Patch
-from alphaedit.methods.base import Method, Needs, Problem, Solution
+from alphaedit.methods.base import Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, chain, run_delta
@@ -50,10 +49,8 @@ class FineTune(Method):
         hp = problem.hyperparameters
         check_layers(problem)
         refuse_mixtures(problem, self.name)
-        if len(hp.layers) != 1:
-            raise ConfigError(f"{self.name} edits one layer.", remedy="Give one layer.")
+        layer = one_layer(problem, self.name)
         chosen = chain(hp, method=self)
-        (layer,) = hp.layers
         timer, memory = Timer(), dict(problem.state.memory)
         schedule = Schedule(
             epochs=hp.steps,

@@ -20,7 +20,7 @@ from alphaedit.core.patch import LowRank, Patch
 from alphaedit.core.site import Site
 from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.solve import RomeSystem
-from alphaedit.methods.base import Method, Needs, Problem, Solution
+from alphaedit.methods.base import Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.plugin import Memory, Plugin, chain, make
 from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.solving import Changes, Solver
@@ -87,8 +87,8 @@ class LocateThenEdit(Method):
     def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
         check_layers(problem)
-        if self.one_by_one and len(problem.hyperparameters.layers) != 1:
-            raise ConfigError(f"{self.name} edits one layer.", remedy="Give one layer.")
+        if self.one_by_one:
+            one_layer(problem, self.name)
         chosen = chain(
             problem.hyperparameters,
             [make(spec) for spec in self.plugins],

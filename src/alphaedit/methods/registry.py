@@ -49,7 +49,11 @@ def get_method(name: str) -> Method:
 
 def installer(name: str) -> Install | None:
     """What brings changes called `name` into force, if a method is here that knows them."""
-    return next((m.installs[name] for m in methods().values() if name in m.installs), None)
+    for known in (_own, methods):  # other packages are asked only for what is not our own
+        for method in known().values():
+            if name in method.installs:
+                return method.installs[name]
+    return None
 
 
 def config_of(name: str) -> type[Settings]:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import torch
 import yaml
@@ -34,6 +35,13 @@ class Phrasing:
     neighbors: tuple[str, ...]
 
 
+def well_known() -> list[dict[str, Any]]:
+    """The package's well-known facts, by relation: prompt, paraphrases, and objects by subject."""
+    text = (files("alphaedit.stats") / "well_known.yaml").read_text(encoding="utf-8")
+    found: list[dict[str, Any]] = yaml.safe_load(text)
+    return found
+
+
 def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list[Phrasing]:
     """`count` of them, over all relations."""
     if handle.is_bundled:
@@ -46,9 +54,8 @@ def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list
             for row in records(World.load(), count, seed=seed)
         ]
     rng = random.Random(seed)
-    text = (files("alphaedit.stats") / "well_known.yaml").read_text(encoding="utf-8")
     found = []
-    for relation in yaml.safe_load(text):
+    for relation in well_known():
         subjects = list(relation["pairs"])
         for subject in subjects:
             others = [one for one in subjects if one != subject]
@@ -104,7 +111,7 @@ def border(
     tried = torch.cat([within.new_zeros(1), within, beyond]).unique()
     inside = (within[None] <= tried[:, None]).double().mean(1)
     outside = (beyond[None] > tried[:, None]).double().mean(1)
-    # What was not asked for must stay, whatever it costs: the farthest that leaves neighbors alone.
+    # What was not asked for must stay, whatever it costs.
     fits = (outside >= KEPT).nonzero().flatten()
     best = int(fits[inside[fits].argmax()]) if len(fits) else 0
     after = tried[min(best + 1, len(tried) - 1)]

@@ -16,22 +16,23 @@ ROWS = 64
 DEPTHS = (0.125, 0.25, 0.5, 0.75)
 
 
-def best_encoder(
-    handle: ModelHandle, given: Sequence[int] | None = None
-) -> tuple[int, Border, Tensor]:
-    """The layer whose keys part paraphrases from neighbors best, its border, and their mean [d_in].
+def best_encoder(handle: ModelHandle, given: Sequence[int] | None = None) -> tuple[int, Border]:
+    """The layer whose keys part paraphrases from neighbors best, and its border.
 
     Args:
         handle: the model.
         given: layers to choose from; by default some of its first three quarters.
     """
     asked, found = phrasings(handle), []
-    texts = texts_of(asked)
     for layer in sorted(given or {int(depth * handle.n_layers) for depth in DEPTHS}):
-        vectors = embed(handle, texts, layer)
-        mean = vectors.mean(0)
-        found.append((layer, border(asked, vectors - mean, cosine_distance), mean))
+        vectors = embed(handle, texts_of(asked), layer)
+        found.append((layer, border(asked, vectors - vectors.mean(0), cosine_distance)))
     return max(found, key=lambda one: one[1].inside)
+
+
+def mean_key(handle: ModelHandle, layer: int) -> Tensor:
+    """Mean of `embed` over texts that have nothing to do with what is edited, [d_in]."""
+    return embed(handle, texts_of(phrasings(handle)), layer).mean(0)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alphaedit.core.change import Change, HookChange
 from alphaedit.core.patch import Patch
-from alphaedit.methods.base import Method, Needs, Problem, Solution
+from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.config import Settings
 from alphaedit.methods.steps.router import at_block, best_block, joined, target_ids, values_at_ends
 from alphaedit.methods.timer import Timer
@@ -78,7 +78,7 @@ class Grace(Method):
     @property
     def needs(self) -> Needs:
         """Nothing of the weights."""
-        return Needs("none", False, target_search=False, linear_system=False, whole_model=True)
+        return replace(NO_WEIGHTS, whole_model=True)
 
     def suggest(self, handle: ModelHandle, over: Mapping[str, Any]) -> Mapping[str, Any]:
         """The layer that parts paraphrases from neighbors best, and the distance that does."""
@@ -88,8 +88,7 @@ class Grace(Method):
     def solve(self, problem: Problem[GraceSettings]) -> Solution:
         """See Method."""
         hp, timer = problem.hyperparameters, Timer()
-        (layer,) = hp.layers
-        assert hp.radius is not None
+        layer = one_layer(problem, "grace")
         with timer.phase("targets"):
             found = values_at_ends(
                 problem, layer, steps=hp.steps, clamp=hp.clamp, stop_loss=hp.stop_loss
@@ -97,7 +96,7 @@ class Grace(Method):
         rows = {
             "key": found.clean.T.float().cpu().contiguous(),
             "value": found.values.T.float().cpu().contiguous(),
-            "radius": torch.full((len(problem.facts),), hp.radius),
+            "radius": torch.full((len(problem.facts),), float(hp.radius or 0)),
             "target": target_ids(problem.handle, problem.facts),
         }
         options = {"layer": layer, "replace": hp.replace}

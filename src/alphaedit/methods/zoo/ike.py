@@ -13,9 +13,9 @@ from torch import Tensor
 
 from alphaedit.core.change import Change, MemoryChange
 from alphaedit.core.patch import Patch
-from alphaedit.methods.base import Method, Needs, Problem, Solution
+from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.config import Settings
-from alphaedit.methods.steps.encoder import best_encoder, cosine_distance, embed
+from alphaedit.methods.steps.encoder import best_encoder, cosine_distance, embed, mean_key
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
 
@@ -76,18 +76,19 @@ class Ike(Method):
     @property
     def needs(self) -> Needs:
         """Nothing of the weights."""
-        return Needs("none", False, target_search=False, linear_system=False)
+        return NO_WEIGHTS
 
     def suggest(self, handle: ModelHandle, over: Mapping[str, Any]) -> Mapping[str, Any]:
         """The layer and the distance that part paraphrases from neighbors best."""
-        layer, found, _ = best_encoder(handle, over.get("layers"))
+        layer, found = best_encoder(handle, over.get("layers"))
         return {"layers": (layer,), "distance": found.distance}
 
     def solve(self, problem: Problem[IkeSettings]) -> Solution:
         """See Method."""
         hp, handle, facts, timer = problem.hyperparameters, problem.handle, problem.facts, Timer()
         with timer.phase("keys"):
-            layer, _, mean = best_encoder(handle, hp.layers)
+            layer = one_layer(problem, "ike")
+            mean = mean_key(handle, layer)
             keys = embed(handle, [fact.text for fact in facts], layer) - mean
         change = MemoryChange(
             "ike",
