@@ -58,8 +58,11 @@ def of(results: Results) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the file and copy the pictures."""
+    """Write runs into the file, in the place of older ones of their names, and copy pictures."""
+    path_of_file = RESULTS / "real_experiments.json"
     found: dict[str, Any] = {}
+    if path_of_file.is_file():
+        found = json.loads(path_of_file.read_text(encoding="utf-8"))["runs"]
     for path in map(Path, sys.argv[1:]):
         report([path], path / "report.html")
         (results,) = read([path])
@@ -69,7 +72,7 @@ def main() -> None:
             if picture.stem in SHOWN:
                 shutil.copy(picture, PICTURES / f"{path.name}-{picture.name}")
     text = json.dumps({**machine(), "runs": found}, indent=1)
-    (RESULTS / "real_experiments.json").write_text(text + "\n", encoding="utf-8")
+    path_of_file.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 Three draws of twenty CounterFact records, one batch each, on each model; all in
 results/unknown.json.
-With --stretches also every third stretch of layers on the first draw, by the same settings, to see
-how far the choice is from the best there is (results/stretches.json). The data are samples of
-CounterFact (`counterfact/counterfact_250.json`), in ../shared/data.
+With --stretches instead every stretch of layers of the usual length on the first draw, by the same
+settings, to see how far the choice is from the best there is (results/stretches.json). The data are
+samples of CounterFact (`counterfact/counterfact_250.json`), in ../shared/data.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def of_draws(editor: Editor, data: Path) -> dict[str, Any]:
 
 
 def of_stretches(editor: Editor, data: Path) -> list[dict[str, Any]]:
-    """The first draw by every third stretch of the usual length, rates and clamp as chosen."""
+    """The first draw by every stretch of the usual length, rates and clamp as chosen."""
     handle, rows = editor.handle, draw(data, DRAWS[0])
     trials = Trials(handle, editor.statistics, one_layer=False, over={}, seed=0, progress=silent)
     length = len(window(handle.n_layers, handle.n_layers))
     stretches = [
         tuple(range(end - length + 1, end + 1))
-        for end in range(length - 1, round(DEEPEST * handle.n_layers) + 1, 3)
+        for end in range(length - 1, round(DEEPEST * handle.n_layers) + 1)
     ]
     editor.statistics.prepare(range(stretches[-1][-1] + 1))
     found = []
