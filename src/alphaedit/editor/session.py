@@ -158,7 +158,8 @@ class Editor(Editing):
                 these, or the path of a facts file. In their place keywords as EasyEdit has them may
                 be given: prompts, subject, target_new, ground_truth, rephrase_prompts.
             method: name of an editing method.
-            preset: name of a preset; by default the one that fits the model.
+            preset: name of a preset, or "measured" for what the model itself shows; by default the
+                one that fits the model.
             chat: ask in a conversation, by the tokenizer's chat template. Texts are then not put
                 in front of prompts (`contexts` is 0).
             why: message for the ledger's log, if one is tracked.
