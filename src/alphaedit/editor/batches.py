@@ -11,6 +11,7 @@ from alphaedit.core.edit import Edit
 from alphaedit.core.errors import GuardError
 from alphaedit.core.fact import Fact
 from alphaedit.editor.verdict import without_verdicts
+from alphaedit.methods.base import Method
 
 if TYPE_CHECKING:
     from alphaedit.editor.session import Editor
@@ -39,7 +40,7 @@ def split(facts: Sequence[Fact], size: int) -> list[Sequence[Fact]]:
 def edit_in_batches(
     editor: Editor,
     batches: Sequence[Sequence[Fact]],
-    method: str,
+    method: str | Method,
     *,
     phase: str | None = None,
     verdicts: bool = False,
@@ -50,7 +51,7 @@ def edit_in_batches(
     Args:
         editor: what edits.
         batches: facts of each batch.
-        method: name of an editing method.
+        method: an editing method, or its name.
         phase: report the facts edited so far by the editor's progress, under this name.
         verdicts: warn of facts of a batch that do not hold after it.
         options: as for `Editor.edit`.

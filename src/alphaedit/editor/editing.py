@@ -30,6 +30,7 @@ from alphaedit.editor.versioned import Versioned, check_kind
 from alphaedit.locate.preset import Measured, choose
 from alphaedit.methods.base import Method, Problem, Solution
 from alphaedit.methods.config import Hyperparameters, Settings
+from alphaedit.methods.given import settings_given
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.systems import Systems
@@ -78,31 +79,30 @@ class Editing(Versioned):
 
     def hyperparameters(
         self,
-        method: str,
+        method: str | Method,
         preset: str | None = None,
         facts: Sequence[Fact] = (),
         **over: Any,
     ) -> Settings:
-        """Hyperparameters of `method` for this model: preset, then what is given here.
+        """Hyperparameters of `method` for this model: preset, its own settings, those given here.
 
         Without a preset of the model's own, layers and scale are chosen by what the unedited model
         shows (once; later batches of the same sequence, also after `load`, use the same). What one
         call was given counts for that call alone.
         """
         as_text("preset", preset or "")
-        return self._choose(as_text("method", method), preset, each_of("facts", facts, Fact), over)[
-            0
-        ]
+        solver = get_method(method)
+        given = settings_given(solver, over)
+        return self._choose(solver, preset, each_of("facts", facts, Fact), given)[0]
 
     def _choose(
-        self, method: str, preset: str | None, facts: Sequence[Fact], over: Mapping[str, Any]
+        self, solver: Method, preset: str | None, facts: Sequence[Fact], over: Mapping[str, Any]
     ) -> tuple[Settings, Measured]:
         """Hyperparameters, and what of them was measured on the model (empty with a preset)."""
         for edit in self.edits:
             if edit.measured:
                 key = _key(edit.method, edit.measured.get("over", {}))
                 self._chosen.setdefault(key, edit.measured.get("values", {}))
-        solver = get_method(method)
         key = _key(solver.name, over)
         with plain():
             hp, measured = choose(
@@ -124,22 +124,23 @@ class Editing(Versioned):
     def _edit(
         self,
         facts: list[Fact],
-        method: str,
+        method: str | Method,
         preset: str | None,
         chat: bool,
         why: str,
         over: dict[str, Any],
     ) -> tuple[Edit, GuardError | None]:
         """One batch, and what a guard says that ends the run but keeps it."""
+        solver = get_method(method)
+        over = settings_given(solver, over)
         check_special(facts, self.handle.tokenizer)
         if chat:
             facts = [in_chat(self.handle.tokenizer, fact) for fact in facts]
             over = {"contexts": 0, **over}
         timer = Timer()
-        solver = get_method(method)
         self._check_needs(solver)
         with timer.phase("choice"):
-            hp, measured = self.ranks.from_first(self._choose(method, preset, facts, over))
+            hp, measured = self.ranks.from_first(self._choose(solver, preset, facts, over))
         self._prepare(solver, hp, timer)
         with timer.phase("answers"):
             before = self.asked(facts)

@@ -25,7 +25,21 @@ EASYEDIT = {
     **{given: name for given, name in ALIASES.items() if name != "id"},
 }
 """Keywords that stand for fields of facts, as EasyEdit's `edit` has them, and our names."""
-UNSUPPORTED = ("locality_inputs", "portability_inputs", "keep_original_weight", "sequential_edit")
+_SEVERAL = ("paraphrases", "neighborhood")
+_MEASURED = "Measure it with `evaluate`, on records that carry such prompts."
+_PREVIEW = "Edits follow one another; `revert` undoes one, and `preview` edits for a block."
+UNSUPPORTED = {
+    **dict.fromkeys(("locality_inputs", "portability_inputs", "loc_prompts"), _MEASURED),
+    **dict.fromkeys(("test_generation", "eval_metric"), _MEASURED),
+    **dict.fromkeys(("keep_original_weight", "sequential_edit"), _PREVIEW),
+    "requests": "Give the facts as the first argument: mappings with prompt, subject, target_new.",
+    "target_neg": "A fact has one target; `truth` is what the model says before.",
+    "train_ds": "Methods here train on nothing that is given to `edit`.",
+    "verbose": "Editor.from_pretrained(progress=...) shows how far it is, or does not.",
+    "hparams": "Give the method as an object or a name, and its settings as keywords.",
+    "alg_name": "Give the method as an object or a name: edit(facts, method='alphaedit').",
+}
+"""Keywords of EasyEdit without a counterpart, and what to do in place of them."""
 SEEDS = (-(2**63), 2**64 - 1)
 SHAPES = (
     "Give a Fact, a mapping with prompt, subject and target, a list of these, or the path of a "
@@ -73,29 +87,51 @@ def _is_triple(value: Any) -> bool:
     )
 
 
+def facts_given(facts: Any, keywords: dict[str, Any]) -> list[Fact]:
+    """The facts of a call: its first argument, or keywords as EasyEdit has them, taken out.
+
+    Raises:
+        FactError: one cannot be used.
+        ConfigError: there are none, or they are given twice, or a keyword is EasyEdit's alone.
+    """
+    given = from_keywords(keywords)
+    if (facts is None) == (given is None):
+        raise ConfigError(
+            "No facts are given." if facts is None else "Facts are given twice.",
+            remedy="Give facts as the first argument, or as keywords (prompts=, subject=, "
+            "target_new=).",
+        )
+    return as_facts(facts) if given is None else given
+
+
 def from_keywords(keywords: dict[str, Any]) -> list[Fact] | None:
     """Facts from keywords such as EasyEdit's `prompts=`, `subject=`, `target_new=`, taken out.
+
+    What is None counts as not given. Beside one prompt that is a text and not a list, several
+    paraphrases are all of that prompt.
 
     Raises:
         FactError: they do not fit together.
         ConfigError: one that has no counterpart here.
     """
-    for name in UNSUPPORTED:
-        if name in keywords:
+    for name in keywords:
+        if name in UNSUPPORTED:
             raise ConfigError(
                 f"{name} is a keyword of EasyEdit that has no counterpart here.",
-                remedy="Edits follow one another and are undone by `revert`; measure locality and "
-                "portability with `evaluate`.",
+                remedy=UNSUPPORTED[name],
             )
-    given = {name: keywords.pop(name) for name in list(keywords) if name in EASYEDIT}
+    taken = {name: keywords.pop(name) for name in list(keywords) if name in EASYEDIT}
+    given = {name: value for name, value in taken.items() if value is not None}
     if not given:
         return None
+    alone = isinstance(given.get("prompts", given.get("prompt")), str)
     fields: dict[str, list[Any]] = {}
     for name, value in given.items():
         field = EASYEDIT[name]
         if field in fields:
             raise FactError(f"{name} and another keyword both give {field}.", remedy="Give one.")
-        fields[field] = [value] if isinstance(value, str) else _listed(name, value)
+        whole = alone and field in _SEVERAL and _texts(value)
+        fields[field] = [value] if whole or isinstance(value, str) else _listed(name, value)
     counts = {name: len(values) for name, values in fields.items()}
     if len(set(counts.values())) != 1:
         told = ", ".join(f"{count} of {name}" for name, count in counts.items())
@@ -106,6 +142,10 @@ def from_keywords(keywords: dict[str, Any]) -> list[Fact] | None:
     rows = zip(*fields.values(), strict=True)
     records = [dict(zip(fields, row, strict=True)) for row in rows]
     return [Fact.from_dict(record, f"fact {n}") for n, record in enumerate(records, start=1)]
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
 
 
 def _listed(name: str, value: Any) -> list[Any]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
@@ -22,13 +22,20 @@ from alphaedit.editor.batches import EditedBatch, edit_in_batches, split
 from alphaedit.editor.checkpoint import save_checkpoint
 from alphaedit.editor.editing import Editing
 from alphaedit.editor.guard import Guard
-from alphaedit.editor.inputs import as_facts, as_guard, as_seed, from_keywords
+from alphaedit.editor.inputs import as_guard, as_seed, facts_given
+from alphaedit.editor.loading import check_loading, library_bars, name_of
 from alphaedit.editor.verdict import warn_of_fails
+from alphaedit.methods.base import Method
+from alphaedit.methods.plugin import Plugin
 from alphaedit.model.chat import templated
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
-from alphaedit.stats.corpus import check_corpus
 from alphaedit.stats.statistics import ModelStatistics
+
+if TYPE_CHECKING:
+    from alphaedit.bench.data import EditRecord
+    from alphaedit.bench.metrics import Metrics
+    from alphaedit.editor.export import Exported
 
 LOG = logging.getLogger(__name__)
 Facts = Fact | str | Path | Mapping[str, Any] | Iterable[Any]
@@ -93,8 +100,8 @@ class Editor(Editing):
         """
         # What is wrong with the rest is better known before a model is loaded.
         reporting, watching, seed = as_progress(progress), as_guard(guard), as_seed(seed)
-        _check(model, corpus, tokens)
-        with _library_bars(reporting is not silent):
+        check_loading(model, corpus, tokens)
+        with library_bars(reporting is not silent):
             handle = ModelHandle.load(
                 model, tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
             )
@@ -108,7 +115,7 @@ class Editor(Editing):
             ranks=ranks,
             **budget,
         )
-        LOG.info("loaded %s, fingerprint %s", _name(model), statistics.model[:16])
+        LOG.info("loaded %s, fingerprint %s", name_of(model), statistics.model[:16])
         return cls(handle, statistics, seed=seed, progress=reporting, guard=watching, ranks=ranks)
 
     @property
@@ -125,7 +132,7 @@ class Editor(Editing):
     def __repr__(self) -> str:
         facts = sum(len(edit.facts) for edit in self.edits)
         return (
-            f"<Editor of {_name(self.handle.model.config.name_or_path or self.model)}: "
+            f"<Editor of {name_of(self.handle.model.config.name_or_path or self.model)}: "
             f"{len(self.edits)} edits of {facts} facts in force>"
         )
 
@@ -141,9 +148,10 @@ class Editor(Editing):
     def edit(
         self,
         facts: Facts | None = None,
-        method: str = "alphaedit",
+        method: str | Method = "alphaedit",
         *,
         preset: str | None = None,
+        plugins: Sequence[str | Plugin] | None = None,
         chat: bool = False,
         why: str = "",
         **hyperparameters: Any,
@@ -157,13 +165,16 @@ class Editor(Editing):
             facts: a fact, a mapping with the fields of one, (prompt, subject, target), several of
                 these, or the path of a facts file. In their place keywords as EasyEdit has them may
                 be given: prompts, subject, target_new, ground_truth, rephrase_prompts.
-            method: name of an editing method.
+            method: an editing method, such as `AlphaEdit(ridge=5.0)` with settings, or its name.
             preset: name of a preset, or "measured" for what the model itself shows; by default the
                 one that fits the model.
+            plugins: steps of the method that are done otherwise: `Sphere(strength=0.8)`, or a text
+                such as "sphere:strength=0.8". In place of those that the method was given.
             chat: ask in a conversation, by the tokenizer's chat template. Texts are then not put
                 in front of prompts (`contexts` is 0).
             why: message for the ledger's log, if one is tracked.
-            hyperparameters: override single values for this call, e.g. `layers=(3, 4)`.
+            hyperparameters: single values for this call, e.g. `layers=(3, 4)`. They win over those
+                that the method was given, as these win over a preset.
 
         Returns:
             The Edit, with the patch and the model's answers before and after.
@@ -174,19 +185,15 @@ class Editor(Editing):
             GuardError: the guard's limit is passed; the batch is kept ("stop") or undone
                 ("rollback").
         """
-        given = from_keywords(hyperparameters)
         if "batch_size" in hyperparameters:
             raise ConfigError(
                 "`edit` makes one batch of all facts.", remedy="Use edit_batches(batch_size=...)."
             )
-        if (facts is None) == (given is None):
-            raise ConfigError(
-                "No facts are given." if facts is None else "Facts are given twice.",
-                remedy="Give facts as the first argument, or as keywords.",
-            )
-        checked = check_facts(as_facts(facts) if given is None else given)
-        for name, value in (("method", method), ("preset", preset or ""), ("why", why)):
+        checked = check_facts(facts_given(facts, hyperparameters))
+        for name, value in (("preset", preset or ""), ("why", why)):
             as_text(name, value)
+        if plugins is not None:
+            hyperparameters["plugins"] = plugins
         as_flag("chat", chat)
         try:
             edit, stop = self._edit(checked, method, preset, chat, why, hyperparameters)
@@ -198,16 +205,30 @@ class Editor(Editing):
         return edit
 
     def edit_batches(
-        self, facts: Facts, method: str = "alphaedit", *, batch_size: int = 100, **options: Any
+        self,
+        facts: Facts | None = None,
+        method: str | Method = "alphaedit",
+        *,
+        batch_size: int = 100,
+        **options: Any,
     ) -> list[Edit]:
         """Edit facts in batches, one batch after the other; see `edit`.
 
         Each batch is complete (and recorded, if a ledger is tracked) before the next begins.
 
+        Args:
+            facts: as for `edit`.
+            method: as for `edit`.
+            batch_size: facts of a batch; the last may have fewer.
+            options: as for `edit`.
+
+        Returns:
+            The edit of each batch.
+
         Raises:
             GuardError: a guard ended the run; earlier batches are kept.
         """
-        checked = check_facts(as_facts(facts), warn=False)  # `edit` does, of each batch
+        checked = check_facts(facts_given(facts, options), warn=False)  # `edit` does, of each batch
         made = []
         for batch in edit_in_batches(
             self,
@@ -224,7 +245,10 @@ class Editor(Editing):
         return made
 
     def edit_in_batches(
-        self, batches: Sequence[Sequence[Fact]], method: str = "alphaedit", **options: Any
+        self,
+        batches: Sequence[Sequence[Fact]],
+        method: str | Method = "alphaedit",
+        **options: Any,
     ) -> Iterator[EditedBatch]:
         """Edit one batch after the other, and give each when it is made and recorded.
 
@@ -240,7 +264,7 @@ class Editor(Editing):
 
     @contextmanager
     def preview(
-        self, facts: Facts | None = None, method: str = "alphaedit", **options: Any
+        self, facts: Facts | None = None, method: str | Method = "alphaedit", **options: Any
     ) -> Iterator[Edit]:
         """Edit for the length of a block; nothing is recorded.
 
@@ -288,7 +312,9 @@ class Editor(Editing):
         """
         return save_checkpoint(self.handle, as_path("folder", folder))
 
-    def export(self, folder: str | Path, form: str = "lora", **options: Any) -> Any:
+    def export(
+        self, folder: str | Path, form: str = "lora", **options: Any
+    ) -> list[Exported] | None:
         """Write the edits in force for other programs; see `alphaedit.editor.export`.
 
         Args:
@@ -296,63 +322,48 @@ class Editor(Editing):
             form: "lora" (an adapter for PEFT), "delta" (plain factors), or "checkpoint".
             options: of the form, such as `tolerance`.
 
+        Returns:
+            What was written of each matrix, with its rank and relative error; None of a checkpoint.
+
         Raises:
             UnknownNameError: no such form.
-            EditFileError: there is nothing to export.
+            EditFileError: there is nothing to export, or nothing that can be.
         """
         from alphaedit.editor.export import export
 
         path = as_path("folder", folder)
         return export(self.handle, self.edits, path, as_text("form", form), **options)
 
-    def evaluate(self, records: Any, **options: Any) -> Any:
+    def evaluate(
+        self,
+        records: str | Path | Sequence[EditRecord],
+        *,
+        limit: int | None = None,
+        schema: str | None = None,
+        generation: bool = False,
+        seed: int = 0,
+        progress: Progress | bool | None = None,
+        **options: Any,
+    ) -> Metrics:
         """The metrics of the papers, of the model as it is now.
 
         Args:
-            records: a data set's path (see docs/datasets.md), "world" for records about the bundled
-                world, or records that `alphaedit.bench` has read.
-            options: of `alphaedit.bench.run.measure`: limit, schema, generation, seed.
+            records: a data set's path (see docs/datasets.md), "hf:NAME", "world" for records about
+                the bundled world, or what `alphaedit.load_records` gave.
+            limit: how many of them; by default all of a data set, and 100 of the world.
+            schema: of the data set; by default told from its first record.
+            generation: also what samples text (fluency, consistency), which takes long.
+            seed: of what is drawn and sampled.
+            progress: as for `from_pretrained`; by default the editor's own.
+            options: others of `alphaedit.bench.run.measure`.
 
         Returns:
             Rates by the metric's name.
+
+        Raises:
+            DataError: the data set cannot be read, or there are no records.
         """
         from alphaedit.bench.run import measure
 
-        return measure(self, records, **options)
-
-
-def _check(model: Any, corpus: str | None, tokens: int | None) -> None:
-    """Refuse what is impossible, and log what happens to a loaded model."""
-    check_corpus(corpus)
-    if tokens is not None:
-        as_count("tokens", tokens)
-    if not isinstance(model, (str, Path)):
-        _tell_what_changes(model)
-
-
-@contextmanager
-def _library_bars(shown: bool) -> Iterator[None]:
-    """Transformers' own bars, unless they are not wanted, for the length of a block."""
-    from transformers.utils import logging as library
-
-    off = library.is_progress_bar_enabled() and not shown
-    if off:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if off:
-            library.enable_progress_bar()
-
-
-def _tell_what_changes(model: Any) -> None:
-    """Log what an editor does to a loaded model besides editing it."""
-    if getattr(model, "training", False):
-        LOG.warning("%s was in training mode; it is put into evaluation mode", _name(model))
-    parameters = getattr(model, "parameters", None)
-    if callable(parameters) and any(one.requires_grad for one in parameters()):
-        LOG.info("gradients of the parameters of %s are switched off", _name(model))
-
-
-def _name(model: Any) -> str:
-    return str(model) if isinstance(model, (str, Path)) else type(model).__name__
+        own: dict[str, Any] = {"limit": limit, "schema": schema, "generation": generation}
+        return measure(self, records, seed=seed, progress=progress, **own, **options)

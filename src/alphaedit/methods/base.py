@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from inspect import Parameter, Signature
+from typing import Any, Generic, Literal, Protocol, Self
 
 from torch import Tensor
 from typing_extensions import TypeVar
@@ -18,7 +20,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.core.site import Site
 from alphaedit.linalg.subspace import Spectrum
-from alphaedit.methods.config import Hyperparameters, Settings
+from alphaedit.methods.config import Hyperparameters, Settings, build
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.systems import Systems
 from alphaedit.model.handle import ModelHandle
@@ -105,14 +107,34 @@ class Solution:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+class _SignatureOfSettings:
+    """What `inspect.signature`, and with it a notebook's help, shows of a method: its settings."""
+
+    def __get__(self, method: Method | None, owner: type[Method]) -> Signature:
+        if method is None:  # of the class itself it is that of its fields
+            raise AttributeError("__signature__")
+        fields = method.config.model_fields
+        # "..." stands for what is found by looking at the model.
+        known = {name: ... if f.is_required() else f.get_default() for name, f in fields.items()}
+        known |= {**method.defaults, **method.given}
+        settings = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=known[name], annotation=f.annotation)
+            for name, f in fields.items()
+        ]
+        return Signature(settings, return_annotation=type(method))
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """An editing method, as an object that says of itself all that others ask.
+
+    Called with settings it gives a copy that has them: ``AlphaEdit(ridge=5.0)``.
 
     Attributes:
         installs: what brings its changes into force, by their name; see `Install`.
         config: class of its settings, see `methods.config.Settings`.
         defaults: values that are other than in `config`, weaker than a preset's.
+        given: settings that this object was called with, stronger than a preset's.
     """
 
     name: str
@@ -122,6 +144,39 @@ class Method(ABC):
     installs: Mapping[str, Install] = field(default_factory=dict, kw_only=True)
     config: type[Settings] = field(default=Hyperparameters, kw_only=True)
     defaults: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    given: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    __signature__ = _SignatureOfSettings()
+
+    def __call__(self, **settings: Any) -> Self:
+        """This method with settings; those of an earlier call stay unless given anew.
+
+        Args:
+            settings: fields of `config`. Plug-ins may be objects, and are kept as texts.
+
+        Raises:
+            ConfigError: a name that is no setting of this method, an impossible value, or a plug-in
+                that does not fit it.
+        """
+        from alphaedit.methods.given import settings_given
+
+        given = settings_given(self, settings)
+        build({"layers": (0,), **given}, f"hyperparameters of {self.name}", self.config)
+        return replace(self, given=given)
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.given.items())
+        return f"{self.object_name}({settings})"
+
+    @property
+    def object_name(self) -> str:
+        """What it is called in Python: "memit-history" is `MemitHistory`.
+
+        Capitals inside a word are the title's: "alphaedit" is `AlphaEdit`.
+        """
+        titled = {word.casefold(): word for word in re.findall(r"\w+", self.title)}
+        words = [titled.get(word.casefold(), word) for word in re.findall(r"\w+", self.name)]
+        return "".join(w.capitalize() if w.isupper() else w[:1].upper() + w[1:] for w in words)
 
     @property
     def needs(self) -> Needs:

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, overload, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from alphaedit.core.errors import ConfigError, unknown_name
 
 MOST = 2**31 - 1
 """Largest whole number."""
+
+
+@runtime_checkable
+class Spelled(Protocol):
+    """What a text stands for, such as a plug-in."""
+
+    @property
+    def spec(self) -> str:
+        """The text: "sphere:strength=0.8"."""
+
+
+def as_specs(plugins: Any) -> Any:
+    """Plug-ins as the texts that stand for them, wherever they are objects in a list."""
+    if not isinstance(plugins, (list, tuple)):
+        return plugins
+    return tuple(
+        plugin.spec if isinstance(plugin, Spelled) and not isinstance(plugin, type) else plugin
+        for plugin in plugins
+    )
 
 
 class Settings(BaseModel):
@@ -24,6 +50,11 @@ class Settings(BaseModel):
     layers: tuple[int, ...] = Field((), description="edited layers, counted from 0")
     plugins: tuple[str, ...] = Field((), description='plug-ins, as "name:option=value"')
     project: bool = Field(False, description="the plug-in `project`, for short")
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _as_texts(cls, plugins: Any) -> Any:
+        return as_specs(plugins)
 
     @model_validator(mode="after")
     def _numbers(self) -> Self:
@@ -91,6 +122,18 @@ class Hyperparameters(Settings):
         return self
 
 
+IN_EASYEDIT = {
+    "v_lr": "learning_rate",
+    "v_num_grad_steps": "steps",
+    "num_steps": "steps",
+    "v_weight_decay": "weight_decay",
+    "clamp_norm_factor": "clamp",
+    "mom2_update_weight": "moment_weight",
+    "L2": "ridge",
+    "nullspace_threshold": "threshold",
+}
+"""What EasyEdit calls hyperparameters, by what they are called here."""
+
 Kind = TypeVar("Kind", bound=Settings)
 
 
@@ -110,7 +153,10 @@ def build(
     known = list(config.model_fields)
     for key in values:
         if key not in known:
-            raise unknown_name(f"hyperparameter in {where}", key, known)
+            error = unknown_name(f"hyperparameter in {where}", key, known)
+            if IN_EASYEDIT.get(key) in known:
+                error.remedy = f"EasyEdit's {key} is called {IN_EASYEDIT[key]} here."
+            raise error
     try:
         return config(**values)
     except ValidationError as error:

@@ -26,6 +26,8 @@ from alphaedit.methods.steps.target_value import Targets
 ENTRY_POINTS = "alphaedit.plugins"
 LARGEST = 1e300
 """Numbers of options are smaller."""
+UNKNOWN = "Declare its class as an entry point (see docs/writing-a-method.md)."
+"""What to do about a plug-in that no name leads to."""
 Memory = MutableMapping[str, Tensor]
 """What is kept from batch to batch, saved with the session."""
 Restrain = Callable[[Tensor], Tensor]
@@ -59,6 +61,36 @@ class Plugin:
     summary = ""
     solves = False
     searches = False
+
+    @property
+    def spec(self) -> str:
+        """The text that stands for it, as --plugin takes it and the ledger keeps it.
+
+        Options that have their default are left out.
+
+        Raises:
+            ConfigError: no text gives this plug-in, so that nobody could make it again.
+        """
+        options = {
+            option: value
+            for option, default in options_of(type(self)).items()
+            if (value := getattr(self, option)) != default
+        }
+        text = ",".join(f"{option}={value}" for option, value in options.items())
+        spec = f"{self.name}:{text}" if text else self.name
+        try:
+            again = make(spec)
+        except ConfigError as error:
+            raise ConfigError(
+                f"Plug-in {type(self).__name__} cannot be kept with an edit: {error.message}",
+                remedy=f"{UNKNOWN} Options are numbers with a default.",
+            ) from error
+        if again != self:
+            raise ConfigError(
+                f"Plug-in {self!r} cannot be kept with an edit: {spec!r} stands for {again!r}.",
+                remedy=f"{UNKNOWN} Options are numbers with a default.",
+            )
+        return spec
 
     def check(self, option: str, allowed: str, fits: bool) -> None:
         """Refuse a value of an option, for `__post_init__`.
@@ -140,6 +172,14 @@ def get_plugin(name: str) -> type[Plugin]:
     others.refuse("plug-in", key, broken)
     others.warn("plug-in", broken)
     raise unknown_name("plug-in", key, [*own, *foreign])
+
+
+def plugin_classes() -> dict[str, type[Plugin]]:
+    """Every known plug-in by the name of its class, the package's own first."""
+    found: dict[str, type[Plugin]] = {}
+    for kind in plugins().values():
+        found.setdefault(kind.__name__, kind)
+    return found
 
 
 def _own() -> dict[str, type[Plugin]]:
@@ -229,10 +269,31 @@ def chain(hp: Settings, own: Sequence[Plugin] = (), *, method: Method) -> list[P
     Raises:
         ConfigError: a plug-in does not fit the method, or is given twice.
     """
-    specs: Iterable[str] = (*(("project",) if hp.project else ()), *hp.plugins)
-    asked = [make(spec) for spec in specs]
+    return [*asked_for(hp.plugins, project=hp.project, own=own, method=method), *own]
+
+
+def asked_for(
+    specs: Iterable[str], *, project: bool, own: Sequence[Plugin] = (), method: Method
+) -> list[Plugin]:
+    """The plug-ins that are asked for.
+
+    Args:
+        specs: texts that stand for them.
+        project: "project" before all others.
+        own: the method's own.
+
+    Raises:
+        ConfigError: one does not fit the method, or is given twice.
+    """
+    asked = [make(spec) for spec in (*(("project",) if project else ()), *specs)]
+    needs = method.needs
     for plugin in asked:
-        needs = method.needs
+        if needs.layers == "none":
+            raise ConfigError(
+                f"Plug-in {plugin.name} does not fit {method.name}, which leaves the weights "
+                "alone.",
+                remedy="Leave it out, or choose another method (see `alphaedit methods`).",
+            )
         if (plugin.solves and not needs.linear_system) or (
             plugin.searches and not needs.target_search
         ):
@@ -248,7 +309,7 @@ def chain(hp: Settings, own: Sequence[Plugin] = (), *, method: Method) -> list[P
             f"Plug-in {twice[0]} is given twice (or is part of {method.name}).",
             remedy="Leave one out.",
         )
-    return [*asked, *own]
+    return asked
 
 
 def run_delta(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any
 
 from alphaedit.core.arguments import as_text
-from alphaedit.core.errors import unknown_name
+from alphaedit.core.errors import ConfigError, unknown_name
 from alphaedit.methods import others, zoo
 from alphaedit.methods.base import Install, Method
 from alphaedit.methods.config import Hyperparameters, Settings
@@ -28,13 +29,18 @@ def methods() -> dict[str, Method]:
     return own | {name: method for name, method in foreign.items() if name not in own}
 
 
-def get_method(name: str) -> Method:
-    """The method called `name`; case and underscores do not matter.
+def get_method(name: str | Method) -> Method:
+    """The method called `name`; case and underscores do not matter. A method is given back.
+
+    ``get_method("alphaedit")(ridge=5.0)`` is the method with a setting, to be given to `edit`.
 
     Raises:
         UnknownNameError: there is none; the message suggests the nearest.
-        ConfigError: another package declares it, and it cannot be loaded.
+        ConfigError: another package declares it, and it cannot be loaded; or it is a method that
+            edits on disk could not be understood by.
     """
+    if isinstance(name, Method):
+        return _checked(name)
     own = _own()
     key = as_text("The method", name).lower().replace("_", "-")
     if key in own:  # other packages are not asked, nor can they be in the way
@@ -45,6 +51,35 @@ def get_method(name: str) -> Method:
     others.refuse("method", key, broken)
     others.warn("method", broken)
     raise unknown_name("method", name, [*own, *foreign])
+
+
+def method_objects() -> dict[str, Method]:
+    """Every known method by what it is called in Python, such as `MemitHistory`."""
+    found: dict[str, Method] = {}
+    for method in methods().values():
+        found.setdefault(method.object_name, method)
+    return found
+
+
+def _checked(method: Method) -> Method:
+    """`method`, if what edits on disk say of it can be understood later.
+
+    One that is not registered may change weights, which need no method to be brought into force.
+    """
+    known = _own().get(method.name) or _foreign()[0].get(method.name)
+    if known is not None and replace(method, given={}) != known:
+        raise ConfigError(
+            f"The method {method.name!r} that is given is not the one that is known by this name.",
+            remedy="Give it a name of its own.",
+        )
+    for name in method.installs if known is None else ():
+        if installer(name) is not method.installs[name]:
+            raise ConfigError(
+                f"The method {method.name!r} makes changes called {name!r}, which nobody could "
+                "bring into force later: it is not registered.",
+                remedy="Declare it as an entry point (see docs/writing-a-method.md).",
+            )
+    return method
 
 
 def installer(name: str) -> Install | None:
