@@ -188,9 +188,7 @@ def demo(
     *,
     out_dir: Annotated[
         Path,
-        typer.Option(
-            "--out", "-o", metavar="DIR", help="Directory in which report.html is written."
-        ),
+        typer.Option("--out", "-o", metavar="DIR", help="Write report.html into this directory."),
     ] = Path("alphaedit-demo"),
     load: Annotated[
         float | None,

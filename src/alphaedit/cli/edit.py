@@ -71,7 +71,7 @@ class Kept:
             "--out",
             "-o",
             metavar="LEDGER",
-            help="Record each batch in the ledger there, which is begun if there is none.",
+            help="Write each batch into the ledger there, which is begun if there is none.",
         ),
     ] = None
     checkpoint: Annotated[

@@ -104,7 +104,7 @@ def experiment(
             "--out",
             "-o",
             metavar="DIR",
-            help="Results; a run that was stopped goes on from there.",
+            help="Write the results here; a run that was stopped goes on from there.",
             show_default="results/EXPERIMENT",
         ),
     ] = None,

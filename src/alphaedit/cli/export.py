@@ -95,7 +95,7 @@ def export(
             "--out",
             "-o",
             metavar="DIR|FILE",
-            help="Directory to write; for gguf and gguf-lora, NAME.gguf.",
+            help="Write into this directory; for gguf and gguf-lora, NAME.gguf.",
         ),
     ],
     model: ledgers.ModelOption = None,

@@ -263,7 +263,7 @@ def train(
         ),
     ],
     out_dir: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.")
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Write the model here.")
     ],
     tokens: Annotated[
         int | None,

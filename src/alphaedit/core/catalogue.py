@@ -8,7 +8,6 @@ from typing import Generic, TypeVar
 
 from alphaedit.core.errors import suggestion
 
-
 T = TypeVar("T")
 
 

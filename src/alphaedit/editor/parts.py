@@ -2,12 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alphaedit.core.edit import Edit, edit_id
 from alphaedit.core.errors import EditFileError
+from alphaedit.core.fact import Fact, canonical
+from alphaedit.methods.state import Learned
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """A list of edits without some facts.
+
+    Attributes:
+        left: the edits, with what a sequential run learned from each.
+        changed: each edit that held such a fact, and what stands in its place: None if nothing of
+            it is left.
+        facts: those taken out, in their order.
+    """
+
+    left: list[tuple[Edit, Learned]]
+    changed: list[tuple[Edit, Edit | None]]
+    facts: list[Fact]
+
+
+def forgotten(
+    edits: Sequence[tuple[Edit, Learned]], prompts: Collection[str], subjects: Collection[str] = ()
+) -> Forgotten:
+    """Edits without the facts that are named; the edits given are not changed.
+
+    Args:
+        edits: with what each taught, oldest first.
+        prompts: of facts, with the subject in them; white space does not matter.
+        subjects: all facts about these.
+
+    Raises:
+        EditFileError: a name is of no fact, or of one whose edit changes weights for others too.
+    """
+    texts, about = {canonical(text) for text in prompts}, {canonical(name) for name in subjects}
+    missing = dict.fromkeys([*map(canonical, prompts), *map(canonical, subjects)])
+    found = Forgotten([], [], [])
+    for edit, learned in edits:
+        gone: set[int] = set()
+        for number, fact in enumerate(edit.facts):
+            names = {canonical(fact.text)} & texts | {canonical(fact.subject)} & about
+            if names:
+                gone.add(number)
+                found.facts.append(fact)
+            for name in names:
+                missing.pop(name, None)
+        if not gone:
+            found.left.append((edit, learned))
+            continue
+        rest = without_facts(edit, gone) if len(gone) < len(edit.facts) else None
+        found.changed.append((edit, rest))
+        if rest is not None:
+            found.left.append((rest, learned))
+    if missing:
+        raise EditFileError(
+            f"No edit in force is about {next(iter(missing))!r}.",
+            remedy="Give facts that were edited, as they were given then.",
+        )
+    return found
 
 
 def without_facts(edit: Edit, gone: Collection[int]) -> Edit:

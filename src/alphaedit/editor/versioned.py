@@ -14,7 +14,7 @@ from alphaedit.core.errors import AlphaEditWarning, ConfigError, EditFileError, 
 from alphaedit.core.fact import Fact, canonical
 from alphaedit.editor.applied import Applied
 from alphaedit.editor.checkpoint import refuse_source
-from alphaedit.editor.parts import without_facts
+from alphaedit.editor.parts import forgotten
 from alphaedit.ledger.facts import Held, in_force
 from alphaedit.ledger.history import version_of
 from alphaedit.ledger.known import remember
@@ -139,29 +139,11 @@ class Versioned:
         """
         as_text("why", why)
         given = [facts] if isinstance(facts, (Fact, str)) else each_of("facts", facts, object)
-        texts_of = [one.text if isinstance(one, Fact) else as_text("A fact", one) for one in given]
-        wanted = [canonical(text) for text in texts_of]
-        found: set[str] = set()
-        left: list[tuple[Edit, Learned]] = []
-        new: list[Edit] = []
-        for edit, learned in zip(self.edits, self._learned, strict=True):
-            texts = [canonical(fact.text) for fact in edit.facts]
-            gone = {i for i, text in enumerate(texts) if text in wanted}
-            found |= {texts[i] for i in gone}
-            if len(gone) == len(texts):
-                continue
-            if gone:
-                edit = without_facts(edit, gone)
-                new.append(edit)
-            left.append((edit, learned))
-        missing = [text for text in wanted if text not in found]
-        if missing:
-            raise EditFileError(
-                f"No edit in force is about {missing[0]!r}.",
-                remedy="Give facts that were edited, as they were given then.",
-            )
-        self._go([e for e, _ in left], [known for _, known in left], op="revert", why=why)
-        return new
+        texts = [one.text if isinstance(one, Fact) else as_text("A fact", one) for one in given]
+        found = forgotten(list(zip(self.edits, self._learned, strict=True)), texts)
+        left, learned = [e for e, _ in found.left], [known for _, known in found.left]
+        self._go(left, learned, op="forget", why=why)
+        return [rest for _, rest in found.changed if rest is not None]
 
     def _index(self, name: str) -> int:
         if not isinstance(name, str):

@@ -38,7 +38,8 @@ class Entry:
 
     Attributes:
         number: 0, 1, 2, ...
-        op: what was done: init, edit, apply, revert, checkout, squash, merge, gc.
+        op: what was done: init, edit, apply, revert, forget, checkout, squash,
+            merge, gc.
         version: id of the list of edits in force after it.
         add: ids of edits that come into force, in order.
         drop: ids of edits that no longer are.
