@@ -13,6 +13,7 @@ from alphaedit.cli.facts import STDIN, STDIN_NAME, standard_input
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Session
 from alphaedit.cli.reporting import command_line
+from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from alphaedit.jobs.evaluate import EvaluateRequest
@@ -23,10 +24,12 @@ EXAMPLES = examples(
     "alphaedit eval bundled world:knowedit --edits 50",
     "alphaedit eval ./my-model zsre_mend_eval.json --edits 200 --json",
     "zcat zsre_mend_eval.json.gz | alphaedit eval ./my-model - --edits 200 --json",
+    "alphaedit eval http://localhost:8000/v1 counterfact.json --served-model NAME --method none",
     "alphaedit eval ./my-model counterfact.json --method memit --batch-size 50 --edits 200 "
     "--every 1 --report report.html",
 )
 DEFAULT_EDITS = 100
+SCHEMES = ("http://", "https://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,18 @@ class Judge:
     ] = None
 
 
+ServedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--served-model",
+        metavar="NAME",
+        help="MODEL is the address of an OpenAI-compatible endpoint of completions, such as "
+        "http://localhost:8000/v1, and this the model's name there (key in "
+        "$ALPHAEDIT_ENDPOINT_KEY); with --method none.",
+    ),
+]
+
+
 @options.grouped
 def evaluate(
     model: options.Model,
@@ -114,6 +129,7 @@ def evaluate(
     ],
     plan: Plan,
     judging: Judge,
+    served_model: ServedModel = None,
     no_generation: options.NoGeneration = False,
     how: options.Hyperparameters,
     guard: options.Guard = None,
@@ -128,6 +144,9 @@ def evaluate(
     generation, and for bundled models the share of facts kept that were not edited. Nothing is
     saved.
     """
+    if served_model is not None or model.startswith(SCHEMES):
+        given = _given(plan, judging, guard=guard, report=report, preset=how.preset)
+        return _served(model, records, plan, served_model, given, not no_generation, common)
     over = how.given(plan.method)
     watch = prepare.guard_of(guard)
     outputs.check_outputs(
@@ -155,6 +174,50 @@ def evaluate(
         **vars(moments),
     )
     return _run(request, common.session)
+
+
+def _given(plan: Plan, judging: Judge, **more: object) -> list[str]:
+    """Options that are given and mean nothing for a served model."""
+    values = {"from": plan.start, "every": plan.every, "judge": judging.judge, **more}
+    return [f"--{name}" for name, value in values.items() if value is not None]
+
+
+def _served(
+    model: str,
+    records: str,
+    plan: Plan,
+    name: str | None,
+    given: list[str],
+    generation: bool,
+    common: options.Seeded,
+) -> dict[str, Any]:
+    """Evaluate a model behind an address."""
+    from alphaedit.jobs import served as job
+
+    if not job.is_address(model):
+        raise ConfigError(
+            f"--served-model names a model behind an address, and MODEL is {model!r}.",
+            remedy="Give an address that begins with http:// or https://.",
+        )
+    if plan.method != "none" or given:
+        what = f"{', '.join(given)} cannot be used" if given else "It cannot be edited from here"
+        raise ConfigError(
+            f"MODEL is an address: the model there is evaluated as it is. {what}.",
+            remedy="Give --method none, or load the model here.",
+        )
+    request = job.ServedRequest(
+        url=model,
+        served_model=name,
+        records=records,
+        schema=plan.schema,
+        limit=plan.edits,
+        sample=plan.sample,
+        seed=common.seed,
+        generation=generation,
+    )
+    result = common.session.run(job.run, request).to_json()
+    _show(common.session, result, None)
+    return outputs.end(common.session, result, {})
 
 
 def _run(request: EvaluateRequest, said: Session) -> dict[str, Any]:

@@ -301,7 +301,7 @@ class Editor(Editing):
         as_flag("chat", chat)
         if chat:
             texts = [templated(self.handle.tokenizer, text) for text in texts]
-        said = generate(self.handle, texts, max_new_tokens)
+        said = generate(self.responder, texts, max_new_tokens)
         return said if several else said[0]
 
     def save_pretrained(self, folder: str | Path) -> Path:
