@@ -30,7 +30,9 @@ OTHERS = ["Birds can sing in", "The river flows to the", "Once upon a time"]
 FAMILIES = ("gpt2", "llama", "gemma2")
 SETTINGS: dict[str, dict[str, Any]] = {
     "grace": {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0},
-    "ike": {"scope": "subject", "demonstrations": 1},
+    "ike": {"scope": "subject", "demonstrations": 1, "pool": "memory"},
+    "rag": {},
+    "memprompt": {},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
