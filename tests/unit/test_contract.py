@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ike": {"scope": "subject", "demonstrations": 1, "pool": "memory"},
     "rag": {},
     "memprompt": {},
+    "mello": {"judge": "words"},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 

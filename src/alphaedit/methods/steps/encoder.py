@@ -1,4 +1,4 @@
-"""Sentence encoders for free: mean keys of an early layer of the model itself, or pieces of words."""
+"""Sentence encoders for free: mean keys of the model at an early layer, or pieces of words."""
 
 from __future__ import annotations
 

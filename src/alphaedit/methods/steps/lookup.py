@@ -103,12 +103,18 @@ class Lookup:
         right = told_about()
         if right is not None:
             there = [self._place.get(canonical(prompt)) for prompt in right]
-            notes = [self.notes[at] for at in there if at is not None]
-            return [notes[:count] for _ in asked]
+            return self._of(asked, sorted({at for at in there if at is not None}), count)
         found: list[list[Note]] = []
         for begin in range(0, len(asked), TOGETHER):
             found += self._some(asked[begin : begin + TOGETHER], count)
         return found
+
+    def _of(self, asked: Sequence[str], numbers: list[int], count: int) -> list[list[Note]]:
+        """The nearest of some notes for each prompt, in scope or not."""
+        if len(numbers) <= count == 1 or not self._groups:
+            return [[self.notes[number] for number in numbers[:count]] for _ in asked]
+        near = self._nearest(asked, [numbers] * len(asked), count, beside=False)
+        return [[self.notes[number] for number in of_prompt] for of_prompt in near]
 
     def _some(self, asked: Sequence[str], count: int) -> list[list[Note]]:
         named = [self._named_in(text) for text in asked]
@@ -129,11 +135,16 @@ class Lookup:
         return [i for i in found if self._limits[i].isnan()] if len(self._free) else found
 
     def _nearest(
-        self, asked: Sequence[str], named: Sequence[Sequence[int]], count: int
+        self,
+        asked: Sequence[str],
+        named: Sequence[Sequence[int]],
+        count: int,
+        *,
+        beside: bool = True,
     ) -> list[list[int]]:
-        """Numbers of the nearest notes in scope, of those named and those found by distance."""
+        """Numbers of the nearest notes: of those named, and beside them those near enough."""
         union = torch.tensor(sorted({i for one in named for i in one}), dtype=torch.int64)
-        numbers = torch.cat([union, self._free])
+        numbers = torch.cat([union, self._free]) if beside else union
         apart = self._apart(asked, numbers)
         inside = apart <= self._limits[numbers]
         for row, one in enumerate(named):

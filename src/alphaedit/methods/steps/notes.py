@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -20,7 +20,7 @@ from alphaedit.methods.base import Problem, Solution, one_layer
 from alphaedit.methods.config import Settings
 from alphaedit.methods.steps.encoder import best_encoder, cosine_distance, embed, mean_key, pieces
 from alphaedit.methods.timer import Timer
-from alphaedit.model.chat import templated, users_turn
+from alphaedit.model.chat import Turn, templated, users_turn
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.phrasings import border, phrasings, texts_of
 
@@ -203,51 +203,60 @@ class Written:
     question: str
 
 
-Write = Callable[[str, Sequence[Note], bool], Iterator[Written]]
-"""From what is asked, its notes (the nearest first), and whether in a conversation: ways to write
-them, the longest first."""
-Find = Callable[[Sequence[str]], list[list[Note]]]
-"""From what is asked, the notes of each, the nearest first."""
+Kept = TypeVar("Kept")
+"""What a method finds for a prompt: notes, or more; false where there is nothing."""
+Find = Callable[[Sequence[str]], Sequence[Kept]]
+"""From what is asked, what there is for each."""
+Write = Callable[[str, Kept, bool], Iterator[Written]]
+"""From what is asked, what there is for it, and whether in a conversation: ways to write it, the
+longest first."""
 
 
 def install_notes(
-    handle: ModelHandle, find: Find, write: Write, place: str = "user"
+    handle: ModelHandle, find: Find[Kept], write: Write[Kept], place: str = "user"
 ) -> Callable[[], None]:
     """Put what `find` finds for prompts in front of them, as `write` has it; undone by the result.
 
     A prompt that a chat template wrote is looked up by what the user says in it, and notes stand
-    inside the conversation. A prompt without notes stays as it is, to the bit.
+    inside the conversation. A prompt for which there is nothing stays as it is, to the bit.
     """
 
     def render(prompts: Sequence[str]) -> list[str]:
         turn = users_turn(handle.tokenizer)
         turns = [turn.said_in(prompt) if turn else None for prompt in prompts]
         asked = [p if said is None else said for p, said in zip(prompts, turns, strict=True)]
-        found = find(asked)
         out = []
-        for prompt, said, question, notes in zip(prompts, turns, asked, found, strict=True):
-
-            def texts(
-                question: str = question, notes: list[Note] = notes, chat: bool = said is not None
-            ) -> Iterator[str]:
-                for way in write(question, notes, chat):
-                    if not chat or turn is None:
-                        yield f"{way.notes}{way.question}"
-                    elif place == "system":
-                        about = way.notes.strip()
-                        yield templated(handle.tokenizer, way.question, system=about)
-                    else:
-                        yield turn.around(f"{way.notes}{way.question}")
-
-            out.append(fitting(handle, prompt, texts()) if notes else prompt)
+        for prompt, said, question, known in zip(prompts, turns, asked, find(asked), strict=True):
+            if known:
+                inside = turn if said is not None else None
+                ways = write(question, known, inside is not None)
+                texts = (_placed(handle, way, inside, place) for way in ways)
+                out.append(fitting(handle, prompt, texts))
+            else:
+                out.append(prompt)
         return out
 
     handle.memories.append(render)
     return lambda: handle.memories.remove(render)
 
 
-def fitting(handle: ModelHandle, prompt: str, texts: Iterator[str]) -> str:
+def _placed(handle: ModelHandle, way: Written, turn: Turn | None, place: str) -> str:
+    """A prompt with its notes, inside a conversation if it is one."""
+    if turn is None:
+        return f"{way.notes}{way.question}"
+    if place == "system":
+        return templated(handle.tokenizer, way.question, system=way.notes.strip())
+    return turn.around(f"{way.notes}{way.question}")
+
+
+def fitting(handle: ModelHandle, prompt: str, texts: Iterator[str], room: int = ROOM) -> str:
     """The first of `texts` that leaves room for an answer, or the last if it leaves any.
+
+    Args:
+        handle: whose context it is.
+        prompt: what is asked, for messages.
+        texts: ways to write it with notes, the longest first.
+        room: tokens of an answer; in short contexts a quarter, if that is less.
 
     Raises:
         ModelError: not even the last is shorter than what the model reads.
@@ -258,7 +267,7 @@ def fitting(handle: ModelHandle, prompt: str, texts: Iterator[str]) -> str:
         if limit is None:
             return text
         length = len(handle.tokens.encode(text))
-        if length <= limit - min(ROOM, limit // 4):
+        if length <= limit - min(room, limit // 4):
             return text
     if limit is not None and length >= limit:
         raise ModelError(
