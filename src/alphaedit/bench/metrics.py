@@ -101,7 +101,8 @@ def harmonic_score(metrics: Metrics, records: int) -> Rate | None:
     lows = [part.low for part in parts if part is not None]
     highs = [part.high for part in parts if part is not None]
     low = 3 / sum(1 / v for v in lows) if min(lows) > 0 else 0.0
-    return Rate(harmonic, low, 3 / sum(1 / v for v in highs), records)
+    high = 3 / sum(1 / v for v in highs) if min(highs) > 0 else 0.0
+    return Rate(harmonic, low, high, records)
 
 
 def generation_metrics(

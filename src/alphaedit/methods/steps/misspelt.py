@@ -60,15 +60,18 @@ class Misspelt:
         asked = _folded(text)
         # No text is nearer than the letters that it has more of, or fewer.
         apart = _letters([asked]) - self._letters
-        least = torch.maximum(apart.clamp_min(0).sum(1), (-apart).clamp_min(0).sum(1))
-        most = share * self._lengths.clamp_min(len(asked))
-        best: tuple[float, int] | None = None
-        for number in (least <= most).nonzero()[:, 0].tolist():
+        fewest = torch.maximum(apart.clamp_min(0).sum(1), (-apart).clamp_min(0).sum(1))
+        least = fewest.double() / self._lengths.clamp_min(max(len(asked), 1))
+        order = least.argsort()
+        best, nearest = share, None
+        for number in order[least[order] <= share].tolist():
+            if nearest is not None and float(least[number]) > best:
+                break
             other = self._texts[number]
-            found = distance(asked, other) / max(len(asked), len(other), 1)
-            if found <= share and (best is None or (found, -number) < best):
-                best = (found, -number)
-        return None if best is None else -best[1]
+            differs = distance(asked, other) / max(len(asked), len(other), 1)
+            if differs < best or (differs == best and (nearest is None or number > nearest)):
+                best, nearest = differs, number
+        return nearest
 
 
 def _letters(texts: Sequence[str]) -> Tensor:
