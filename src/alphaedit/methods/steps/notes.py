@@ -64,9 +64,8 @@ class Note:
     target: str
 
     @classmethod
-    def of(cls, fact: Fact, handle: ModelHandle) -> Self:
-        """A fact's statement, as a user would say it."""
-        turn = users_turn(handle.tokenizer)
+    def of(cls, fact: Fact, turn: Turn | None) -> Self:
+        """A fact's statement, as a user would say it; `turn` is what may stand around that."""
         said = turn.said_in(fact.text) if turn else None
         return cls(fact.subject, fact.text if said is None else said.rstrip(), fact.target)
 
@@ -164,7 +163,8 @@ def remembered(
         templated(handle.tokenizer, "What is asked", system="What is known")
     given = problem.hyperparameters.layers
     layer = one_layer(problem, name) if given or by.encoder == "model" else None
-    notes = [Note.of(fact, handle) for fact in problem.facts]
+    turn = users_turn(handle.tokenizer)
+    notes = [Note.of(fact, turn) for fact in problem.facts]
     with timer.phase("keys"):
         rows, shared = _keys(handle, [note.prompt for note in notes], by.encoder, layer)
     change = MemoryChange(
