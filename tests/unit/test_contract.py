@@ -30,7 +30,10 @@ OTHERS = ["Birds can sing in", "The river flows to the", "Once upon a time"]
 FAMILIES = ("gpt2", "llama", "gemma2")
 SETTINGS: dict[str, dict[str, Any]] = {
     "grace": {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0},
-    "ike": {"scope": "subject", "demonstrations": 1},
+    "ike": {"scope": "subject", "demonstrations": 1, "pool": "memory"},
+    "rag": {},
+    "memprompt": {},
+    "mello": {"judge": "words"},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
@@ -85,7 +88,8 @@ def test_every_method_on_the_bundled_models(model: str, tmp_path: Path, graph: P
         fields = method.config.model_fields
         over = {k: v for k, v in {"steps": 3, "contexts": 1}.items() if k in fields}
         if name in ROUTED:
-            over = {"steps": 30} if "steps" in fields else {}
+            own: dict[str, Any] = {"steps": 30, "judge": "words"}
+            over = {name: value for name, value in own.items() if name in fields}
         place = tmp_path / name
         place.mkdir()
         holds_to_the_contract(editor, name, facts, over, place)

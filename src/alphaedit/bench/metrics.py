@@ -91,17 +91,22 @@ def probability_metrics(
         out[kind] = percent(per_prompt.get(kind, []))
         out[f"{kind}_generate"] = percent(exact.get(kind, []))
         out[f"{kind}_magnitude"] = mean(difference.get(kind, []))
-    parts = [out[k] for k in ("efficacy", "generalization", "specificity")]
-    values = [part.value for part in parts if part is not None]
-    if len(values) == 3:
-        harmonic = 3 / sum(1 / v for v in values) if min(values) > 0 else 0.0
-        lows = [part.low for part in parts if part is not None]
-        highs = [part.high for part in parts if part is not None]
-        low = 3 / sum(1 / v for v in lows) if min(lows) > 0 else 0.0
-        out["score"] = Rate(harmonic, low, 3 / sum(1 / v for v in highs), len(records))
-    else:
-        out["score"] = None
+    out["score"] = harmonic_score(out, len(records))
     return out
+
+
+def harmonic_score(metrics: Metrics, records: int) -> Rate | None:
+    """Harmonic mean of efficacy, generalization and specificity; None where one is missing."""
+    parts = [metrics.get(k) for k in ("efficacy", "generalization", "specificity")]
+    values = [part.value for part in parts if part is not None]
+    if len(values) != 3:
+        return None
+    harmonic = 3 / sum(1 / v for v in values) if min(values) > 0 else 0.0
+    lows = [part.low for part in parts if part is not None]
+    highs = [part.high for part in parts if part is not None]
+    low = 3 / sum(1 / v for v in lows) if min(lows) > 0 else 0.0
+    high = 3 / sum(1 / v for v in highs) if min(highs) > 0 else 0.0
+    return Rate(harmonic, low, high, records)
 
 
 def generation_metrics(

@@ -22,6 +22,7 @@ from alphaedit.bench.metrics import (
     plain,
     probability_metrics,
 )
+from alphaedit.bench.oracle import oracle_metrics
 from alphaedit.bench.qa import (
     COUNTERFACTUAL,
     LONG,
@@ -117,13 +118,21 @@ def evaluate(
     generation: bool = True,
     seed: int = 0,
     references: References = attribute_references,
+    oracle: bool = False,
     progress: Progress = silent,
 ) -> Metrics:
-    """All metrics of the model as it is now; `unedited` is what it said before any edit."""
+    """All metrics of the model as it is now; `unedited` is what it said before any edit.
+
+    With `oracle`, memories are told which edit each prompt of a record belongs to; see
+    `bench.oracle`. Kept facts and sampled text are of the memory as it is in use.
+    """
     progress("evaluation", 0, 3)
-    metrics = metrics_for(
-        editor.responder, records, unedited, generation=generation, progress=progress
-    )
+
+    def measured(some: Sequence[EditRecord]) -> Metrics:
+        report = silent if oracle else progress
+        return metrics_for(editor.responder, some, unedited, generation=generation, progress=report)
+
+    metrics = oracle_metrics(records, measured, progress=progress) if oracle else measured(records)
     progress("evaluation", 1, 3)
     if kept:
         metrics["kept"] = kept_share(editor.responder, kept, full_stop=editor.handle.is_bundled)
@@ -144,6 +153,7 @@ def measure(
     schema: str | None = None,
     generation: bool = False,
     seed: int = 0,
+    oracle: bool = False,
     progress: Progress | bool | None = None,
 ) -> Metrics:
     """All metrics of an editor's model as it is now, on records or a data set.
@@ -155,6 +165,8 @@ def measure(
         schema: of the data set; by default told from its first record.
         generation: also the metrics that sample text (fluency, consistency), which take long.
         seed: of what is drawn and sampled.
+        oracle: tell memories which edit each prompt belongs to, as IKE's published figures were
+            measured, in place of looking it up.
         progress: as for `Editor.from_pretrained`; by default the editor's own.
 
     Raises:
@@ -169,6 +181,7 @@ def measure(
     as_text("schema", schema or "")
     seed = as_seed(seed)
     as_flag("generation", generation)
+    as_flag("oracle", oracle)
     if isinstance(records, (str, Path)):
         name = str(records)
         if name.partition(":")[0] == "world":
@@ -181,7 +194,13 @@ def measure(
     kept = kept_of(editor.handle, {record.subject for record in chosen}, seed=seed)
     try:
         return evaluate(
-            editor, chosen, kept=kept, generation=generation, seed=seed, progress=report
+            editor,
+            chosen,
+            kept=kept,
+            generation=generation,
+            seed=seed,
+            oracle=oracle,
+            progress=report,
         )
     finally:
         close(report)
@@ -201,6 +220,7 @@ def sequential(
     references: References = attribute_references,
     preset: str | None = None,
     before: Metrics | None = None,
+    oracle: bool = False,
     progress: Progress = silent,
     **hyperparameters: Any,
 ) -> RunResult:
@@ -211,6 +231,7 @@ def sequential(
         evaluate_every: also evaluate (without generation) after every so many batches.
         kept: (prompt, answer) probes of facts that are not edited.
         before: metrics of the unedited model, if measured already on the same records.
+        oracle: tell memories which edit each prompt belongs to, see `bench.oracle`.
 
     Raises:
         DataError: fewer records than edits, or impossible sizes.
@@ -229,7 +250,13 @@ def sequential(
         batch_size,
         evaluate_every,
         generation,
-        {"kept": kept, "seed": seed, "references": references, "progress": progress},
+        {
+            "kept": kept,
+            "seed": seed,
+            "references": references,
+            "oracle": oracle,
+            "progress": progress,
+        },
     )
     run.go(before, {"preset": preset, **hyperparameters})
     return run.result()
@@ -317,7 +344,7 @@ class _Sequence:
             method=self.method,
             batch_size=self.batch_size,
             edits=self.done,
-            load=self.done / self.editor.handle.d_in(hp["layers"][0] if hp else 0),
+            load=self.done / self.editor.handle.d_in((hp.get("layers") or [0])[0]),
             metrics=self.metrics,
             before=self.before,
             curve=self.curve,

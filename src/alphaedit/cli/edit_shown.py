@@ -43,9 +43,10 @@ def show(said: Session, found: EditResult, result: dict[str, Any]) -> None:
             f"{100 * row['energy_left']:.2f} % of the keys' energy left in it."
         )
     measured = found.made[-1].measured.get("values", {})
-    if measured:
-        told = [f"layers {', '.join(map(str, measured['layers']))}"]
-        told += [f"{k.replace('_', ' ')} {measured[k]:.3g}" for k in SCALES if k in measured]
+    layers = ", ".join(map(str, measured.get("layers", ())))
+    told = [f"layers {layers}"] if layers else []
+    told += [f"{k.replace('_', ' ')} {measured[k]:.3g}" for k in SCALES if k in measured]
+    if told:
         said.say(f"No preset fits this model; measured on it and kept: {', '.join(told)}.")
     said.say(tables.seconds_line(found.seconds))
     show_guard(said, found.stopped, found.made)

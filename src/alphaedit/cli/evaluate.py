@@ -79,6 +79,14 @@ class Plan:
         Path | None,
         typer.Option("--from", metavar="LEDGER", help="Start with the edits in force there."),
     ] = None
+    oracle: Annotated[
+        bool,
+        typer.Option(
+            "--oracle",
+            help="Tell memories which edit each prompt belongs to, as IKE was published, in place "
+            "of looking it up.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

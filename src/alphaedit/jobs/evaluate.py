@@ -40,6 +40,7 @@ class EvaluateRequest(Opening):
         schema: of the records; by default told from the first.
         every: also evaluate after every so many batches.
         start: start with the edits in force in this ledger.
+        oracle: tell memories which edit each prompt belongs to, see `bench.oracle`.
         judge: also let a model judge answers: an address, or a model to load.
         judge_model: the model's name at that address.
         generation: measure fluency and consistency too, which sample text.
@@ -60,6 +61,7 @@ class EvaluateRequest(Opening):
     schema: str | None = None
     every: int | None = None
     start: Path | None = None
+    oracle: bool = False
     judge: str | None = None
     judge_model: str | None = None
     generation: bool = True
@@ -187,6 +189,7 @@ def _edited(
         evaluate_every=request.every,
         kept=kept_of(editor.handle, {r.subject for r in records}, seed=request.seed),
         generation=request.generation,
+        oracle=request.oracle,
         preset=request.preset,
         progress=progress,
         **request.hyperparameters,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alphaedit.core.errors import ModelError
@@ -12,13 +12,55 @@ from alphaedit.model.told import told
 _CHAT = "Leave chat mode out, or take an instruct model with its own tokenizer."
 
 
-def templated(tokenizer: Any, prompt: str) -> str:
+@dataclass(frozen=True)
+class Turn:
+    """What a chat template writes around a user's only turn."""
+
+    before: str
+    after: str
+
+    def said_in(self, text: str) -> str | None:
+        """What the user says in a text that the template wrote; None if it did not write it."""
+        room = len(text) - len(self.before) - len(self.after)
+        fits = room > 0 and text.startswith(self.before) and text.endswith(self.after)
+        return text[len(self.before) :][:room] if fits else None
+
+    def around(self, content: str) -> str:
+        """The text in which a user says `content`."""
+        return f"{self.before}{content}{self.after}"
+
+
+_MARK = "What is asked"
+
+
+def users_turn(tokenizer: Any) -> Turn | None:
+    """What the tokenizer's chat template writes around a user's turn.
+
+    None if it has no template, or one that writes nothing around a turn, or what is said twice: a
+    conversation cannot be told from other texts then.
+
+    Raises:
+        ModelError: the template fails.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    parts = templated(tokenizer, _MARK).split(_MARK)
+    return Turn(*parts) if len(parts) == 2 and any(parts) else None
+
+
+def templated(tokenizer: Any, prompt: str, *, system: str | None = None) -> str:
     """The conversation in which a user has said `prompt` and the assistant is about to answer.
 
     BOS is left out where the tokenizer puts it in front of any text itself.
 
+    Args:
+        tokenizer: whose template it is.
+        prompt: what the user says.
+        system: a system message before it, in place of the template's own.
+
     Raises:
-        ModelError: the tokenizer has no chat template, or one that fails or leaves the prompt out.
+        ModelError: the tokenizer has no chat template, or one that fails or leaves the prompt or
+            the system message out.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
@@ -26,6 +68,8 @@ def templated(tokenizer: Any, prompt: str) -> str:
             remedy=_CHAT,
         )
     turns = [{"role": "user", "content": prompt}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": system})
     with told("The model's chat template", _CHAT):
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         adds = tokenizer("a", add_special_tokens=True)["input_ids"]
@@ -33,6 +77,11 @@ def templated(tokenizer: Any, prompt: str) -> str:
         raise ModelError(
             "The model's chat template changes what the user says.",
             remedy="Leave chat mode out, and write prompts as the model wants them.",
+        )
+    if system is not None and system.strip() not in text:
+        raise ModelError(
+            "The model's chat template leaves the system message out.",
+            remedy="Put it into the user's turn.",
         )
     bos = getattr(tokenizer, "bos_token", None)
     if bos and adds and adds[0] == tokenizer.bos_token_id:

@@ -39,6 +39,7 @@ class Route:
 
 _NOW: ContextVar[Route | None] = ContextVar("alphaedit_route", default=None)
 _PLAIN: ContextVar[bool] = ContextVar("alphaedit_plain", default=False)
+_ABOUT: ContextVar[tuple[str, ...] | None] = ContextVar("alphaedit_about", default=None)
 
 
 def current() -> Route | None:
@@ -76,6 +77,25 @@ def plain() -> Iterator[None]:
         yield
     finally:
         _PLAIN.reset(token)
+
+
+@contextmanager
+def asked_about(prompts: Sequence[str]) -> Iterator[None]:
+    """All that is asked inside belongs to the facts with these prompts, whatever it says.
+
+    For evaluation alone: memories put these facts in front of everything, in place of those that
+    they would find. Nobody tells them so in use.
+    """
+    token = _ABOUT.set(tuple(prompts))
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
+
+
+def told_about() -> tuple[str, ...] | None:
+    """Prompts of the facts that an evaluation asks about; None if nobody told."""
+    return _ABOUT.get()
 
 
 @contextmanager

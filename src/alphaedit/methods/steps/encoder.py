@@ -1,9 +1,10 @@
-"""A sentence encoder for free: the mean key of a text at an early layer of the model itself."""
+"""Sentence encoders for free: mean keys of the model at an early layer, or pieces of words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from alphaedit.model.route import plain
 from alphaedit.stats.phrasings import Border, border, phrasings, texts_of
 
 ROWS = 64
+PIECES = 1024
 DEPTHS = (0.125, 0.25, 0.5, 0.75)
 
 
@@ -55,6 +57,19 @@ def embed(handle: ModelHandle, texts: Sequence[str], layer: int) -> Tensor:
         weight = mask.to(states)[..., None]
         found.append(((states * weight).sum(1) / weight.sum(1)).cpu())
     return torch.cat(found)
+
+
+def pieces(texts: Sequence[str]) -> Tensor:
+    """How often pieces of words of two to four letters occur in each text, [n, PIECES] float32.
+
+    Hashed, with length 1: an encoder that needs no model, and knows no meaning.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    counted = HashingVectorizer(
+        analyzer="char_wb", ngram_range=(2, 4), n_features=PIECES, dtype=np.float32
+    )
+    return torch.from_numpy(counted.transform(list(texts)).toarray())
 
 
 def cosine_distance(one: Tensor, other: Tensor) -> Tensor:

@@ -2,76 +2,65 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from alphaedit.core.change import Change, MemoryChange
-from alphaedit.core.patch import Patch
-from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
-from alphaedit.methods.steps.encoder import best_encoder, cosine_distance, embed, mean_key
-from alphaedit.methods.timer import Timer
+from alphaedit.core.change import Change
+from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution
+from alphaedit.methods.steps.demonstrations import SHOWN, check_pool, pool
+from alphaedit.methods.steps.lookup import Lookup
+from alphaedit.methods.steps.notes import (
+    Note,
+    NoteSettings,
+    Written,
+    install_notes,
+    options_of,
+    remembered,
+    suggest,
+)
 from alphaedit.model.handle import ModelHandle
 
-NOTE = "New Fact: {}.\nPrompt: {}"
 
+class IkeSettings(NoteSettings):
+    """Settings of a memory with demonstrations."""
 
-class IkeSettings(Settings):
-    """Settings of a memory of statements."""
-
-    scope: Literal["subject", "distance"] = Field(
-        "subject",
-        description="what a statement is put in front of: prompts that name its subject, or all "
-        "that are near to its prompt",
-    )
-    distance: float | None = Field(
-        None, gt=0, description="largest cosine distance, for that scope; by default measured"
-    )
     demonstrations: int = Field(
-        4, ge=0, description="other facts of the memory that are shown before, the nearest last"
+        8, ge=0, description="edits of other facts that are shown before, the nearest last"
+    )
+    pool: str = Field(
+        "package",
+        min_length=1,
+        description='where they come from: "package" (well-known facts, or the bundled world\'s '
+        'for its models), "memory" (the other edits), or a file of facts',
     )
 
 
 def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None]:
     """Put the statement nearest to a prompt in front of it, if there is one in its scope."""
-    keys = torch.cat([change.rows["key"] for change in changes])
-    entries = [text.split("\n", 1) for change in changes for text in change.texts]
-    mean, options = changes[-1].shared["mean"], changes[-1].options
+    lookup, options = Lookup(handle, changes), options_of(changes)
+    count = options["demonstrations"]
+    shown = pool(handle, options["pool"], lookup.notes) if count else None
 
-    def render(prompts: Sequence[str]) -> list[str]:
-        queries = embed(handle, prompts, options["layer"]) - mean
-        return [note(prompt, query) for prompt, query in zip(prompts, queries, strict=True)]
+    def write(question: str, notes: Sequence[Note], chat: bool) -> Iterator[Written]:
+        note = notes[0]
+        fact = SHOWN.format(note.statement, "")
+        before = shown.before(note, question, count) if shown else []
+        # The farthest go first where there is no room.
+        for first in range(len(before) + 1):
+            yield Written("".join([*before[first:], fact]), question)
 
-    def note(prompt: str, query: Tensor) -> str:
-        apart = cosine_distance(keys, query[None]).tolist()
-        # Of two statements about the same prompt the later counts.
-        order = sorted(range(len(entries)), key=lambda i: (apart[i], -i))
-        near = [i for i in order if _in_scope(entries[i][0], prompt, apart[i], options)]
-        if not near:
-            return prompt
-        shown = [i for i in order if i != near[0]][: options["demonstrations"]][::-1]
-        before = [NOTE.format(entries[i][1], f"{entries[i][1]}.\n\n") for i in shown]
-        return "".join([*before, NOTE.format(entries[near[0]][1], prompt)])
+    def find(asked: Sequence[str]) -> list[list[Note]]:
+        return lookup.find(asked, 1)
 
-    handle.memories.append(render)
-    return lambda: handle.memories.remove(render)
-
-
-def _in_scope(subject: str, prompt: str, apart: float, options: Mapping[str, Any]) -> bool:
-    if options["scope"] == "distance":
-        return bool(apart <= options["distance"])
-    return re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, re.IGNORECASE) is not None
+    return install_notes(handle, find, write, options["place"])
 
 
 @dataclass(frozen=True)
 class Ike(Method):
-    """Statements are kept with the keys of their prompts, and found by the keys of a prompt."""
+    """Statements are kept with the keys of their prompts, and found by what a prompt names."""
 
     @property
     def needs(self) -> Needs:
@@ -80,33 +69,21 @@ class Ike(Method):
 
     def suggest(self, handle: ModelHandle, over: Mapping[str, Any]) -> Mapping[str, Any]:
         """The layer and the distance that part paraphrases from neighbors best."""
-        layer, found = best_encoder(handle, over.get("layers"))
-        return {"layers": (layer,), "distance": found.distance}
+        return suggest(handle, over)
 
     def solve(self, problem: Problem[IkeSettings]) -> Solution:
         """See Method."""
-        hp, handle, facts, timer = problem.hyperparameters, problem.handle, problem.facts, Timer()
-        with timer.phase("keys"):
-            layer = one_layer(problem, "ike")
-            mean = mean_key(handle, layer)
-            keys = embed(handle, [fact.text for fact in facts], layer) - mean
-        change = MemoryChange(
-            "ike",
-            torch.arange(len(facts)),
-            {"key": keys},
-            {"mean": mean},
-            tuple(f"{fact.subject}\n{fact.text} {fact.target}" for fact in facts),
-            {"layer": layer, **hp.model_dump(include={"scope", "distance", "demonstrations"})},
-        )
-        state = replace(problem.state, edits=problem.state.edits + len(facts))
-        return Solution(Patch(changes=(change,)), state, timer.seconds)
+        hp = problem.hyperparameters
+        kept = check_pool(hp.pool) if hp.demonstrations else "package"
+        options = {"place": hp.place, "demonstrations": hp.demonstrations, "pool": kept}
+        return remembered(problem, "ike", hp.found_by, options)
 
 
 METHOD = Ike(
     name="ike",
     title="IKE",
     paper="https://arxiv.org/abs/2305.12740",
-    summary="Statements in a memory: the one nearest to a prompt is put in front of it.",
+    summary="Statements in a memory, put in front of prompts behind edits that show what to do.",
     config=IkeSettings,
     installs={"ike": install},
 )
