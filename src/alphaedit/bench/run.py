@@ -31,6 +31,7 @@ from alphaedit.bench.qa import (
     story_metrics,
     unedited_answers,
 )
+from alphaedit.bench.routing import routing_metrics
 from alphaedit.core.arguments import as_count, as_flag, as_text, each_of
 from alphaedit.core.bars import as_progress, close
 from alphaedit.core.edit import Edit
@@ -131,6 +132,7 @@ def evaluate(
         metrics |= generation_metrics(
             editor.handle, records, seed=seed, references=references, progress=progress
         )
+    metrics |= routing_metrics(editor, records, timed=generation, progress=progress)
     progress("evaluation", 3, 3)
     return metrics
 
@@ -316,7 +318,7 @@ class _Sequence:
             method=self.method,
             batch_size=self.batch_size,
             edits=self.done,
-            load=self.done / self.editor.handle.d_in(hp["layers"][0] if hp else 0),
+            load=self.done / self.editor.handle.d_in((hp.get("layers") or [0])[0]),
             metrics=self.metrics,
             before=self.before,
             curve=self.curve,

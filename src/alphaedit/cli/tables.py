@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from alphaedit.core.fact import Fact
 
 SHOWN = 25
-UNITS = {"fluency": "entropy, bits x 100", "consistency": "cosine x 100"}
+UNITS = {
+    "fluency": "entropy, bits x 100",
+    "consistency": "cosine x 100",
+    "bytes_per_edit": "bytes",
+    "state_bytes_per_edit": "bytes",
+    "request_time": "% of the time without",
+    "request_time_neighbors": "% of the time without",
+    "token_time": "% of the time without",
+}
 ORDER = (
     "efficacy",
     "efficacy_generate",
@@ -45,6 +53,14 @@ ORDER = (
     "kept",
     "fluency",
     "consistency",
+    "fired_edits",
+    "fired_paraphrases",
+    "fired_neighbors",
+    "bytes_per_edit",
+    "state_bytes_per_edit",
+    "request_time",
+    "request_time_neighbors",
+    "token_time",
 )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from alphaedit.core.change import Change, MemoryChange
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps.encoder import best_encoder, cosine_distance, embed, mean_key
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
@@ -31,10 +31,16 @@ class IkeSettings(Settings):
         "that are near to its prompt",
     )
     distance: float | None = Field(
-        None, gt=0, description="largest cosine distance, for that scope; by default measured"
+        None,
+        gt=0,
+        description="largest cosine distance, for that scope; by default measured",
+        json_schema_extra=tuned(1.25),
     )
     demonstrations: int = Field(
-        4, ge=0, description="other facts of the memory that are shown before, the nearest last"
+        4,
+        ge=0,
+        description="other facts of the memory that are shown before, the nearest last",
+        json_schema_extra=tuned(2.0),
     )
 
 
