@@ -53,6 +53,13 @@ ORDER = (
     "kept",
     "fluency",
     "consistency",
+    "negation",
+    "true_false",
+    "true_false_relative",
+    "sa_mcq",
+    "sa_mcq_unsure",
+    "old_said",
+    "old_concluded",
     "fired_edits",
     "fired_paraphrases",
     "fired_neighbors",
@@ -119,6 +126,14 @@ def metrics_table(
         unit = f" ({UNITS[metric]})" if metric in UNITS else " (%)"
         table.add_row(metric.replace("_", " ") + unit, *map(rate, cells), counts[-1])
     return [table, cell("In brackets: 95 % intervals.", "dim")]
+
+
+def strict_notes(before: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """What the unedited model's scores in the stricter probes say of them, to be said."""
+    from alphaedit.bench.intervals import Rate
+    from alphaedit.bench.strict import STRICT, caveats
+
+    return caveats({name: Rate(**found) for name in STRICT if (found := before.get(name))})
 
 
 def rate(cell: Mapping[str, Any] | None) -> str:

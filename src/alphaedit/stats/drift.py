@@ -9,7 +9,6 @@ counted, as a prompt is not the model's to say; changes of weights are counted e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -79,7 +78,8 @@ class HeldOut:
         self._losses = [0.0, 0.0]
         for logits, targets in self._predictions(handle):
             if not self._kept:
-                self._stride = self._spread(logits.shape[-1])
+                most = max(1, KEPT_FLOATS // logits.shape[-1])
+                self._stride = -(-self.rows.shape[0] * (self.rows.shape[1] - 1) // most)
             log_p = logits.log_softmax(-1)
             losses = log_p.gather(1, targets[:, None])[:, 0].double()
             self._losses[0] -= float(losses.sum())
@@ -105,11 +105,13 @@ class HeldOut:
             apart = kl(then, log_p[:: self._stride])
             if answers:
                 told = self._of_answers(len(log_p), log_p)
-                losses, apart = losses[told], apart[told[:: self._stride]]
+                losses, of_answers = losses[told], told[:: self._stride]
+                # Of a huge vocabulary so few are kept that none may be of an answer.
+                apart = apart[of_answers] if bool(of_answers.any()) else apart
             loss -= float(losses.sum())
             moved += float(apart.double().sum())
             counted += len(apart)
-        return Drift(moved / max(1, counted), _exp(loss / tokens), before_all, tokens)
+        return Drift(moved / counted, _exp(loss / tokens), before_all, tokens)
 
     @property
     def _answer_tokens(self) -> int:
@@ -120,14 +122,6 @@ class HeldOut:
         """Which of the first `count` predictions are of an answer's tokens, [count] bool."""
         place = torch.arange(count, device=like.device) % (self.rows.shape[1] - 1)
         return place >= self._prompt - 1
-
-    def _spread(self, vocabulary: int) -> int:
-        """Of how many predictions one is kept, so that all places of a row come up."""
-        places = self.rows.shape[1] - 1
-        stride = -(-self.rows.shape[0] * places // max(1, KEPT_FLOATS // vocabulary))
-        while math.gcd(stride, places) > 1:
-            stride += 1
-        return int(stride)
 
     @torch.no_grad()
     def _predictions(self, handle: ModelHandle) -> Iterator[tuple[Tensor, Tensor]]:
