@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,17 @@ from alphaedit import Editor, Fact, Guard
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.run import sequential
 from alphaedit.cli.app import run
-from alphaedit.core.errors import ConfigError, GuardError, StatsError, UnknownNameError
+from alphaedit.core.errors import (
+    ConfigError,
+    GuardError,
+    ModelError,
+    StatsError,
+    UnknownNameError,
+)
 from alphaedit.editor.guard import GuardWarning
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.route import current
 from alphaedit.model.scoring import next_token_directly
 from alphaedit.stats.drift import Drift, HeldOut, held_out, kl
 
@@ -216,3 +224,90 @@ def test_the_command_saves_what_was_edited_and_fails(
     assert shown.err.count("Warning: After edit") == 3
     assert run([*common, "--guard", "stop:text=/nowhere.txt"]) == 1
     assert "no text file at /nowhere.txt" in capsys.readouterr().out
+
+
+class Note:
+    """A memory that writes a note in front of some prompts."""
+
+    def __init__(self, handle: ModelHandle, of: str) -> None:
+        self.of, self.text = of, "Therefore I think that "
+        handle.memories.append(self.put)
+
+    def put(self, prompts: Sequence[str]) -> list[str]:
+        return [self.text + prompt if self.of in prompt else prompt for prompt in prompts]
+
+
+def test_drift_by_memories_is_of_answers_to_prompts_as_they_are_put() -> None:
+    handle = ModelHandle.load(*tiny_model("llama"))
+    reference = HeldOut(handle, iter(TEXTS), tokens=300)
+    rows, half = reference.rows, reference.rows.shape[1] // 2
+    before = reference.drift(handle)
+    prompts = [handle.tokens.decode(row) for row in rows[:, :half].tolist()]
+    note = Note(handle, prompts[1])
+    put = note.put(prompts)
+    assert [old != new for old, new in zip(prompts, put, strict=True)].count(True) >= 1
+    expected, loss = 0.0, 0.0
+    for row, old, new in zip(rows, prompts, put, strict=True):
+        front = row[:half].tolist() if old == new else handle.tokens.encode(new)
+        with torch.no_grad():
+            was = handle.model(input_ids=row[None]).logits[0, half - 1 : -1].double()
+            text = torch.tensor([[*front, *row[half:].tolist()]])
+            now = handle.model(input_ids=text).logits[0, len(front) - 1 : -1].double()
+        was, now = was.log_softmax(-1), now.log_softmax(-1)
+        expected += float(kl(was, now).sum())
+        loss -= float(now.gather(1, row[half:, None]).sum())
+    found = reference.drift(handle)
+    assert found.tokens == rows.shape[0] * (rows.shape[1] - half) < before.tokens
+    assert found.kl == pytest.approx(expected / found.tokens, rel=1e-4)
+    assert found.kl > 1e-3
+    assert found.perplexity == pytest.approx(math.exp(loss / found.tokens), rel=1e-4)
+    handle.memories.clear()
+    assert reference.drift(handle) == before
+
+
+def test_silent_routers_have_not_drifted() -> None:
+    handle = ModelHandle.load(*tiny_model("llama"))
+    reference = HeldOut(handle, iter(TEXTS), tokens=300)
+    Note(handle, "nobody asks this")
+    handle.hooked = True
+    found = reference.drift(handle)
+    assert found.kl == pytest.approx(0.0, abs=1e-6)
+    assert found.perplexity == pytest.approx(found.perplexity_before, rel=1e-6)
+    assert found.tokens < reference.tokens
+
+
+def test_hooks_look_at_the_end_of_each_rows_first_half() -> None:
+    handle = ModelHandle.load(*tiny_model("llama"))
+    reference = HeldOut(handle, iter(TEXTS), tokens=300)
+    half, seen = reference.rows.shape[1] // 2, []
+
+    def hook(module: object, args: object, output: object) -> None:
+        route = current()
+        assert route is not None
+        assert route.ends is not None
+        seen.extend(route.ends.tolist())
+
+    undo = handle.block(1).register_forward_hook(hook)
+    reference.drift(handle)
+    undo.remove()
+    assert seen == [half - 1] * len(reference.rows)
+
+
+def test_a_memory_without_room_is_told() -> None:
+    handle = ModelHandle.load(*tiny_model("llama"))
+    reference = HeldOut(handle, iter(TEXTS), tokens=300)
+    note = Note(handle, "")
+    note.text = 60 * note.text
+    with pytest.raises(ModelError, match="leaves no room for an answer of"):
+        reference.drift(handle)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_guard_undoes_a_memory_that_speaks_up_everywhere(tmp_path: Path) -> None:
+    watched = editor(Guard("rollback", max_kl=1e-6, max_perplexity=50.0))
+    fact = Fact("The capital of {} is", "a", "Oslo")
+    over = {"layers": (1,), "scope": "distance", "distance": 2.0, "demonstrations": 0}
+    with pytest.raises(GuardError, match="was undone"):
+        watched.edit(fact, "ike", **over)
+    assert not watched.edits
+    assert not watched.handle.memories

@@ -10,11 +10,11 @@ from tests.tiny import tiny_model
 
 from alphaedit import Editor, Fact
 from alphaedit.core.errors import AlphaEditError, ConfigError, SubspaceError, UnknownNameError
-from alphaedit.methods.config import Hyperparameters, build
+from alphaedit.methods.config import Hyperparameters, build, tuned_fields
 from alphaedit.methods.fine_tune import Bounded
 from alphaedit.methods.presets import preset, read_preset, write_preset
 from alphaedit.methods.registry import get_method, methods
-from alphaedit.tune.axes import axes, reachable
+from alphaedit.tune.axes import axes, own_axes, reachable
 from alphaedit.tune.pilot import Measured, Pilot
 from alphaedit.tune.search import Log, search
 from alphaedit.tune.tuner import tune
@@ -239,3 +239,96 @@ def test_measured_stands_for_no_preset() -> None:
     own = editor.hyperparameters("alphaedit", "measured", **over)
     assert fits.energy == preset("bundled-small", "alphaedit")["energy"] != own.energy
     assert fits.learning_rate != own.learning_rate
+
+
+def routed_editor(tmp_path: Path) -> Editor:
+    model, tokenizer = tiny_model("llama")
+    return Editor.from_pretrained(model, tokenizer, tokens=400, cache_dir=tmp_path / "cache")
+
+
+ROUTED = [
+    ("grace", {"steps": 3}, {"radius", "clamp"}),
+    ("ike", {"scope": "distance"}, {"distance", "demonstrations"}),
+]
+
+
+@pytest.mark.parametrize(("name", "fixed", "marked"), ROUTED)
+def test_settings_say_what_of_routers_is_tuned(
+    name: str, fixed: dict[str, Any], marked: set[str]
+) -> None:
+    method = get_method(name)
+    assert set(tuned_fields(method.config)) == marked
+    values = {"layers": (1,), **dict.fromkeys(marked - {"demonstrations"}, 0.5), **fixed}
+    start = build(values, "start", method.config)
+    suggested = {(0,): 1.0, (1,): 2.0, (2,): 6.0, (3,): 8.0}
+    first = next(iter(marked - {"clamp", "demonstrations"}))
+
+    def suggest(layers: tuple[int, ...]) -> dict[str, Any]:
+        return {"layers": layers, first: suggested[layers]}
+
+    found = dict(own_axes(start, 4, fixed, suggest))
+    assert set(found) == {"layers", *marked}
+    changed = start.model_dump(exclude_none=True)
+    up = found["layers"][1](changed)
+    assert up is not None
+    # A quarter of what was suggested there is a quarter of what is suggested here.
+    assert (up["layers"], up[first]) == ((2,), 1.5)
+    assert found["layers"][0]({**changed, "layers": (0,)}) is None
+    more = found[first][0](changed)
+    assert more is not None
+    assert more[first] == pytest.approx(0.625)
+    left = dict(own_axes(start, 4, {"layers": (1,), first: 0.5, **fixed}, suggest))
+    assert set(left) == marked - {first}
+
+
+def test_whole_numbers_move_by_whole_steps() -> None:
+    start = build({"layers": (1,), "demonstrations": 4}, "start", get_method("ike").config)
+    up, down = dict(own_axes(start, 4, {}, lambda layers: {}))["demonstrations"]
+    assert (up({"demonstrations": 4}) or {})["demonstrations"] == 8
+    assert (down({"demonstrations": 4}) or {})["demonstrations"] == 2
+    assert up({"demonstrations": 0}) is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "fixed", "marked"), ROUTED)
+def test_routers_are_tuned_and_their_preset_is_used(
+    tmp_path: Path, name: str, fixed: dict[str, Any], marked: set[str]
+) -> None:
+    editor = routed_editor(tmp_path)
+    before, prompts = editor.handle.fingerprint(), [fact.text for fact in FACTS]
+    options: dict[str, Any] = {"pilots": 2, "trials": 4, "fixed": fixed}
+    found = tune(editor.handle, editor.statistics, FACTS, name, **options)
+    assert editor.handle.fingerprint() == before
+    assert not editor.handle.hooked
+    assert editor.handle.rendered(prompts) == prompts
+    assert len(found.found.trials) == 4
+    assert found.found.best.score >= found.found.start.score
+    file = tmp_path / "preset.yaml"
+    write_preset(file, found.preset(editor.handle), "for a test")
+    assert editor.hyperparameters(name, str(file), FACTS) == found.hyperparameters
+    assert "layers" not in read_preset(file)["all"]
+
+
+def test_a_pilot_measures_what_a_router_does(tmp_path: Path) -> None:
+    editor = routed_editor(tmp_path)
+    method = get_method("grace")
+    values = {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0}
+    pilot = Pilot(editor.handle, editor.statistics, method, FACTS[:2], planned=2)
+    near = pilot.measure(build(values, "trial", method.config))
+    far = pilot.measure(build({**values, "radius": 1e4}, "trial", method.config))
+    assert near.efficacy > 0.2
+    assert near.specificity == pytest.approx(1.0, abs=1e-5)
+    assert near.stability == pytest.approx(1.0, abs=1e-5)
+    # What answers everything moves neighbors and all other text.
+    assert far.specificity is not None
+    assert far.specificity < 0.9
+    assert far.stability < 0.999
+
+
+def test_a_method_without_such_settings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alphaedit.tune.tuner.tuned_fields", lambda config: {})
+    editor = routed_editor(tmp_path)
+    with pytest.raises(ConfigError, match="no settings that pilot edits search"):
+        tune(editor.handle, editor.statistics, FACTS, "grace")

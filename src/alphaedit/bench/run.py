@@ -32,6 +32,7 @@ from alphaedit.bench.qa import (
     story_metrics,
     unedited_answers,
 )
+from alphaedit.bench.routing import routing_metrics
 from alphaedit.core.arguments import as_count, as_flag, as_text, each_of
 from alphaedit.core.bars import as_progress, close
 from alphaedit.core.edit import Edit
@@ -141,6 +142,7 @@ def evaluate(
         metrics |= generation_metrics(
             editor.responder, records, seed=seed, references=references, progress=progress
         )
+    metrics |= routing_metrics(editor, records, timed=generation, progress=progress)
     progress("evaluation", 3, 3)
     return metrics
 

@@ -87,6 +87,20 @@ class Plan:
             "of looking it up.",
         ),
     ] = False
+    pre_check: Annotated[
+        bool,
+        typer.Option(
+            "--pre-check", help="Leave out records whose new objects the model says already."
+        ),
+    ] = False
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Also stricter probes: negation, true or false, choices, old answers (see "
+            "docs/strict.md).",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +260,10 @@ def _show(said: Session, result: dict[str, Any], report: Path | None) -> None:
         columns[result["method"]] = result
         title = f"{result['edits']} edits by {result['method']}, load {result['load']:.3f}"
     said.say(*tables.metrics_table(columns, title))
+    if result["left_out"]:
+        said.say(f"Pre-check: {result['left_out']} records were left out, as said already.")
+    for note in tables.strict_notes(result["before"]):
+        said.say(note, style="yellow")
     if result["stopped"]:
         said.say(f"Guard: {result['stopped']}", style="red")
     said.say(tables.seconds_line(result["seconds"]))

@@ -201,6 +201,8 @@ def _show(said: Session, found: ExperimentResult) -> None:
         return
     for group in found.results().groups:
         said.say(_table(group))
+        for note in group.notes:
+            said.say(note, style="yellow")
     for name, error in found.failed.items():
         said.say(f"{name} failed: {error}", style="red")
     said.say(f"Report written to {found.page}")

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from alphaedit.core.fact import Fact
 
 SHOWN = 25
-UNITS = {"fluency": "entropy, bits x 100", "consistency": "cosine x 100"}
+UNITS = {
+    "fluency": "entropy, bits x 100",
+    "consistency": "cosine x 100",
+    "bytes_per_edit": "bytes",
+    "state_bytes_per_edit": "bytes",
+    "request_time": "% of the time without",
+    "request_time_neighbors": "% of the time without",
+    "token_time": "% of the time without",
+}
 ORDER = (
     "efficacy",
     "efficacy_generate",
@@ -45,6 +53,21 @@ ORDER = (
     "kept",
     "fluency",
     "consistency",
+    "negation",
+    "true_false",
+    "true_false_relative",
+    "sa_mcq",
+    "sa_mcq_unsure",
+    "old_said",
+    "old_concluded",
+    "fired_edits",
+    "fired_paraphrases",
+    "fired_neighbors",
+    "bytes_per_edit",
+    "state_bytes_per_edit",
+    "request_time",
+    "request_time_neighbors",
+    "token_time",
 )
 
 
@@ -103,6 +126,14 @@ def metrics_table(
         unit = f" ({UNITS[metric]})" if metric in UNITS else " (%)"
         table.add_row(metric.replace("_", " ") + unit, *map(rate, cells), counts[-1])
     return [table, cell("In brackets: 95 % intervals.", "dim")]
+
+
+def strict_notes(before: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """What the unedited model's scores in the stricter probes say of them, to be said."""
+    from alphaedit.bench.intervals import Rate
+    from alphaedit.bench.strict import STRICT, caveats
+
+    return caveats({name: Rate(**found) for name in STRICT if (found := before.get(name))})
 
 
 def rate(cell: Mapping[str, Any] | None) -> str:

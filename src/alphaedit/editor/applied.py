@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from alphaedit.core.change import Change, HookChange
-from alphaedit.core.errors import EditFileError
 from alphaedit.core.patch import Patch
 from alphaedit.editor.layers import Layers
-from alphaedit.methods.registry import installer
+from alphaedit.methods.in_force import install
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.route import follow_others, plain
+from alphaedit.model.route import plain
 
 
 class Applied:
@@ -79,21 +77,6 @@ class Applied:
             return
         while self._undo:
             self._undo.pop()()
-        self.handle.hooked = False
-        by_name: dict[str, list[Change]] = {}
-        for patch in patches:
-            for change in patch.changes:
-                by_name.setdefault(change.name, []).append(change)
-        if not by_name:
-            return
-        if any(isinstance(one, HookChange) for held in by_name.values() for one in held):
-            self.handle.hooked = True
-            self._undo.append(follow_others(self.handle.model))
-        for name, held in by_name.items():
-            install = installer(name)
-            if install is None:
-                raise EditFileError(
-                    f"No method here can bring changes called {name!r} into force.",
-                    remedy="Install the package that the method comes from.",
-                )
-            self._undo.append(install(self.handle, held))
+        changes = [change for patch in patches for change in patch.changes]
+        if changes:
+            self._undo.append(install(self.handle, changes))

@@ -41,6 +41,8 @@ class EvaluateRequest(Opening):
         every: also evaluate after every so many batches.
         start: start with the edits in force in this ledger.
         oracle: tell memories which edit each prompt belongs to, see `bench.oracle`.
+        pre_check: leave out records whose new objects the unedited model says already.
+        strict: also measure by the stricter probes, see `bench.strict`.
         judge: also let a model judge answers: an address, or a model to load.
         judge_model: the model's name at that address.
         generation: measure fluency and consistency too, which sample text.
@@ -62,6 +64,8 @@ class EvaluateRequest(Opening):
     every: int | None = None
     start: Path | None = None
     oracle: bool = False
+    pre_check: bool = False
+    strict: bool = False
     judge: str | None = None
     judge_model: str | None = None
     generation: bool = True
@@ -80,6 +84,7 @@ class EvaluateResult:
         request: what was asked for.
         editor: the model with the edits.
         run: every number, with the setting it belongs to.
+        left_out: records that the pre-check left out.
         report: the report, if it was written.
         failed: outputs that could not be written, and why.
     """
@@ -89,6 +94,7 @@ class EvaluateResult:
     run: RunResult
     report: Path | None
     failed: Mapping[str, Exception]
+    left_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values, metrics at the top under the papers' names."""
@@ -98,6 +104,7 @@ class EvaluateResult:
             "model": self.request.model,
             "records": self.request.records,
             "seed": self.request.seed,
+            "left_out": self.left_out,
             "from": [edit.id for edit in edits[: len(edits) - _batches(self.run)]],
             "report": str(self.report) if self.report else None,
         }
@@ -139,7 +146,10 @@ def run(
     if chosen is None:
         count = edits or DEFAULT_EDITS
         chosen = records_of(editor.handle, request.records, count, seed, request.schema)
-    found = _edited(request, editor, chosen, method, progress)
+    drawn = len(chosen)
+    if request.pre_check:
+        chosen, edits = _checked(editor, chosen, progress)
+    found = _edited(request, editor, chosen, method, edits, progress)
     found.seconds["model"] = loaded
     if request.judge is not None:
         measured = chosen[: found.edits or edits or len(chosen)]
@@ -149,8 +159,23 @@ def run(
         "report", request.report, lambda path: write_report(path, request, editor, found)
     )
     return EvaluateResult(
-        request=request, editor=editor, run=found, report=page, failed=late.failed
+        request=request,
+        editor=editor,
+        run=found,
+        report=page,
+        failed=late.failed,
+        left_out=drawn - len(chosen),
     )
+
+
+def _checked(
+    editor: Editor, drawn: Sequence[EditRecord], progress: Progress
+) -> tuple[list[EditRecord], int]:
+    """Records that the unedited model gets wrong, and how many."""
+    from alphaedit.bench.strict import unsaid
+
+    left = unsaid(editor.handle, drawn, progress=progress)
+    return left, len(left)
 
 
 def _of_data_set(request: EvaluateRequest) -> list[EditRecord]:
@@ -173,27 +198,39 @@ def _edited(
     editor: Editor,
     records: Sequence[EditRecord],
     method: str,
+    edits: int | None,
     progress: Progress,
 ) -> RunResult:
     """Edit and measure."""
     from alphaedit.bench.run import sequential
     from alphaedit.bench.sources import kept_of
+    from alphaedit.bench.strict import before_edits, strict_metrics
 
-    return sequential(
+    how: dict[str, Any] = {"generation": request.generation, "progress": progress}
+    asked = list(records[: edits or len(records)])
+    first = before_edits(editor.handle, asked, **how) if request.strict else None
+    found = sequential(
         editor,
         records,
         method,
         batch_size=request.batch_size,
-        edits=request.edits or len(records),
+        edits=edits or len(records),
         seed=request.seed,
         evaluate_every=request.every,
         kept=kept_of(editor.handle, {r.subject for r in records}, seed=request.seed),
-        generation=request.generation,
         oracle=request.oracle,
         preset=request.preset,
-        progress=progress,
+        **how,
         **request.hyperparameters,
     )
+    if first is not None:
+        found.before.update(first.metrics)
+        if found.edits:
+            done = asked[: found.edits]
+            found.metrics.update(
+                strict_metrics(editor.handle, done, "new", concluded=first.concluded, **how)
+            )
+    return found
 
 
 def _judge(

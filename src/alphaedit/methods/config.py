@@ -39,6 +39,28 @@ def as_specs(plugins: Any) -> Any:
     )
 
 
+TUNED = "tuned"
+
+
+def tuned(by: float) -> dict[str, Any]:
+    """Marks a number that `alphaedit tune` searches: `Field(..., json_schema_extra=tuned(1.5))`.
+
+    Args:
+        by: factor of one step up; a step down divides by it. Whole numbers are rounded.
+    """
+    return {TUNED: by}
+
+
+def tuned_fields(config: type[BaseModel]) -> dict[str, float]:
+    """Fields of a class of settings that are marked so, with the factor of a step."""
+    marked = {}
+    for name, field in config.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and isinstance(extra.get(TUNED), (int, float)):
+            marked[name] = float(str(extra[TUNED]))
+    return marked
+
+
 class Settings(BaseModel):
     """What a method can be told, as fields of a class of its own; unknown names are refused.
 

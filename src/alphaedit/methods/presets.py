@@ -94,11 +94,12 @@ def read_preset(path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: methods.{method} is not a mapping.", remedy=_REMEDY)
     shared = data.get("all", {})
-    if not any("layers" in values for values in (shared, *methods.values())):
-        raise ConfigError(f"{path} names no layers to edit.", remedy=_REMEDY)
     # Here: the names of presets are known without PyTorch, which methods import.
-    from alphaedit.methods.registry import config_of
+    from alphaedit.methods.registry import config_of, get_method
 
+    if not any("layers" in values for values in (shared, *methods.values())):
+        if shared or not methods or any(get_method(m).needs.layers != "none" for m in methods):
+            raise ConfigError(f"{path} names no layers to edit.", remedy=_REMEDY)
     build({"layers": (0,), **shared}, f"{path}, all")
     for method, values in methods.items():
         build({"layers": (0,), **shared, **values}, f"{path}, {method}", config_of(method))

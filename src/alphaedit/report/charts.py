@@ -26,6 +26,7 @@ from alphaedit.report.figures import (
     spectrum_panel,
 )
 from alphaedit.report.figures import save as save_figure
+from alphaedit.report.panels import routing, strict
 from alphaedit.report.results import Column, Group, Results
 
 Chart = Callable[[Group, Results], Figure | None]
@@ -369,6 +370,8 @@ CHARTS: Mapping[str, Chart] = {
     "dots": dots,
     "shift": shift,
     "spectrum": spectrum,
+    "routing": routing,
+    "strict": strict,
 }
 
 

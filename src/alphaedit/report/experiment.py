@@ -74,7 +74,12 @@ def _table(group: Group) -> dict[str, Any]:
         }
         for column in group.columns
     ]
-    return {"title": group.title, "metrics": [m.replace("_", " ") for m in metrics], "rows": rows}
+    return {
+        "title": group.title,
+        "metrics": [m.replace("_", " ") for m in metrics],
+        "rows": rows,
+        "notes": group.notes,
+    }
 
 
 def _cell(rate: Rate | None, rank: int | None, metric: str) -> dict[str, Any] | None:

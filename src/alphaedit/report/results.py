@@ -12,10 +12,15 @@ from scipy import stats
 
 from alphaedit.bench.experiments.store import RunDirectory
 from alphaedit.bench.intervals import Rate
+from alphaedit.bench.strict import STRICT, caveats
 
 UNEDITED = "unedited"
 LOWER_IS_BETTER = frozenset(
-    {"kl", "perplexity", "energy_left", "hausdorff", "relative", "shift", "mmd"}
+    {
+        *("kl", "perplexity", "energy_left", "hausdorff", "relative", "shift", "mmd"),
+        *("fired_neighbors", "bytes_per_edit", "state_bytes_per_edit", "request_time"),
+        *("request_time_neighbors", "token_time", "old_said", "old_concluded"),
+    }
 )
 FINE = frozenset({"kl", "energy_left", "d1", "d2", "cka", "relative", "mmd", "null_share"})
 """Metrics of a scale on which one digit says nothing."""
@@ -54,6 +59,15 @@ MAIN = (
     "perplexity",
     "null_share",
     "energy_left",
+    *STRICT,
+    "fired_edits",
+    "fired_paraphrases",
+    "fired_neighbors",
+    "bytes_per_edit",
+    "state_bytes_per_edit",
+    "request_time",
+    "request_time_neighbors",
+    "token_time",
 )
 COMPARED = ("batch_size", "total", "records", "seeds", "sample", "tokens", "corpus")
 
@@ -65,6 +79,7 @@ class Column:
     Attributes:
         error: why the run has no numbers, if it failed.
         curve: numbers by edits, the last one included.
+        left_out: records that a pre-check left out.
     """
 
     label: str
@@ -76,6 +91,7 @@ class Column:
     seconds: Mapping[str, float] = field(default_factory=dict)
     edits: int = 0
     error: str | None = None
+    left_out: int = 0
 
 
 def _last(name: str) -> str:
@@ -105,6 +121,17 @@ class Group:
     def baseline(self) -> Column | None:
         """The unedited model."""
         return next((c for c in self.columns if c.method == UNEDITED), None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know to read its numbers."""
+        if self.baseline is None:
+            return ()
+        gone = self.baseline.left_out
+        checked = (
+            f"{gone} records were left out: the unedited model says their new objects already."
+        )
+        return (*([checked] if gone else []), *caveats(self.baseline.numbers))
 
 
 @dataclass(frozen=True)
@@ -226,6 +253,7 @@ def _column(
         seconds={k: 100 * v / facts for k, v in spent.items()} if facts else {},
         edits=max(curve) if curve else 0,
         error=next((s["error"] for s in states if s.get("error")), None),
+        left_out=sum(state.get("left_out") or 0 for state in states),
     )
 
 

@@ -1,4 +1,9 @@
-"""What of a method's hyperparameters is searched, and the steps from one setting to the next."""
+"""What of a method's hyperparameters is searched, and the steps from one setting to the next.
+
+Of methods that change weights it is known; of others, their settings say it
+(`methods.config.tuned`), and the method itself says what goes with another layer
+(`Method.suggest`).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,15 @@ from typing import Any
 
 from alphaedit.locate.preset import needs_space
 from alphaedit.methods.base import Method
-from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.config import Hyperparameters, Settings, tuned_fields
 
 Values = dict[str, Any]
 Move = Callable[[Values], Values | None]
 """From values to changed values; None where there is no step that way."""
 
 ENERGIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+Suggest = Callable[[tuple[int, ...]], Mapping[str, Any]]
+"""Settings that a method finds by looking at a model, for given layers."""
 REACH = 2
 """Layers before and after the first choice that are looked at."""
 
@@ -54,6 +61,52 @@ def axes(
     for name, moves in found:
         if name not in fixed and pairs.get(name) not in fixed:
             yield name, moves
+
+
+def own_axes(
+    start: Settings, n_layers: int, fixed: Mapping[str, Any], suggest: Suggest
+) -> Iterator[tuple[str, tuple[Move, ...]]]:
+    """The same for methods whose settings say what is tuned: hooks and memories.
+
+    Distances are other ones at another layer: with a layer goes what the method suggests there,
+    times what the search has made of the suggestion so far.
+    """
+    marked = {
+        name: by
+        for name, by in tuned_fields(type(start)).items()
+        if name not in fixed and getattr(start, name) is not None
+    }
+    if len(start.layers) == 1 and "layers" not in fixed:
+        low, high = max(0, start.layers[0] - REACH), min(n_layers - 1, start.layers[0] + REACH)
+        moves = [_with_suggested(_shift(by, low, high), list(marked), suggest) for by in (-1, 1)]
+        yield "layers", tuple(moves)
+    for name, by in marked.items():
+        whole = isinstance(getattr(start, name), int)
+        yield name, (_whole_times(name, by) if whole else _times(name, by))
+
+
+def _with_suggested(shift: Move, names: list[str], suggest: Suggest) -> Move:
+    def move(values: Values) -> Values | None:
+        moved = shift(values)
+        if moved is None:
+            return None
+        here, there = suggest(tuple(values["layers"])), suggest(tuple(moved["layers"]))
+        own = [name for name in names if here.get(name) and there.get(name)]
+        scaled = {name: values[name] * there[name] / here[name] for name in own}
+        return {**moved, **{name: float(f"{value:.4g}") for name, value in scaled.items()}}
+
+    return move
+
+
+def _whole_times(name: str, factor: float) -> tuple[Move, Move]:
+    def scaled(by: float) -> Move:
+        def move(values: Values) -> Values | None:
+            number = round(values[name] * by)
+            return {**values, name: number} if number != values[name] else None
+
+        return move
+
+    return scaled(factor), scaled(1 / factor)
 
 
 def reachable(start: Hyperparameters, n_layers: int) -> tuple[int, ...]:

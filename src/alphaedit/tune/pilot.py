@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.base import Method, Problem
-from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.config import Settings
+from alphaedit.methods.in_force import install
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import next_token, score
@@ -82,13 +84,14 @@ class Pilot:
         self.said = next_token(handle, self.neighbors) if self.neighbors else None
         self.held_out = held_out(handle, seed=seed)
 
-    def measure(self, hp: Hyperparameters) -> Measured:
+    def measure(self, hp: Settings) -> Measured:
         """Edit the facts with `hp`, measure, and leave the model as it was, bit for bit.
 
         Raises:
             AlphaEditError: the hyperparameters cannot be used.
         """
-        self.statistics.prepare(hp.layers)
+        if self.method.needs.second_moments:
+            self.statistics.prepare(hp.layers)
         solution = self.method.solve(
             Problem(
                 handle=self.handle,
@@ -102,7 +105,9 @@ class Pilot:
         )
         # Contexts are drawn by the seed: the same every time, so drawn once.
         self.state = replace(self.state, contexts=solution.state.contexts)
-        with self.handle.temporarily(solution.patch.weights):
+        with self.handle.temporarily(solution.patch.weights), ExitStack() as stack:
+            if solution.patch.changes:
+                stack.callback(install(self.handle, solution.patch.changes))
             return self._now()
 
     def _now(self) -> Measured:

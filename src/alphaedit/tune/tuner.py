@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +17,11 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.locate.preset import choose, shape
 from alphaedit.methods.base import Method
-from alphaedit.methods.config import Hyperparameters, build
+from alphaedit.methods.config import Hyperparameters, Settings, build, tuned_fields
 from alphaedit.methods.registry import get_method
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.statistics import ModelStatistics
-from alphaedit.tune.axes import axes, reachable
+from alphaedit.tune.axes import Move, axes, own_axes, reachable
 from alphaedit.tune.pilot import Measured, Pilot
 from alphaedit.tune.search import Found, Log, search
 
@@ -48,7 +49,7 @@ class Tuned:
     """
 
     method: str
-    hyperparameters: Hyperparameters
+    hyperparameters: Settings
     found: Found
     checked: tuple[Measured, Measured] | None
     planned: int
@@ -62,13 +63,15 @@ class Tuned:
         )
         values = {k: v for k, v in given.items() if k == "layers" or v != default[k]}
         values = {k: v for k, v in values.items() if k not in NEUTRAL or v}
-        own = {k: v for k, v in values.items() if k not in SHARED}
+        # What presets say to all methods of layers is of MLP matrices.
+        common = SHARED if isinstance(self.hyperparameters, Hyperparameters) else ()
+        own = {k: v for k, v in values.items() if k not in common}
         best = self.found.best.measured
         return {
             "source": f"tuned by alphaedit {version('alphaedit')} for {self.method}: "
             f"{len(self.found.trials)} trials of {self.pilots} edits, for {self.planned} planned",
             "match": {k: v for k, v in shape(handle).items() if v is not False},
-            "all": {k: v for k, v in values.items() if k in SHARED},
+            "all": {k: v for k, v in values.items() if k in common},
             "methods": {self.method: own},
             "measured": {
                 "pilots": _rounded(best),
@@ -116,14 +119,16 @@ def tune(
     choosing: dict[str, Any] = {"preset_name": preset, "over": given, "progress": progress}
     start = _start(handle, statistics, solver, facts=chosen, seed=seed, **choosing)
     config = type(start)
-    handle.block(start.layers[-1])
-    statistics.prepare(start.layers if "layers" in given else reachable(start, handle.n_layers))
-    planned = planned or max(len(chosen), round(LOAD * handle.d_in(start.layers[-1])))
+    last = start.layers[-1] if start.layers else 0
+    handle.block(last)
+    if isinstance(start, Hyperparameters):
+        statistics.prepare(start.layers if "layers" in given else reachable(start, handle.n_layers))
+    planned = planned or max(len(chosen), round(LOAD * handle.d_in(last)))
     options: dict[str, Any] = {"planned": planned, "seed": seed, "progress": progress}
     pilot = Pilot(handle, statistics, solver, chosen, **options)
     found = search(
         start.model_dump(exclude_none=True),
-        axes(solver, start, handle.n_layers, given),
+        _axes(handle, solver, start, given),
         lambda values: pilot.measure(build(values, "trial", config)),
         log=Log(log, _header(handle, statistics, solver.name, chosen, planned, given, seed)),
         seconds=seconds,
@@ -138,20 +143,38 @@ def tune(
     return Tuned(solver.name, best, found, checked, planned, len(chosen))
 
 
+def _axes(
+    handle: ModelHandle, method: Method, start: Settings, given: Mapping[str, Any]
+) -> list[tuple[str, tuple[Move, ...]]]:
+    """What is searched, and the steps along it."""
+    if isinstance(start, Hyperparameters):
+        return list(axes(method, start, handle.n_layers, given))
+
+    @cache
+    def suggest(layers: tuple[int, ...]) -> Mapping[str, Any]:
+        return method.suggest(handle, {**given, "layers": layers})
+
+    return list(own_axes(start, handle.n_layers, given, suggest))
+
+
 def _start(
     handle: ModelHandle, statistics: ModelStatistics, method: Method, **choosing: Any
-) -> Hyperparameters:
-    """The settings that the search starts from."""
+) -> Settings:
+    """The settings that the search starts from.
+
+    Raises:
+        ConfigError: there is nothing to search.
+    """
     start, _ = choose(handle, statistics, method, **choosing)
-    if not isinstance(start, Hyperparameters):
+    if not isinstance(start, Hyperparameters) and not tuned_fields(type(start)):
         raise ConfigError(
             f"{method.name} has no settings that pilot edits search.",
-            remedy="Tune a method that changes weights.",
+            remedy="Tune another method, or mark its settings with methods.config.tuned.",
         )
     return start
 
 
-def _best_of(found: Found, method: str, config: type[Hyperparameters]) -> Hyperparameters:
+def _best_of(found: Found, method: str, config: type[Settings]) -> Settings:
     if found.best.measured is None:
         raise ConfigError(
             f"No setting of {method} could be used: {found.start.error}",

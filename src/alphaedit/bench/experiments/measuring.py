@@ -14,8 +14,10 @@ from alphaedit.bench.experiments.measures import Context, Measure, Numbers, Outc
 from alphaedit.bench.intervals import percent
 from alphaedit.bench.metrics import generation_metrics, kept_share
 from alphaedit.bench.qa import Unedited, unedited_answers
+from alphaedit.bench.routing import memory_metrics, routing_metrics
 from alphaedit.bench.run import metrics_for
 from alphaedit.bench.shift import compare, hidden_states
+from alphaedit.bench.strict import conclusions, strict_metrics
 from alphaedit.core.errors import DataError
 from alphaedit.core.fact import Fact
 from alphaedit.model.generate import generate
@@ -130,6 +132,32 @@ def _space(context: Context) -> Outcome:
     )
 
 
+def _routing(context: Context) -> Outcome:
+    """Bytes of any method; of hooks and memories also where they fire and the time they take."""
+    editor, progress = context.editor, context.progress
+    found = routing_metrics(editor, context.records, progress=progress) or memory_metrics(editor)
+    return Outcome(dict(found))
+
+
+class _Strict:
+    """Stricter probes; of the unedited model about what it held before."""
+
+    def before(self, context: Context) -> Mapping[str, str]:
+        return conclusions(context.editor.handle, context.coming)
+
+    def now(self, context: Context) -> Outcome:
+        editor, progress = context.editor, context.progress
+        edited = bool(editor.edits)
+        found = strict_metrics(
+            editor.handle,
+            context.records,
+            "new" if edited else "old",
+            concluded=context.before["strict"] if edited else None,
+            progress=progress,
+        )
+        return Outcome(dict(found))
+
+
 class _Shift:
     """Hidden states of facts that are not edited, at the last edited layer (Figure 5)."""
 
@@ -200,6 +228,8 @@ MEASURES: dict[str, Measure] = {
     "retention": _Plain(_retention),
     "drift": _Drift(),
     "space": _Plain(_space),
+    "routing": _Plain(_routing),
+    "strict": _Strict(),
 }
 PROTOCOLS = {
     "edits": "teacher-forced; *_generate, multi_hop: greedy, exact",
@@ -209,4 +239,6 @@ PROTOCOLS = {
     "ability": "F1 x 100, few-shot, greedy",
     "retention": "teacher-forced",
     "drift": "held-out text",
+    "routing": "shares at the ends of prompts; bytes in memory; time in percent of silent routers",
+    "strict": "comparisons of continuations; the unedited model about what it held; old_*: greedy",
 }

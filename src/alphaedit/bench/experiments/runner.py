@@ -17,6 +17,7 @@ from alphaedit.bench.experiments.spec import NONE, Spec
 from alphaedit.bench.experiments.store import Row, RunDirectory
 from alphaedit.bench.intervals import Rate
 from alphaedit.bench.sources import known_facts, records_of
+from alphaedit.bench.strict import unsaid
 from alphaedit.core.errors import AlphaEditError, Cancelled, ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.session import Editor
@@ -140,7 +141,9 @@ class _Run:
     ) -> None:
         self.spec, self.cell, self.directory, self.progress = spec, cell, directory, progress
         self.editor = models.fresh(cell)
-        self.records = records_of(self.editor.handle, cell.records, spec.edits, cell.seed)
+        drawn = records_of(self.editor.handle, cell.records, spec.edits, cell.seed)
+        self.records = unsaid(self.editor.handle, drawn) if spec.pre_check else drawn
+        self.left_out = len(drawn) - len(self.records)
         subjects = {record.subject for record in self.records}
         self.kept: Probes = known_facts(self.editor.handle, subjects, cell.seed)
         self.batch = cell.varied if cell.vary == "batch_size" else spec.batch_size
@@ -173,6 +176,7 @@ class _Run:
                 "finished": True,
                 "error": error,
                 "edits": sum(len(edit.facts) for edit in edits),
+                "left_out": self.left_out,
                 "hyperparameters": dict(last.hyperparameters) if last else {},
                 "null_space": {k: dict(v) for k, v in last.null_space.items()} if last else {},
                 "batches": [dict(edit.seconds) for edit in edits],

@@ -16,6 +16,8 @@ from alphaedit.core.reading import read_text
 
 NONE = "none"
 """The unedited model, as a method."""
+WHERE_REGISTERED = "where_registered"
+"""Field of a file: methods that are added to the others if there are methods of these names."""
 
 
 class MethodSpec(BaseModel):
@@ -76,6 +78,9 @@ class Spec(BaseModel):
     held_out: str | None = Field(
         None, description="corpus that drift (KL, perplexity) is measured on"
     )
+    pre_check: bool = Field(
+        False, description="leave out records whose new objects the unedited model says"
+    )
     pictures: tuple[str, ...] = ()
     published: str | None = Field(None, description="table of published figures to show beside")
 
@@ -130,7 +135,34 @@ def load(source: str, over: Mapping[str, Any] | None = None) -> Spec:
         raise ConfigError(f"{where} is not YAML: {error.problem}.", remedy="Mend it.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{source} holds no experiment.", remedy="See an existing one.")
-    return build({**data, **(over or {})}, source)
+    return build({**_with_registered(data, source, over or {}), **(over or {})}, source)
+
+
+def _with_registered(
+    data: Mapping[str, Any], where: str, over: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A file's fields, its list of methods grown by those that are there only in places.
+
+    Raises:
+        ConfigError: such methods are no list of names and mappings.
+    """
+    from alphaedit.methods.registry import methods
+
+    fields = dict(data)
+    more = fields.pop(WHERE_REGISTERED, [])
+    named = [{"method": one} if isinstance(one, str) else one for one in more or ()]
+    if not isinstance(more, list) or not all(isinstance(one, dict) for one in named):
+        raise ConfigError(
+            f"{where}: {WHERE_REGISTERED} is no list of methods.",
+            remedy="Write it as the field 'methods' is written.",
+        )
+    if "methods" not in over and isinstance(fields.get("methods"), list):
+        there = methods()
+        fields["methods"] = [
+            *fields["methods"],
+            *(one for one in named if one.get("method") in there),
+        ]
+    return fields
 
 
 def build(data: Mapping[str, Any], where: str) -> Spec:

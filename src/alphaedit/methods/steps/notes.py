@@ -17,7 +17,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.fact_text import short
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps.encoder import best_encoder, cosine_distance, embed, mean_key, pieces
 from alphaedit.methods.timer import Timer
 from alphaedit.model.chat import Turn, templated, users_turn
@@ -37,7 +37,10 @@ class NoteSettings(Settings):
         "are near to its prompt, or simply all",
     )
     distance: float | None = Field(
-        None, gt=0, description="largest cosine distance, for that scope; by default measured"
+        None,
+        gt=0,
+        description="largest cosine distance, for that scope; by default measured",
+        json_schema_extra=tuned(1.25),
     )
     encoder: Literal["model", "words"] = Field(
         "model",

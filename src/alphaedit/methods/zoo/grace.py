@@ -14,7 +14,7 @@ from torch import Tensor
 from alphaedit.core.change import Change, HookChange
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps.router import at_block, best_block, joined, target_ids, values_at_ends
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
@@ -26,10 +26,18 @@ class GraceSettings(Settings):
     """Settings of a codebook."""
 
     radius: float | None = Field(
-        None, gt=0, description="distance within which an entry answers; by default measured"
+        None,
+        gt=0,
+        description="distance within which an entry answers; by default measured",
+        json_schema_extra=tuned(1.25),
     )
     steps: int = Field(50, ge=1, description="most gradient steps of the search for a value")
-    clamp: float = Field(2.0, gt=0, description="largest |value - key| as a share of |key|")
+    clamp: float = Field(
+        2.0,
+        gt=0,
+        description="largest |value - key| as a share of |key|",
+        json_schema_extra=tuned(1.5),
+    )
     stop_loss: float = Field(0.02, ge=0, description="a fact below this loss is done")
     replace: Literal["last", "from_last"] = Field(
         "last", description="where a value stands: at the prompt's last token, or from there on"

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from alphaedit.core.change import Change
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution
+from alphaedit.methods.config import tuned
 from alphaedit.methods.steps.demonstrations import SHOWN, check_pool, pool
 from alphaedit.methods.steps.lookup import Lookup
 from alphaedit.methods.steps.notes import (
@@ -28,7 +29,10 @@ class IkeSettings(NoteSettings):
     """Settings of a memory with demonstrations."""
 
     demonstrations: int = Field(
-        8, ge=0, description="edits of other facts that are shown before, the nearest last"
+        8,
+        ge=0,
+        description="edits of other facts that are shown before, the nearest last",
+        json_schema_extra=tuned(2.0),
     )
     pool: str = Field(
         "package",
