@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from alphaedit import Editor, Fact
 from alphaedit.core.errors import AlphaEditError
 from alphaedit.methods.registry import get_method, methods
+from alphaedit.methods.steps.chunks import chunks_of
 from alphaedit.methods.steps.parts import Part, targets_of
 from alphaedit.methods.steps.rows import add_losses, groups_of, rows_of
 from alphaedit.methods.steps.surprise import at_peaks, word_surprise
-from alphaedit.methods.zoo.anyedit import chunks_of
 from alphaedit.model.generate import generate_ids
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
