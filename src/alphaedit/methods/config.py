@@ -108,6 +108,10 @@ class Hyperparameters(Settings):
     clamp: float = Field(0.75, gt=0, description="largest |delta| as a share of |h|")
     stop_loss: float = Field(0.05, ge=0, description="a fact below this loss is done")
     contexts: int = Field(5, ge=0, description="generated texts put before each prompt")
+    end_of_text: bool = Field(
+        False,
+        description="targets end with the end-of-text token, so that an answer ends there too",
+    )
     context_tokens: int = Field(10, ge=1, description="length of each, in tokens")
     moment_weight: float = Field(
         15_000.0, ge=0, description="weight of the second moment C in the system (MEMIT's lambda)"

@@ -59,6 +59,7 @@ class FineTune(Method):
             stop_loss=hp.stop_loss,
             bound=self.bound_of(hp),
             shuffle=self.shuffle,
+            end_of_text=hp.end_of_text,
         )
         with timer.phase("fine-tuning"):
             matrix, losses = finetune(

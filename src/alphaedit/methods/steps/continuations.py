@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.fact import Fact
+from alphaedit.methods.steps.parts import targets_of
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.passes.tail_pass import check_rows
 
@@ -30,13 +31,15 @@ class Continuations:
     target: Tensor
 
     @classmethod
-    def of(cls, handle: ModelHandle, facts: Sequence[Fact]) -> Continuations:
+    def of(
+        cls, handle: ModelHandle, facts: Sequence[Fact], *, end_of_text: bool = False
+    ) -> Continuations:
         """The prompts and targets of `facts`.
 
         Raises:
             ModelError: a prompt and its target are longer than the model reads.
         """
-        pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in facts]
+        pairs = [targets_of(handle, f, f.text, end_of_text=end_of_text)[:2] for f in facts]
         rows = [[*prompt, *target[:-1]] for prompt, target in pairs]
         check_rows(handle, rows, [len(prompt) - 1 for prompt, _ in pairs])
         ids, mask = handle.tokens.pad(rows, "right")

@@ -28,6 +28,7 @@ class Schedule:
         stop_loss: stop after an epoch whose mean loss is below it.
         bound: largest absolute change of an entry (FT-L), if any.
         shuffle: order the facts anew in each epoch.
+        end_of_text: targets end with the end-of-text token.
     """
 
     epochs: int
@@ -36,6 +37,7 @@ class Schedule:
     stop_loss: float
     bound: float | None = None
     shuffle: bool = False
+    end_of_text: bool = False
 
 
 @contextmanager
@@ -56,9 +58,9 @@ def beside(handle: ModelHandle, layer: int, delta: Tensor) -> Iterator[None]:
         registered.remove()
 
 
-def losses_of(handle: ModelHandle, facts: Sequence[Fact]) -> Tensor:
+def losses_of(handle: ModelHandle, facts: Sequence[Fact], *, end_of_text: bool = False) -> Tensor:
     """Mean negative log-likelihood of each fact's target after its prompt, [u] float32."""
-    read = Continuations.of(handle, facts)
+    read = Continuations.of(handle, facts, end_of_text=end_of_text)
     logits = handle.forward(read.ids, read.mask)[read.row, read.position].float()
     nll = F.cross_entropy(logits, read.target, reduction="none")
     tokens = torch.bincount(read.row, minlength=len(facts))
@@ -96,7 +98,8 @@ def finetune(
                 order = torch.randperm(len(facts), generator=generator).tolist()
             for at in range(0, len(order), schedule.batch):
                 chosen = order[at : at + schedule.batch]
-                losses = losses_of(handle, [facts[i] for i in chosen])
+                own = [facts[i] for i in chosen]
+                losses = losses_of(handle, own, end_of_text=schedule.end_of_text)
                 for i, loss in zip(chosen, losses.tolist(), strict=True):
                     last[i] = loss
                 if losses.detach().mean() < schedule.stop_loss:

@@ -170,6 +170,7 @@ def find_outputs(
     """
     given = outputs_at(handle, facts, layers)
     stacked = torch.stack([given[layer].T for layer in layers], dim=1)
-    rows = [rows_of(handle, i, fact, contexts) for i, fact in enumerate(facts)]
+    ends = hp.end_of_text
+    rows = [rows_of(handle, i, f, contexts, end_of_text=ends) for i, f in enumerate(facts)]
     with computing_in(handle, hp.search_dtype, after=layers[0] - 1):
         return in_order(_OutputChunks(handle, layers, hp, rows, stacked, progress).run())

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alphaedit.core.fact import Fact
+from alphaedit.methods.steps.parts import targets_of
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.passes.capture import TailPass
 from alphaedit.model.passes.prefix_cache import keys_and_values_of, rows_of_cache
@@ -29,6 +30,7 @@ class Row:
     subject_last: int
     prompt_end: int
     targets: tuple[int, ...]
+    weights: tuple[float, ...]
     is_bare: bool = False
 
     @property
@@ -42,7 +44,14 @@ class Row:
         return len(self.ids) - self.subject_last
 
 
-def rows_of(handle: ModelHandle, index: int, fact: Fact, contexts: Sequence[str]) -> list[Row]:
+def rows_of(
+    handle: ModelHandle,
+    index: int,
+    fact: Fact,
+    contexts: Sequence[str],
+    *,
+    end_of_text: bool = False,
+) -> list[Row]:
     """The rows of one fact: bare prompt, prompt after each context, and the KL prompt."""
     tokens = handle.tokens
     rows = []
@@ -50,7 +59,7 @@ def rows_of(handle: ModelHandle, index: int, fact: Fact, contexts: Sequence[str]
     for context in ("", *contexts):
         prompt = context + fact.text
         span = (start + len(context), end + len(context))
-        prompt_ids, target_ids = tokens.encode_continuation(prompt, fact.target)
+        prompt_ids, target_ids, weights = targets_of(handle, fact, prompt, end_of_text=end_of_text)
         encoded = tokens.encode_with_subject(prompt, span)
         rows.append(
             Row(
@@ -59,12 +68,13 @@ def rows_of(handle: ModelHandle, index: int, fact: Fact, contexts: Sequence[str]
                 subject_last=encoded.subject_last,
                 prompt_end=len(prompt_ids) - 1,
                 targets=tuple(target_ids),
+                weights=tuple(weights),
                 is_bare=not context,
             )
         )
     kl_text = KL_PROMPT.format(fact.subject)
     encoded = tokens.encode_with_subject(kl_text, (0, len(fact.subject)))
-    rows.append(Row(index, encoded.ids, encoded.subject_last, len(encoded.ids) - 1, ()))
+    rows.append(Row(index, encoded.ids, encoded.subject_last, len(encoded.ids) - 1, (), ()))
     return rows
 
 
@@ -97,7 +107,7 @@ class Group:
         self.row = self._indices([i for i, _, _ in reads])
         self.position = self._indices([r.prompt_end - r.subject_last + s for _, r, s in reads])
         self.target = self._indices([r.targets[step] for _, r, step in reads])
-        weights = [self.weights[r.fact] / len(r.targets) for _, r, _ in reads]
+        weights = [self.weights[r.fact] * r.weights[step] / len(r.targets) for _, r, step in reads]
         self.weight = torch.tensor(weights, device=self.kept.device, dtype=self.suffix.handle.wide)
         kl = [i for i, r in enumerate(rows) if r.is_kl]
         self.kl_row = self._indices(kl)

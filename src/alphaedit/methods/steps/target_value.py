@@ -77,7 +77,8 @@ def find_targets(
     """
     if not facts:
         raise ConfigError("No facts were given.", remedy="Give at least one fact.")
-    rows = [rows_of(handle, i, fact, contexts) for i, fact in enumerate(facts)]
+    ends = hp.end_of_text
+    rows = [rows_of(handle, i, f, contexts, end_of_text=ends) for i, f in enumerate(facts)]
     search = Chunks(handle, layer, hp, rows, reference, maker, progress)
     with computing_in(handle, hp.search_dtype, after=layer):
         return in_order(search.run())

@@ -20,6 +20,7 @@ from alphaedit.methods.plugin import Memory, Parts, chain, run_delta
 from alphaedit.methods.solving import Changes, refuse_mixtures
 from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.methods.steps.keys import check_finite
+from alphaedit.methods.steps.parts import targets_of
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import hidden_of
@@ -47,7 +48,11 @@ def _watched(
 
 
 def features(
-    handle: ModelHandle, facts: Sequence[Fact], layers: Sequence[int]
+    handle: ModelHandle,
+    facts: Sequence[Fact],
+    layers: Sequence[int],
+    *,
+    end_of_text: bool = False,
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Inputs of the edited matrices [n, d_in] and gradients of their outputs [n, d_out], by layer.
 
@@ -55,7 +60,8 @@ def features(
     """
     found: dict[int, tuple[list[Tensor], list[Tensor]]] = {layer: ([], []) for layer in layers}
     for at in range(0, len(facts), FACTS_AT_ONCE):
-        read = Continuations.of(handle, facts[at : at + FACTS_AT_ONCE])
+        own = facts[at : at + FACTS_AT_ONCE]
+        read = Continuations.of(handle, own, end_of_text=end_of_text)
         keys: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
         with ExitStack() as stack:
@@ -107,7 +113,8 @@ class UltraEdit(Method):
         timer, memory = Timer(), dict(problem.state.memory)
         kept: Memory = memory
         with timer.phase("features"):
-            found = features(problem.handle, problem.facts, hp.layers)
+            ends = hp.end_of_text
+            found = features(problem.handle, problem.facts, hp.layers, end_of_text=ends)
         deltas: Changes = {}
         used: dict[int, Tensor] = {}
         for layer in hp.layers:
@@ -140,11 +147,11 @@ class UltraEdit(Method):
 
 
 def _of_tokens(problem: Problem) -> list[Fact]:
-    tokens = problem.handle.tokens
+    ends = problem.hyperparameters.end_of_text
     return [
         fact
         for fact in problem.facts
-        for _ in tokens.encode_continuation(fact.text, fact.target)[1]
+        for _ in targets_of(problem.handle, fact, fact.text, end_of_text=ends)[1]
     ]
 
 
