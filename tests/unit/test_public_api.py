@@ -1,6 +1,7 @@
 """The flat API: its names, and methods and plug-ins as objects beside the texts for them."""
 
 import inspect
+import re
 import subprocess
 import sys
 import types
@@ -117,6 +118,10 @@ def test_all_errors_are_on_one_page() -> None:
         and issubclass(kind, (errors.AlphaEditError, errors.AlphaEditWarning))
     }
     assert set(errors.__all__) == defined
+    for source in (Path(alphaedit.__file__).parent).rglob("*.py"):
+        for name in re.findall(r"^class (\w+)\(\w+\):", source.read_text("utf-8"), re.MULTILINE):
+            elsewhere = name.endswith(("Error", "Warning")) and source.name != "errors.py"
+            assert not elsewhere, f"{name} of {source} belongs to core/errors.py"
     assert alphaedit.AlphaEditError is errors.AlphaEditError is tree.AlphaEditError
 
 
