@@ -448,6 +448,41 @@ def test_evaluate(editor: Editor, tmp_path: Path) -> None:
             call()
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+def test_the_page_has_every_name() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    table = page[: page.index("## ")]
+    for name in alphaedit.__all__:
+        assert f"`{name}`" in table or f"`{name}()`" in table, name
+    drawn = re.findall(r"^[│├└─ ]*(\w+)(?: {2}|$)", page[page.index("## Errors") :], re.MULTILINE)
+    assert set(errors.__all__) <= set(drawn)
+
+
+def test_the_examples_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALPHAEDIT_CACHE", str(tmp_path / "cache"))
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), names)
+    said = capsys.readouterr().out
+    for words in (
+        "1 of 1 hold",
+        " English\n1 of 1\n0\n",
+        "Did you mean 'clamp'",
+        "['init', 'edit', 'edit', 'revert']",
+        "['Steve Jobs']",
+        "nats a token",
+        "mlp.down_proj.weight 1",
+    ):
+        assert words in said, words
+    assert names["rates"]["efficacy"].value > 50
+    assert (tmp_path / "edited-model" / "config.json").is_file()
+
+
 def test_modules_stay_modules() -> None:
     assert isinstance(alphaedit.methods, types.ModuleType)
     assert isinstance(alphaedit.plugins, types.ModuleType)
