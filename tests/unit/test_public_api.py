@@ -154,6 +154,9 @@ def test_a_method_with_settings() -> None:
     assert str(one) == "MemitHistory(clamp=0.5)"
     assert one == get_method("memit_history")(clamp=0.5) != MemitHistory
     assert MemitHistory.given == {}
+    shown_by_a_notebook: list[str] = []
+    one._repr_pretty_(types.SimpleNamespace(text=shown_by_a_notebook.append), False)
+    assert shown_by_a_notebook == ["MemitHistory(clamp=0.5)"]
     assert one(clamp=0.6, steps=3).given == {"clamp": 0.6, "steps": 3}
     shown = inspect.signature(one).parameters
     assert shown["clamp"].default == 0.5
