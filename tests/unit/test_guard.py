@@ -13,7 +13,7 @@ from alphaedit.bench.data import EditRecord
 from alphaedit.bench.run import sequential
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ConfigError, GuardError, StatsError, UnknownNameError
-from alphaedit.errors import GuardWarning
+from alphaedit.editor.guard import GuardWarning
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.drift import Drift, HeldOut, held_out, kl, next_token
