@@ -11,13 +11,23 @@ from hypothesis import strategies as st
 from tests.fuzz import assert_told, both, profile
 from tests.tiny import SENTENCES, tiny_model
 
-from alphaedit import Edit, Editor, Fact, Guard, Patch, load_facts
+from alphaedit import (
+    Edit,
+    Editor,
+    Fact,
+    Guard,
+    Patch,
+    evaluate,
+    get_method,
+    get_plugin,
+    load_facts,
+    load_records,
+)
 from alphaedit.core.errors import AlphaEditError
 from alphaedit.core.patch import LowRank
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.plugin import make
-from alphaedit.methods.registry import get_method
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.statistics import ModelStatistics
 
@@ -121,6 +131,12 @@ CALLS: dict[str, Any] = {
     "ledger": lambda e, d: Ledger(d(VALUES)),
     "ledger create": lambda e, d: Ledger.create(d(VALUES), "0" * 64),
     "method": lambda e, d: get_method(d(VALUES)),
+    "method settings": lambda e, d: get_method("memit")(**_some(d, OPTIONS[3:])),
+    "method object": lambda e, d: e.edit(F, get_method("memit")(**SETTINGS), plugins=d(VALUES)),
+    "forget facts": lambda e, d: e.forget_facts(d(VALUES), why=d(VALUES)),
+    "evaluate a model": lambda e, d: evaluate(e, d(VALUES), **_some(d, ("limit", "tokenizer"))),
+    "load_records": lambda e, d: load_records(d(VALUES), **_some(d, ("schema", "limit", "seed"))),
+    "plug-in by name": lambda e, d: get_plugin(d(VALUES)),
     "plug-in": lambda e, d: make(d(VALUES)),
     "plug-in option": lambda e, d: make(f"sphere:strength={d(ODD)}"),
     "patch": lambda e, d: Patch(d(VALUES), d(VALUES), d(VALUES)),

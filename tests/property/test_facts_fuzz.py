@@ -21,11 +21,11 @@ from tests.fuzz import assert_told, both, profile, run_cli
 from tests.unit.test_datasets import EXAMPLES
 
 from alphaedit.bench.ability import FORMS, published_tasks
-from alphaedit.bench.datasets.fields import SkippedWarning
 from alphaedit.bench.datasets.registry import Dataset, load
 from alphaedit.core.errors import AlphaEditError, ModelError
 from alphaedit.core.fact import Fact, load_facts, read_facts
 from alphaedit.core.records import FORMATS, format_of, read_records
+from alphaedit.errors import SkippedWarning
 from alphaedit.stats.corpus import check_corpus, open_corpus
 
 BASES: list[dict[str, Any]] = [

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from alphaedit.bench.data import Probe
-from alphaedit.bench.datasets.fields import SkippedWarning
 from alphaedit.bench.datasets.registry import detect, get_schema, load, sample, schemas
 from alphaedit.cli.app import run
 from alphaedit.core.errors import DataError, UnknownNameError
+from alphaedit.errors import SkippedWarning
 from alphaedit.world.facts import World
 from alphaedit.world.schemas import SCHEMAS
 

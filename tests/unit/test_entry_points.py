@@ -10,8 +10,8 @@ import pytest
 
 from alphaedit.cli.app import run
 from alphaedit.core.errors import ConfigError, UnknownNameError
+from alphaedit.errors import BrokenEntryPoint
 from alphaedit.methods import plugin, registry
-from alphaedit.methods.others import BrokenEntryPoint
 
 CODE = """
 from alphaedit.methods.base import Method as Base

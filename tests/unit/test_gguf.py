@@ -16,7 +16,13 @@ from tests.tiny_gguf import FAMILIES, save_tiny_gguf
 from alphaedit import Editor, Fact
 from alphaedit.cli import export_gguf
 from alphaedit.cli.app import run
-from alphaedit.core.errors import AlphaEditError, ConfigError, FingerprintError, ModelError
+from alphaedit.core.errors import (
+    AlphaEditError,
+    ConfigError,
+    FingerprintError,
+    GGUFWarning,
+    ModelError,
+)
 from alphaedit.editor.gguf_export import base_of, read_tensor, save_gguf, save_gguf_lora
 from alphaedit.model import gguf, gguf_meaning
 from alphaedit.model.handle import ModelHandle
@@ -379,7 +385,7 @@ def test_positions_of_llama_3_are_scaled(tmp_path: Path) -> None:
     assert torch.allclose(logits(ModelHandle.load(path).model), logits(model), atol=1e-5)
     other = tmp_path / "other.gguf"
     save_tiny_gguf("llama", other, tensors={"rope_freqs.weight": factors + 1})
-    with pytest.warns(gguf_meaning.GGUFWarning, match="positions"):
+    with pytest.warns(GGUFWarning, match="positions"):
         ModelHandle.load(other)
 
 
@@ -387,7 +393,7 @@ def test_tensors_that_are_not_read_are_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     bias = np.ones(32, np.float32)
     save_tiny_gguf("llama", path, tensors={"blk.0.attn_q.bias": bias})
-    with pytest.warns(gguf_meaning.GGUFWarning, match=r"blk\.0\.attn_q\.bias"):
+    with pytest.warns(GGUFWarning, match=r"blk\.0\.attn_q\.bias"):
         ModelHandle.load(path)
 
 

@@ -1,6 +1,7 @@
 """The flat API: its names, and methods and plug-ins as objects beside the texts for them."""
 
 import inspect
+import re
 import subprocess
 import sys
 import types
@@ -117,6 +118,10 @@ def test_all_errors_are_on_one_page() -> None:
         and issubclass(kind, (errors.AlphaEditError, errors.AlphaEditWarning))
     }
     assert set(errors.__all__) == defined
+    for source in (Path(alphaedit.__file__).parent).rglob("*.py"):
+        for name in re.findall(r"^class (\w+)\(\w+\):", source.read_text("utf-8"), re.MULTILINE):
+            elsewhere = name.endswith(("Error", "Warning")) and source.name != "errors.py"
+            assert not elsewhere, f"{name} of {source} belongs to core/errors.py"
     assert alphaedit.AlphaEditError is errors.AlphaEditError is tree.AlphaEditError
 
 
@@ -149,6 +154,9 @@ def test_a_method_with_settings() -> None:
     assert str(one) == "MemitHistory(clamp=0.5)"
     assert one == get_method("memit_history")(clamp=0.5) != MemitHistory
     assert MemitHistory.given == {}
+    shown_by_a_notebook: list[str] = []
+    one._repr_pretty_(types.SimpleNamespace(text=shown_by_a_notebook.append), False)
+    assert shown_by_a_notebook == ["MemitHistory(clamp=0.5)"]
     assert one(clamp=0.6, steps=3).given == {"clamp": 0.6, "steps": 3}
     shown = inspect.signature(one).parameters
     assert shown["clamp"].default == 0.5
@@ -441,6 +449,41 @@ def test_evaluate(editor: Editor, tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=said):
             call()
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+def test_the_page_has_every_name() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    table = page[: page.index("## ")]
+    for name in alphaedit.__all__:
+        assert f"`{name}`" in table or f"`{name}()`" in table, name
+    drawn = re.findall(r"^[│├└─ ]*(\w+)(?: {2}|$)", page[page.index("## Errors") :], re.MULTILINE)
+    assert set(errors.__all__) <= set(drawn)
+
+
+def test_the_examples_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALPHAEDIT_CACHE", str(tmp_path / "cache"))
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), names)
+    said = capsys.readouterr().out
+    for words in (
+        "1 of 1 hold",
+        " English\n1 of 1\n0\n",
+        "Did you mean 'clamp'",
+        "['init', 'edit', 'edit', 'revert']",
+        "['Steve Jobs']",
+        "nats a token",
+        "mlp.down_proj.weight 1",
+    ):
+        assert words in said, words
+    assert names["rates"]["efficacy"].value > 50
+    assert (tmp_path / "edited-model" / "config.json").is_file()
 
 
 def test_modules_stay_modules() -> None:

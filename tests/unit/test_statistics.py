@@ -15,8 +15,9 @@ from alphaedit.core.errors import (
 )
 from alphaedit.core.patch import LowRank
 from alphaedit.editor.session import Editor
+from alphaedit.errors import CacheWarning
 from alphaedit.model.handle import ModelHandle
-from alphaedit.stats.cache import CacheWarning, MomentCache
+from alphaedit.stats.cache import MomentCache
 from alphaedit.stats.corpus import Corpus, open_corpus, usual
 from alphaedit.stats.second_moment import collect, packed
 from alphaedit.stats.statistics import ModelStatistics

@@ -50,10 +50,8 @@ def evaluate(
         generation: also the metrics that sample text (fluency, consistency), which take long.
         seed: of what is drawn and sampled.
         progress: as for `Editor.from_pretrained`; by default the editor's own.
-        device: where to compute, if the model is loaded here; so are `dtype` and
-            `trust_remote_code`.
-        dtype: see `Editor.from_pretrained`.
-        trust_remote_code: see `Editor.from_pretrained`.
+        device: where to compute; this, `dtype` and `trust_remote_code` are as for
+            `Editor.from_pretrained`, and not for an editor.
         options: others of `alphaedit.bench.run.measure`.
 
     Returns:
@@ -65,24 +63,8 @@ def evaluate(
         ModelError: the model cannot be loaded.
         ConfigError: an impossible value.
     """
-    if isinstance(model, Editor):
-        loading = (tokenizer, device, dtype, trust_remote_code or None)
-        if any(value is not None for value in loading):
-            raise ConfigError(
-                "An editor has loaded its model already.",
-                remedy="Leave tokenizer, device, dtype and trust_remote_code out.",
-            )
-        editor = model
-    else:
-        editor = Editor.from_pretrained(
-            model,
-            tokenizer,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            progress=progress,
-            trust_remote_code=trust_remote_code,
-        )
+    loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    editor = _editor_of(model, tokenizer, seed=seed, progress=progress, **loading)
     return measure(
         editor,
         records,
@@ -93,6 +75,23 @@ def evaluate(
         progress=progress,
         **options,
     )
+
+
+def _editor_of(model: Any, tokenizer: Any, **loading: Any) -> Editor:
+    """The editor that is given, or one for a model.
+
+    Raises:
+        ConfigError: an editor is given, and how to load its model.
+    """
+    if not isinstance(model, Editor):
+        return Editor.from_pretrained(model, tokenizer, **loading)
+    given = (tokenizer, loading["device"], loading["dtype"], loading["trust_remote_code"] or None)
+    if any(value is not None for value in given):
+        raise ConfigError(
+            "An editor has loaded its model already.",
+            remedy="Leave tokenizer, device, dtype and trust_remote_code out.",
+        )
+    return model
 
 
 def load_records(

@@ -290,8 +290,8 @@ def _others(report: Report) -> None:
     """Methods and plug-ins of other packages that cannot be loaded."""
     if any(problem.essential for problem in report.problems):
         return  # what is missing would be told a second time
+    from alphaedit.core.errors import BrokenEntryPoint
     from alphaedit.methods import plugin, registry
-    from alphaedit.methods.others import BrokenEntryPoint
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -33,6 +33,26 @@ class RepeatWarning(AlphaEditWarning):
     """Facts that are edited were edited before."""
 
 
+class GuardWarning(AlphaEditWarning):
+    """Edits have moved the rest of the model further than the guard allows."""
+
+
+class SkippedWarning(AlphaEditWarning):
+    """Records were set aside."""
+
+
+class CacheWarning(AlphaEditWarning):
+    """The cache is of no use as it is; work goes on without it."""
+
+
+class GGUFWarning(AlphaEditWarning):
+    """A GGUF file means something that the model read from it does not do."""
+
+
+class BrokenEntryPoint(AlphaEditWarning):
+    """Another package declares a method or plug-in that cannot be loaded."""
+
+
 class FactError(AlphaEditError):
     """A fact, or a record of a facts file, cannot be used.
 

@@ -7,14 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from alphaedit.core.arguments import as_count, as_number, as_text
-from alphaedit.core.errors import AlphaEditWarning, ConfigError, GuardError, unknown_name
+from alphaedit.core.errors import ConfigError, GuardError, GuardWarning, unknown_name
 from alphaedit.stats.drift import TOKENS, Drift
 
 ACTIONS = ("warn", "stop", "rollback")
-
-
-class GuardWarning(AlphaEditWarning):
-    """Edits have moved the rest of the model further than the guard allows."""
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,10 @@ class Method(ABC):
         settings = ", ".join(f"{name}={value!r}" for name, value in self.given.items())
         return f"{self.object_name}({settings})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In notebooks: as it is written, not all that it is made of."""
+        printer.text(str(self))
+
     @property
     def object_name(self) -> str:
         """What it is called in Python: "memit-history" is `MemitHistory`.

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from alphaedit.core.errors import AlphaEditWarning, ConfigError
-
-
-class BrokenEntryPoint(AlphaEditWarning):
-    """Another package declares a method or plug-in that cannot be loaded."""
+from alphaedit.core.errors import BrokenEntryPoint, ConfigError
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def get_plugin(name: str) -> type[Plugin]:
         ConfigError: another package declares it, and it cannot be loaded.
     """
     own = _own()
-    key = name.strip().lower().replace("_", "-")
+    key = as_text("The plug-in", name).strip().lower().replace("_", "-")
     if key in own:
         return own[key]
     foreign, broken = _foreign()

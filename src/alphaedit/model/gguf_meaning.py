@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaedit.core.errors import AlphaEditWarning, ModelError
+from alphaedit.core.errors import GGUFWarning, ModelError
 from alphaedit.model.gguf_file import Header
 
 FAMILIES = {
@@ -34,10 +34,6 @@ _SIZES = {
 }
 """Sizes that a family's common models have by default, and others tell."""
 _POSITIONS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-
-
-class GGUFWarning(AlphaEditWarning):
-    """A GGUF file means something that the model read from it does not do."""
 
 
 def family_of(model_type: str) -> str | None:

@@ -15,12 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alphaedit.core.cache import VARIABLE, default_dir
-from alphaedit.core.errors import AlphaEditWarning, ConfigError, ResourceError
+from alphaedit.core.errors import CacheWarning, ConfigError, ResourceError
 from alphaedit.core.files import whole_file, write_text
-
-
-class CacheWarning(AlphaEditWarning):
-    """The cache is of no use as it is; work goes on without it."""
 
 
 class MomentCache:

@@ -6,17 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphaedit.bench.data import Probe
-from alphaedit.core.errors import AlphaEditWarning, DataError
+from alphaedit.core.errors import DataError
 
 REMEDY = "Give the file in its published schema; see docs/datasets.md."
 
 
 class Unlocatable(Exception):
     """A record whose subject is not in its prompt; it is set aside, and counted."""
-
-
-class SkippedWarning(AlphaEditWarning):
-    """Records were set aside."""
 
 
 def obj(value: Any, where: str, field: str = "") -> Mapping[str, Any]:

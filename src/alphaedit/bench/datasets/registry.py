@@ -17,8 +17,8 @@ from typing import Any
 
 from alphaedit.bench import datasets as home
 from alphaedit.bench.data import EditRecord
-from alphaedit.bench.datasets.fields import REMEDY, SkippedWarning, Unlocatable, obj
-from alphaedit.core.errors import DataError, FactError, unknown_name
+from alphaedit.bench.datasets.fields import REMEDY, Unlocatable, obj
+from alphaedit.core.errors import DataError, FactError, SkippedWarning, unknown_name
 from alphaedit.core.fact_text import short
 from alphaedit.core.parsing import Broken, parse_json
 from alphaedit.core.reading import decode, read_bytes
