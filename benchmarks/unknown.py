@@ -24,6 +24,7 @@ from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import load
 from alphaedit.core.progress import silent
 from alphaedit.editor.session import Editor
+from alphaedit.locate.preset import MEASURED
 from alphaedit.locate.suggest import window
 from alphaedit.locate.trials import CLAMPS, DEEPEST, Trials
 from benchmarks.golden import DATA, METRICS, RECORDS, figures
@@ -48,7 +49,8 @@ def score(found: dict[str, float]) -> float:
 def edited(editor: Editor, rows: Sequence[EditRecord], **settings: Any) -> dict[str, Any]:
     """Figures of one batch by `alphaedit`, which is undone."""
     began = time.perf_counter()
-    edit = editor.edit([fact for row in rows for fact in row.facts], **settings)
+    facts = [fact for row in rows for fact in row.facts]
+    edit = editor.edit(facts, preset=MEASURED, **settings)
     took = time.perf_counter() - began
     found: dict[str, Any] = figures(editor, list(rows))
     editor.revert()

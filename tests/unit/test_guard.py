@@ -16,7 +16,8 @@ from alphaedit.core.errors import ConfigError, GuardError, StatsError, UnknownNa
 from alphaedit.editor.guard import GuardWarning
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.model.handle import ModelHandle
-from alphaedit.stats.drift import Drift, HeldOut, held_out, kl, next_token
+from alphaedit.model.scoring import next_token_directly
+from alphaedit.stats.drift import Drift, HeldOut, held_out, kl
 
 TEXTS = ["Paris is the capital of France and Oslo that of Norway.", "Therefore I think so."] * 20
 FACTS = [
@@ -81,7 +82,7 @@ def test_an_unchanged_model_has_not_moved() -> None:
 def test_next_token_is_that_of_each_prompt_alone() -> None:
     handle = ModelHandle.load(*tiny_model("llama"))
     prompts = ["The capital of France is", "Oslo", "Paris Hilton was born in the city of"]
-    found = next_token(handle, prompts, rows=2)
+    found = next_token_directly(handle, prompts, rows=2)
     for row, prompt in zip(found, prompts, strict=True):
         ids = torch.tensor([handle.tokens.encode(prompt)])
         alone = handle.model(input_ids=ids).logits[0, -1].log_softmax(-1)

@@ -215,3 +215,27 @@ def test_two_facts_at_least(editor: Editor) -> None:
 
 def test_fields_of_a_setting_are_those_of_hyperparameters() -> None:
     assert set(FIRST) <= set(Hyperparameters.model_fields)
+
+
+def test_a_preset_without_a_rate_takes_one_relative_to_the_hidden_states(
+    editor: Editor, tmp_path: Path
+) -> None:
+    file = tmp_path / "sister.yaml"
+    write_preset(file, {"source": "transferred", "all": {"layers": [1], "clamp": 1.0}}, "")
+    small = editor.hyperparameters("memit", str(file))
+    large = editor.hyperparameters("memit", str(file), clamp=4.0)
+    given = editor.hyperparameters("memit", str(file), learning_rate=0.3)
+    own = editor.hyperparameters("memit", "measured", layers=(1,), clamp=1.0)
+    assert small.learning_rate == own.learning_rate != build({"layers": (1,)}, "").learning_rate
+    assert large.learning_rate == pytest.approx(4 * small.learning_rate)
+    assert given.learning_rate == 0.3
+    assert "learning_rate" not in preset(str(file), "memit")
+
+
+def test_measured_stands_for_no_preset() -> None:
+    editor = Editor.from_pretrained("bundled-small", progress=False)
+    over = {"layers": (1,), "clamp": 1.0}
+    fits = editor.hyperparameters("alphaedit", **over)
+    own = editor.hyperparameters("alphaedit", "measured", **over)
+    assert fits.energy == preset("bundled-small", "alphaedit")["energy"] != own.energy
+    assert fits.learning_rate != own.learning_rate

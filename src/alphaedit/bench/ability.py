@@ -24,6 +24,8 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.core.reading import read_text
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.responder import Responder
+from alphaedit.model.scoring import lengths
 from alphaedit.world import phrasing
 from alphaedit.world.facts import World
 
@@ -189,11 +191,13 @@ def world_tasks(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> li
     return [*tasks, Task("questions", tuple(sorted({q.label for q in asked})), asked)]
 
 
-def run_task(handle: ModelHandle, task: Task, *, progress: Progress = silent) -> Result:
+def run_task(
+    responder: ModelHandle | Responder, task: Task, *, progress: Progress = silent
+) -> Result:
     """Ask all questions of a task."""
-    longest = max(len(handle.tokens.encode(label)) for label in task.labels)
+    longest = max(lengths(responder, task.labels))
     said = generate(
-        handle,
+        responder,
         [q.prompt for q in task.questions],
         max(ANSWER_TOKENS, longest + 1),
         progress=lambda done, total: progress(task.name, done, total),

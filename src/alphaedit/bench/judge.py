@@ -6,22 +6,20 @@ one is given, and its metrics say so.
 
 from __future__ import annotations
 
-import json
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.intervals import percent
 from alphaedit.bench.metrics import Metrics
+from alphaedit.core.endpoint import post
 from alphaedit.core.errors import ConfigError, ResourceError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.responder import Responder
 from alphaedit.model.scoring import score
 
 KEY = "ALPHAEDIT_JUDGE_KEY"
@@ -48,13 +46,13 @@ class Judge(Protocol):
 class LocalJudge:
     """A causal language model: "yes" or "no", whichever is likelier after the question."""
 
-    handle: ModelHandle
+    responder: ModelHandle | Responder
     name: str = "local"
 
     def agrees(self, prompt: str, answer: str, said: str) -> bool:
         """See Judge."""
         asked = PROMPT.format(prompt=prompt, answer=answer, said=said)
-        yes, no = score(self.handle, [(asked, "yes"), (asked, "no")])
+        yes, no = score(self.responder, [(asked, "yes"), (asked, "no")])
         return yes.mean_logprob > no.mean_logprob
 
 
@@ -104,29 +102,16 @@ class EndpointJudge:
             "temperature": 0,
             "max_tokens": 4,
         }
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(
-            f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
-        )
-        problem = ""
-        for attempt in range(self.tries):
-            if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    data: Any = json.load(reply)
-                return str(data["choices"][0]["message"]["content"])
-            except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code} {error.reason}"
-                if error.code < 500 and error.code != 429:
-                    break  # refused: asking again changes nothing
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                problem = str(error) or type(error).__name__
-        raise ResourceError(
-            f"The judge at {self.url} does not answer: {problem}.",
+        return post(
+            f"{self.url.rstrip('/')}/chat/completions",
+            body,
+            lambda reply: str(reply["choices"][0]["message"]["content"]),
+            what="The judge",
             remedy=f"Check the address, the model's name, and the key in ${KEY}.",
+            key=self.key,
+            tries=self.tries,
+            wait=self.wait,
+            timeout=self.timeout,
         )
 
 
@@ -145,7 +130,7 @@ def open_judge(spec: str, model: str | None = None, *, device: str | None = None
 
 
 def judged_metrics(
-    handle: ModelHandle,
+    responder: ModelHandle | Responder,
     records: Sequence[EditRecord],
     judge: Judge,
     *,
@@ -166,7 +151,7 @@ def judged_metrics(
     }
     out: Metrics = {}
     for name, pairs in asked.items():
-        said = generate(handle, [prompt for prompt, _ in pairs], ANSWER_TOKENS)
+        said = generate(responder, [prompt for prompt, _ in pairs], ANSWER_TOKENS)
         verdicts = []
         for done, (text, (prompt, answers)) in enumerate(zip(said, pairs, strict=True)):
             progress("judge", done, len(pairs))

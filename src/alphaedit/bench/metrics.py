@@ -21,6 +21,7 @@ from alphaedit.bench.intervals import Rate, mean, percent
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.responder import Responder
 from alphaedit.model.scoring import score
 
 References = Callable[[EditRecord], Sequence[str]]
@@ -60,7 +61,10 @@ def tfidf_cosine(text: str, reference: str) -> float:
 
 
 def probability_metrics(
-    handle: ModelHandle, records: Sequence[EditRecord], *, progress: Progress = silent
+    responder: ModelHandle | Responder,
+    records: Sequence[EditRecord],
+    *,
+    progress: Progress = silent,
 ) -> Metrics:
     """Efficacy, generalization, specificity, their magnitudes and score, and exact generation."""
     prompts: list[tuple[int, str, str]] = []
@@ -71,7 +75,7 @@ def probability_metrics(
     # Both objects at once: where each is one token, they are read from the same pass.
     both = [(p, records[i].target_new) for i, _, p in prompts]
     both += [(p, records[i].target_true) for i, _, p in prompts]
-    scores = score(handle, both, progress=progress)
+    scores = score(responder, both, progress=progress)
     new, true = scores[: len(prompts)], scores[len(prompts) :]
     per_prompt: dict[str, list[bool]] = {}
     exact: dict[str, list[bool]] = {}
@@ -106,7 +110,7 @@ def harmonic_score(metrics: Metrics, records: int) -> Rate | None:
 
 
 def generation_metrics(
-    handle: ModelHandle,
+    responder: ModelHandle | Responder,
     records: Sequence[EditRecord],
     *,
     seed: int = 0,
@@ -117,7 +121,7 @@ def generation_metrics(
     generator = torch.Generator().manual_seed(seed)
     owners = [(i, p) for i, r in enumerate(records) for p in dict.fromkeys(r.generation_prompts)]
     texts = generate(
-        handle,
+        responder,
         [prompt for _, prompt in owners],
         GENERATED_TOKENS,
         top_k=TOP_K,
@@ -138,13 +142,24 @@ def generation_metrics(
     return {"fluency": mean(entropy, seed=seed), "consistency": mean(cosine, seed=seed)}
 
 
-def kept_share(handle: ModelHandle, probes: Sequence[tuple[str, str]]) -> Rate | None:
+def kept_share(
+    responder: ModelHandle | Responder,
+    probes: Sequence[tuple[str, str]],
+    *,
+    full_stop: bool | None = None,
+) -> Rate | None:
     """Share of (prompt, answer) probes that greedy decoding answers exactly.
 
-    Full stop included for the bundled models, whose every sentence has ended behind the object.
+    Args:
+        responder: who answers.
+        probes: (prompt, answer).
+        full_stop: whether one belongs to each answer; by default for the bundled models, whose
+            every sentence has ended behind the object.
     """
-    end = "." if handle.is_bundled else ""
-    return percent([s.exact for s in score(handle, [(p, f"{a}{end}") for p, a in probes])])
+    if full_stop is None:
+        full_stop = isinstance(responder, ModelHandle) and responder.is_bundled
+    end = "." if full_stop else ""
+    return percent([s.exact for s in score(responder, [(p, f"{a}{end}") for p, a in probes])])
 
 
 def plain(metrics: Metrics) -> dict[str, Any]:

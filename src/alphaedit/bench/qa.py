@@ -18,7 +18,8 @@ from alphaedit.bench.metrics import Metrics
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.scoring import score
+from alphaedit.model.responder import Responder
+from alphaedit.model.scoring import lengths, score
 
 ANSWER_TOKENS = 16
 HOP_TOKENS = 64
@@ -52,15 +53,18 @@ class Unedited:
 
 
 def unedited_answers(
-    handle: ModelHandle, records: Sequence[EditRecord], *, progress: Progress = silent
+    responder: ModelHandle | Responder,
+    records: Sequence[EditRecord],
+    *,
+    progress: Progress = silent,
 ) -> Unedited:
     """Ask every locality probe of the unedited model once."""
     prompts = list(dict.fromkeys(p.prompt for r in records for p in r.probes if _local(p)))
-    return Unedited(dict(zip(prompts, _answers(handle, prompts, progress), strict=True)))
+    return Unedited(dict(zip(prompts, _answers(responder, prompts, progress), strict=True)))
 
 
 def qa_metrics(
-    handle: ModelHandle,
+    responder: ModelHandle | Responder,
     records: Sequence[EditRecord],
     before: Unedited | None = None,
     *,
@@ -82,14 +86,14 @@ def qa_metrics(
     rewrites = [(f.text, f.target) for r in records for f in r.facts]
     paraphrases = [(p, r.target_new) for r in records for p in r.paraphrase_prompts]
     ported = [p for r in records for p in r.probes if p.kind == "portability"]
-    out["edit_success"] = _token_accuracy(handle, [(p, (t,)) for p, t in rewrites])
-    out["generalization"] = _token_accuracy(handle, [(p, (t,)) for p, t in paraphrases])
+    out["edit_success"] = _token_accuracy(responder, [(p, (t,)) for p, t in rewrites])
+    out["generalization"] = _token_accuracy(responder, [(p, (t,)) for p, t in paraphrases])
     for name, probes in _by_name(ported, "portability"):
-        out[name] = _token_accuracy(handle, [(p.prompt, p.answers) for p in probes])
+        out[name] = _token_accuracy(responder, [(p.prompt, p.answers) for p in probes])
     if before is not None:
         local = [p for r in records for p in r.probes if _local(p)]
         for name, probes in _by_name(local, "locality"):
-            now = _answers(handle, [p.prompt for p in probes], progress)
+            now = _answers(responder, [p.prompt for p in probes], progress)
             same = [before.said[p.prompt] == text for p, text in zip(probes, now, strict=True)]
             out[name] = percent(same)
     if generation:
@@ -99,14 +103,17 @@ def qa_metrics(
             "portability_generate": [(p.prompt, p.answers) for p in ported],
         }
         for name, pairs in asked.items():
-            out[name] = percent(_right(handle, pairs, progress))
+            out[name] = percent(_right(responder, pairs, progress))
     if any(r.schema == "mquake" for r in records):
-        out |= _hops(handle, [r for r in records if r.schema == "mquake"], progress)
+        out |= _hops(responder, [r for r in records if r.schema == "mquake"], progress)
     return out
 
 
 def long_metrics(
-    handle: ModelHandle, records: Sequence[EditRecord], *, progress: Progress = silent
+    responder: ModelHandle | Responder,
+    records: Sequence[EditRecord],
+    *,
+    progress: Progress = silent,
 ) -> Metrics:
     """ROUGE-L and token recall, x 100, of greedy text against long targets.
 
@@ -119,10 +126,10 @@ def long_metrics(
     for name, pairs in (("rewrite", own), ("paraphrase", other)):
         if not pairs:
             continue
-        longest = max(len(handle.tokens.encode(target)) for _, target in pairs)
+        longest = max(lengths(responder, [target for _, target in pairs]))
         limit = min(LONG_TOKENS, longest + 8)
         said = generate(
-            handle,
+            responder,
             [p for p, _ in pairs],
             limit,
             progress=lambda done, total: progress("generation", done, total),
@@ -136,7 +143,10 @@ def long_metrics(
 
 
 def story_metrics(
-    handle: ModelHandle, records: Sequence[EditRecord], *, progress: Progress = silent
+    responder: ModelHandle | Responder,
+    records: Sequence[EditRecord],
+    *,
+    progress: Progress = silent,
 ) -> Metrics:
     """LEME's questions about long texts, without a judge (Rosati et al. 2024 have one).
 
@@ -151,7 +161,7 @@ def story_metrics(
     if not asked:
         return {}
     said = generate(
-        handle,
+        responder,
         [p.prompt for _, p in asked],
         STORY_TOKENS,
         progress=lambda done, total: progress("long texts", done, total),
@@ -247,10 +257,10 @@ def _by_name(probes: Sequence[Probe], kind: str) -> list[tuple[str, list[Probe]]
 
 
 def _token_accuracy(
-    handle: ModelHandle, asked: Sequence[tuple[str, tuple[str, ...]]]
+    responder: ModelHandle | Responder, asked: Sequence[tuple[str, tuple[str, ...]]]
 ) -> Rate | None:
     pairs = [(prompt, answer) for prompt, answers in asked for answer in answers]
-    scores = iter(score(handle, pairs))
+    scores = iter(score(responder, pairs))
     best = []
     for _, answers in asked:
         shares = [s.correct / s.tokens for s in (next(scores) for _ in answers)]
@@ -258,9 +268,11 @@ def _token_accuracy(
     return mean(best)
 
 
-def _answers(handle: ModelHandle, prompts: Sequence[str], progress: Progress) -> list[str]:
+def _answers(
+    responder: ModelHandle | Responder, prompts: Sequence[str], progress: Progress
+) -> list[str]:
     texts = generate(
-        handle,
+        responder,
         list(prompts),
         ANSWER_TOKENS,
         progress=lambda done, total: progress("answers", done, total),
@@ -270,13 +282,15 @@ def _answers(handle: ModelHandle, prompts: Sequence[str], progress: Progress) ->
 
 
 def _right(
-    handle: ModelHandle, asked: Sequence[tuple[str, tuple[str, ...]]], progress: Progress
+    responder: ModelHandle | Responder,
+    asked: Sequence[tuple[str, tuple[str, ...]]],
+    progress: Progress,
 ) -> list[bool]:
     if not asked:
         return []
-    longest = max(len(handle.tokens.encode(a)) for _, answers in asked for a in answers)
+    longest = max(lengths(responder, [a for _, answers in asked for a in answers]))
     said = generate(
-        handle,
+        responder,
         [prompt for prompt, _ in asked],
         min(LONG_TOKENS, max(ANSWER_TOKENS, longest + 2)),
         progress=lambda done, total: progress("answers", done, total),
@@ -284,7 +298,9 @@ def _right(
     return [matches(text, answers) for text, (_, answers) in zip(said, asked, strict=True)]
 
 
-def _hops(handle: ModelHandle, records: Sequence[EditRecord], progress: Progress) -> Metrics:
+def _hops(
+    responder: ModelHandle | Responder, records: Sequence[EditRecord], progress: Progress
+) -> Metrics:
     """MQuAKE (Zhong et al. 2023): direct answers, and answers after a chain of thought."""
 
     def ask(kind: str, form: Callable[[str], str]) -> list[Asked]:
@@ -296,10 +312,10 @@ def _hops(handle: ModelHandle, records: Sequence[EditRecord], progress: Progress
         ]
 
     direct = ask("multi_hop", asked_directly)
-    right = _right(handle, [(p, a) for _, p, a in direct], progress)
+    right = _right(responder, [(p, a) for _, p, a in direct], progress)
     thought = ask("multi_hop", asked_to_think)
     chains = generate(
-        handle,
+        responder,
         [p for _, p, _ in thought],
         HOP_TOKENS,
         progress=lambda done, total: progress("chains of thought", done, total),
@@ -308,7 +324,7 @@ def _hops(handle: ModelHandle, records: Sequence[EditRecord], progress: Progress
         matches(chain_answer(text), a) for text, (_, _, a) in zip(chains, thought, strict=True)
     ]
     single = ask("single_hop", asked_directly)
-    known = _right(handle, [(p, a) for _, p, a in single], progress)
+    known = _right(responder, [(p, a) for _, p, a in single], progress)
     rewrites = [(f.text, (f.target,)) for r in records for f in r.facts]
 
     def by_case(items: Sequence[Asked], hits: Sequence[bool]) -> dict[int, list[bool]]:
@@ -320,6 +336,6 @@ def _hops(handle: ModelHandle, records: Sequence[EditRecord], progress: Progress
     return {
         "multi_hop": percent([any(hits) for hits in by_case(direct, right).values()]),
         "multi_hop_chain": percent([any(hits) for hits in by_case(thought, reasoned).values()]),
-        "edit_wise": percent(_right(handle, rewrites, progress)),
+        "edit_wise": percent(_right(responder, rewrites, progress)),
         "instance_wise": percent([all(hits) for hits in by_case(single, known).values()]),
     }

@@ -40,6 +40,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.inputs import as_seed
 from alphaedit.editor.session import Editor
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.responder import Responder
 
 Probes = Sequence[tuple[str, str]]
 NONE = "none"
@@ -87,7 +88,7 @@ class RunResult:
 
 
 def metrics_for(
-    handle: ModelHandle,
+    responder: ModelHandle | Responder,
     records: Sequence[EditRecord],
     unedited: Unedited | None = None,
     *,
@@ -96,16 +97,16 @@ def metrics_for(
 ) -> Metrics:
     """The metrics that go with what the records carry: CounterFact's, or those of questions."""
     if all(record.schema in COUNTERFACTUAL for record in records):
-        found = probability_metrics(handle, records, progress=progress)
+        found = probability_metrics(responder, records, progress=progress)
         if generation:
-            found |= story_metrics(handle, records, progress=progress)
+            found |= story_metrics(responder, records, progress=progress)
         return found
     if all(record.schema == LONG for record in records):
         return {
-            **qa_metrics(handle, records, unedited, generation=False, progress=progress),
-            **(long_metrics(handle, records, progress=progress) if generation else {}),
+            **qa_metrics(responder, records, unedited, generation=False, progress=progress),
+            **(long_metrics(responder, records, progress=progress) if generation else {}),
         }
-    return qa_metrics(handle, records, unedited, generation=generation, progress=progress)
+    return qa_metrics(responder, records, unedited, generation=generation, progress=progress)
 
 
 def evaluate(
@@ -129,16 +130,17 @@ def evaluate(
 
     def measured(some: Sequence[EditRecord]) -> Metrics:
         report = silent if oracle else progress
-        return metrics_for(editor.handle, some, unedited, generation=generation, progress=report)
+        who = editor.responder
+        return metrics_for(who, some, unedited, generation=generation, progress=report)
 
     metrics = oracle_metrics(records, measured, progress=progress) if oracle else measured(records)
     progress("evaluation", 1, 3)
     if kept:
-        metrics["kept"] = kept_share(editor.handle, kept)
+        metrics["kept"] = kept_share(editor.responder, kept, full_stop=editor.handle.is_bundled)
     progress("evaluation", 2, 3)
     if generation and any(record.generation_prompts for record in records):
         metrics |= generation_metrics(
-            editor.handle, records, seed=seed, references=references, progress=progress
+            editor.responder, records, seed=seed, references=references, progress=progress
         )
     progress("evaluation", 3, 3)
     return metrics
@@ -288,7 +290,7 @@ class _Sequence:
     def go(self, before: Metrics | None, how: dict[str, Any]) -> None:
         """Measure, edit batch by batch, measure again."""
         self.options["unedited"] = unedited_answers(
-            self.editor.handle, self.records, progress=self.progress
+            self.editor.responder, self.records, progress=self.progress
         )
         began = time.perf_counter()
         self.before = self._evaluate(self.generation) if before is None else before

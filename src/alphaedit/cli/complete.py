@@ -58,6 +58,7 @@ def presets(incomplete: str) -> Found:
     """The package's presets, and files of presets."""
     text = (files("alphaedit.methods") / "presets.yaml").read_text(encoding="utf-8")
     known = [(name, "") for name in re.findall(r"^([\w.-]+):", text, flags=re.MULTILINE)]
+    known.append(("measured", "What the model itself shows"))
     return _those([*known, *_files(incomplete, (".yaml", ".yml"))], incomplete)
 
 

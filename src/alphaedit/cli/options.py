@@ -98,7 +98,8 @@ Preset = Annotated[
         "--preset",
         metavar="PRESET",
         autocompletion=complete.presets,
-        help="Hyperparameters: a name, or a file that `alphaedit tune` wrote.",
+        help="Hyperparameters: a name, a file that `alphaedit tune` wrote, or `measured` for what "
+        "the model itself shows.",
         show_default="the one that fits the model, else measured on it",
     ),
 ]

@@ -36,6 +36,8 @@ from alphaedit.methods.systems import Systems
 from alphaedit.methods.timer import Timer
 from alphaedit.model.chat import in_chat
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.local import responder_of
+from alphaedit.model.responder import Responder
 from alphaedit.model.route import plain
 from alphaedit.model.special import check_special
 from alphaedit.stats.drift import Drift, HeldOut, held_out
@@ -253,6 +255,11 @@ class Editing(Versioned):
             return stop
         return None
 
+    @property
+    def responder(self) -> Responder:
+        """Who answers requests now: the model with the edits in force, or what they send to."""
+        return responder_of(self.handle)
+
     def drift(self) -> Drift | None:
         """How far the model has moved on the guard's text; None without a guard."""
         return self._held_out.drift(self.handle) if self._held_out else None
@@ -263,7 +270,7 @@ class Editing(Versioned):
         return cast(list[Asked], self.ranks.map(facts, self._asked))
 
     def _asked(self, facts: Sequence[Fact]) -> list[Asked]:
-        return ask_facts(self.handle, facts, to_end=False)
+        return ask_facts(self.responder, facts, to_end=False)
 
     def answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         """What the model says to the prompt of each fact now."""

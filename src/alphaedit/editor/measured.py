@@ -10,6 +10,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.fact_text import says
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.responder import Responder
 from alphaedit.model.scoring import score
 
 __all__ = ["ANSWER_TOKENS", "Asked", "ask_facts", "says"]
@@ -32,11 +33,13 @@ class Asked:
     holds: bool
 
 
-def ask_facts(handle: ModelHandle, facts: Sequence[Fact], *, to_end: bool = True) -> list[Asked]:
+def ask_facts(
+    responder: ModelHandle | Responder, facts: Sequence[Fact], *, to_end: bool = True
+) -> list[Asked]:
     """Ask for facts, without editing.
 
     Args:
-        handle: the model.
+        responder: who is asked.
         facts: the facts.
         to_end: let the model go on as long as the longest object; else `ANSWER_TOKENS`, and whether
             a longer object is said is known from the one pass that scores it: greedy decoding says
@@ -49,11 +52,11 @@ def ask_facts(handle: ModelHandle, facts: Sequence[Fact], *, to_end: bool = True
         return []
     pairs = [(fact.text, fact.target) for fact in facts]
     known = [(i, (fact.text, fact.truth)) for i, fact in enumerate(facts) if fact.truth]
-    scores = score(handle, pairs + [pair for _, pair in known])
+    scores = score(responder, pairs + [pair for _, pair in known])
     truth = {i: s.p for (i, _), s in zip(known, scores[len(facts) :], strict=True)}
     longest = max(s.tokens for s in scores[: len(facts)])
     length = max(ANSWER_TOKENS, longest + 2) if to_end else ANSWER_TOKENS
-    texts = generate(handle, [fact.text for fact in facts], length)
+    texts = generate(responder, [fact.text for fact in facts], length)
     found = []
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
         holds = says(text, fact.target) or (scores[i].exact and scores[i].tokens >= length)

@@ -158,7 +158,8 @@ class Editor(Editing):
                 these, or the path of a facts file. In their place keywords as EasyEdit has them may
                 be given: prompts, subject, target_new, ground_truth, rephrase_prompts.
             method: name of an editing method.
-            preset: name of a preset; by default the one that fits the model.
+            preset: name of a preset, or "measured" for what the model itself shows; by default the
+                one that fits the model.
             chat: ask in a conversation, by the tokenizer's chat template. Texts are then not put
                 in front of prompts (`contexts` is 0).
             why: message for the ledger's log, if one is tracked.
@@ -276,7 +277,7 @@ class Editor(Editing):
         as_flag("chat", chat)
         if chat:
             texts = [templated(self.handle.tokenizer, text) for text in texts]
-        said = generate(self.handle, texts, max_new_tokens)
+        said = generate(self.responder, texts, max_new_tokens)
         return said if several else said[0]
 
     def save_pretrained(self, folder: str | Path) -> Path:

@@ -10,7 +10,8 @@ from typing import Any
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
-from alphaedit.locate.trials import SCALES, Trials, moment_weight
+from alphaedit.locate.trials import SCALES, Trials, moment_weight, search_settings
+from alphaedit.locate.well_known import probes
 from alphaedit.methods.base import Method
 from alphaedit.methods.config import Settings, build, overridden
 from alphaedit.methods.presets import entry, preset
@@ -23,6 +24,8 @@ Measured = Mapping[str, Any]
 
 ENERGY = 0.9
 RIDGE_SHARE = 0.1
+MEASURED = "measured"
+"""In the place of a preset's name: none, but what the model itself shows."""
 VERSION = 2
 """Of the way layers and scales are measured; what older ones found is not used."""
 
@@ -190,6 +193,7 @@ def choose(
     `match` fits, or what the model shows; `over`.
 
     Args:
+        preset_name: of a preset or its file; `MEASURED` for none, whatever fits.
         known: what was measured before with the same `over`, to be used again.
         unedited: makes the model as it was before any edit, for the length of a block.
 
@@ -197,16 +201,22 @@ def choose(
         UnknownNameError: no such preset or field.
         ConfigError: a value out of range, or nothing to choose from.
     """
-    name = preset_name or matching(handle)
+    name = None if preset_name == MEASURED else preset_name or matching(handle)
     where = f"preset {name}" if name else f"hyperparameters of {method.name}"
     asked = build({"layers": (0,), **over}, where, method.config)
     for layer in asked.layers if method.needs.layers == "none" else ():
         handle.block(layer)  # of others the trials, or the method, say what is wrong
-    if preset_name:
-        check_match(handle, preset_name)
+    if name and preset_name:
+        check_match(handle, name)
     measured: Measured = {}
     if name and method.needs.layers != "none":
         values: Mapping[str, Any] = _of_preset(name, method, over)
+        if method.needs.target_search and "clamp" in values and "learning_rate" not in values:
+            # Of a sister of the model that it was tuned on: rates do not carry over.
+            with unedited():
+                layers, clamp = (over.get(k, values[k]) for k in ("layers", "clamp"))
+                own = search_settings(handle, probes(handle, seed=seed), layers, float(clamp))
+            values = {**own, **values}
     elif name and preset(name, method.name, shared=False):
         # What presets say to all methods of layers is of MLP matrices.
         values = preset(name, method.name, shared=False)

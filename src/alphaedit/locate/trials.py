@@ -160,16 +160,8 @@ class Trials:
         return {**values, **{k: self.over[k] for k in SCALES if k in self.over}}
 
     def settings(self, layers: Sequence[int], clamp: float) -> dict[str, Any]:
-        """Settings of the target search that go with `layers` and `clamp`; what is given stays.
-
-        Adam's steps move all coordinates alike; what they find reaches paraphrases better than what
-        quasi-Newton steps find, which are enough for trials.
-        """
-        norm = mean_norm(self.handle, [probe.fact for probe in self.probes], layers)
-        rate = RATE * clamp * norm / self.handle.d_out(layers[-1]) ** 0.5
-        values = {"clamp": clamp, "steps": STEPS, "learning_rate": rate, "optimizer": "adam"}
-        if (half := half_precision(self.handle)) is not None:
-            values["search_dtype"] = half
+        """Settings of the target search that go with `layers` and `clamp`; what is given stays."""
+        values = search_settings(self.handle, self.probes, layers, clamp)
         return {**values, **{k: self.over[k] for k in SCALES if k in self.over}}
 
     def _try(self, layers: tuple[int, ...], clamp: float) -> Trial:
@@ -211,6 +203,22 @@ class Trials:
         if not self.together:
             self.rough.forget()
         return trial
+
+
+def search_settings(
+    handle: ModelHandle, asked: Sequence[Probe], layers: Sequence[int], clamp: float
+) -> dict[str, Any]:
+    """Settings of a target search, its rate relative to the hidden states of what is `asked`.
+
+    Adam's steps move all coordinates alike; what they find reaches paraphrases better than what
+    quasi-Newton steps find, which are enough for trials.
+    """
+    norm = mean_norm(handle, [probe.fact for probe in asked], layers)
+    rate = RATE * clamp * norm / handle.d_out(layers[-1]) ** 0.5
+    values = {"clamp": clamp, "steps": STEPS, "learning_rate": rate, "optimizer": "adam"}
+    if (half := half_precision(handle)) is not None:
+        values["search_dtype"] = half
+    return values
 
 
 def moment_weight(handle: ModelHandle, layers: Sequence[int]) -> float:

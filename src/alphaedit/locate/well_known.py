@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.scoring import score
-from alphaedit.stats.drift import next_token
+from alphaedit.model.scoring import next_token, score
 from alphaedit.stats.phrasings import well_known
 from alphaedit.world.facts import World
 from alphaedit.world.records import records

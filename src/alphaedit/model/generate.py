@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from alphaedit.core.errors import ModelError, NonFiniteError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.passes.prefix_cache import keys_and_values_of
+from alphaedit.model.responder import Responder
 from alphaedit.model.route import Route, going_on
 
 BATCH_ROWS = 128
@@ -20,7 +22,7 @@ BATCH_TOKENS = 32_768
 
 
 def generate(
-    handle: ModelHandle,
+    asked: ModelHandle | Responder,
     prompts: Sequence[str],
     max_new_tokens: int,
     *,
@@ -31,13 +33,36 @@ def generate(
     """Continuations of `prompts` (the new text only).
 
     Args:
+        asked: a model, as the edits in force have it answer, or another responder.
+        prompts: texts to go on from.
+        max_new_tokens: length of each continuation.
         top_k: sample from the k most likely tokens by `generator` (CPU); greedy if not given.
+        generator: of the samples.
+        progress: is told how many of how many are done.
 
     A row ends at the end-of-text token, or where the model's positions end.
 
     Raises:
         ModelError: a prompt is empty, or leaves no room for an answer.
     """
+    how: Any = {"top_k": top_k, "generator": generator, "progress": progress}
+    if not isinstance(asked, ModelHandle):
+        return asked.generate(prompts, max_new_tokens, **how)
+    if asked.routed is not None:
+        return asked.routed.generate(prompts, max_new_tokens, **how)
+    return generate_directly(asked, prompts, max_new_tokens, **how)
+
+
+def generate_directly(
+    handle: ModelHandle,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """`generate` by the handle's own model."""
     rows = [handle.tokens.encode(prompt) for prompt in handle.rendered(prompts)]
     limit = handle.max_positions
     for prompt, row in zip(prompts, rows, strict=True):

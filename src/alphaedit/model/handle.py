@@ -20,6 +20,7 @@ from alphaedit.model.fingerprint import fingerprint
 from alphaedit.model.load import at_least_float32, check_finite, load_model
 from alphaedit.model.logit_transform import LOOKED_FOR
 from alphaedit.model.quantised import check_quantisation
+from alphaedit.model.responder import Responder
 from alphaedit.model.route import Render, inside, is_plain
 from alphaedit.model.sharded import is_sharded, settle
 from alphaedit.model.structure import find_structure, linear_shape
@@ -46,6 +47,9 @@ class ModelHandle:
         n_layers: how many there are.
         structure: the parts of the model, see `Structure`.
         sharded: its weights are split over processes.
+        memories: put what they know in front of prompts, one after the other.
+        routers: each answers in the place of the one before it, the first in the model's.
+        hooked: hooks in force act on requests.
 
     Raises:
         ModelError: the model is not causal.
@@ -82,6 +86,7 @@ class ModelHandle:
         self.n_layers = len(self.layers)
         self._weights = Weights(model, sharded=self.sharded)
         self.memories: list[Render] = []
+        self.routers: list[Responder] = []
         self.hooked = False
         self._accepted = set(inspect.signature(model.forward).parameters)
 
@@ -316,6 +321,11 @@ class ModelHandle:
             for render in self.memories:
                 found = render(found)
         return found
+
+    @property
+    def routed(self) -> Responder | None:
+        """What answers requests in the model's place now, if a change in force sends some away."""
+        return self.routers[-1] if self.routers and not is_plain() else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states that left the last block, [..., d_out] to [..., vocabulary].

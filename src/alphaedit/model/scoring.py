@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,34 +14,14 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import StopForward, on_output, stoppable
 from alphaedit.model.passes.prefix_cache import Chunk, forward_rows
+from alphaedit.model.responder import Responder, Score
 from alphaedit.model.route import request
 
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One continuation's score.
-
-    Attributes:
-        mean_logprob: mean log-probability of its tokens, natural logarithm.
-        exact: whether every token is the most likely one given those before, so that greedy
-            decoding gives exactly this continuation.
-        tokens: how many tokens it has.
-    """
-
-    mean_logprob: float
-    exact: bool
-    tokens: int
-    correct: int
-
-    @property
-    def p(self) -> float:
-        """Exp of the mean log-probability."""
-        return float(torch.tensor(self.mean_logprob).exp())
+__all__ = ["Score", "lengths", "next_token", "score"]
 
 
-@torch.no_grad()
 def score(
-    handle: ModelHandle,
+    asked: ModelHandle | Responder,
     pairs: Sequence[tuple[str, str]],
     *,
     batch_tokens: int | None = None,
@@ -53,11 +32,65 @@ def score(
     What prompts share is run once (see `prefix_cache`); log-probabilities are float32.
 
     Args:
-        batch_tokens: size of one pass, padding included; by default what suits the device.
+        asked: a model, as the edits in force have it answer, or another responder.
+        pairs: what is scored.
+        batch_tokens: size of one pass of a model, padding included; by default what suits the
+            device.
+        progress: is told how many are done.
 
     Raises:
         ModelError: a text is longer than the model reads.
     """
+    if not isinstance(asked, ModelHandle):
+        return asked.score(pairs, progress=progress)
+    if asked.routed is not None:
+        return asked.routed.score(pairs, progress=progress)
+    return score_directly(asked, pairs, batch_tokens=batch_tokens, progress=progress)
+
+
+def next_token(asked: ModelHandle | Responder, prompts: Sequence[str]) -> torch.Tensor:
+    """Log-probabilities [prompts, vocabulary] of what follows each prompt, float32 on the CPU."""
+    if not isinstance(asked, ModelHandle):
+        return asked.next_token(prompts)
+    if asked.routed is not None:
+        return asked.routed.next_token(prompts)
+    return next_token_directly(asked, prompts)
+
+
+def lengths(asked: ModelHandle | Responder, texts: Sequence[str]) -> list[int]:
+    """How many tokens each text has."""
+    if isinstance(asked, ModelHandle):
+        if asked.routed is None:
+            return [len(asked.tokens.encode(text)) for text in texts]
+        return asked.routed.lengths(texts)
+    return asked.lengths(texts)
+
+
+@torch.no_grad()
+def next_token_directly(
+    handle: ModelHandle, prompts: Sequence[str], *, rows: int = 64
+) -> torch.Tensor:
+    """`next_token` of the handle's own model, `rows` prompts a pass."""
+    encoded = [handle.tokens.encode(prompt) for prompt in handle.rendered(prompts)]
+    found = []
+    for at in range(0, len(encoded), rows):
+        ids, mask = handle.tokens.pad(encoded[at : at + rows], "left")
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        with request(torch.full((len(ids),), ids.shape[1] - 1)):
+            last = handle.forward(ids, mask, positions=positions)[:, -1]
+        found.append(last.float().log_softmax(-1).cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def score_directly(
+    handle: ModelHandle,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch_tokens: int | None = None,
+    progress: Progress = silent,
+) -> list[Score]:
+    """`score` by the handle's own model."""
     encoded = _encoded(handle, pairs)
     # Continuations of one token after the same prompt are read from the same row. Where hooks look
     # at the ends of prompts, a row has one.

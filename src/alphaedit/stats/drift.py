@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -132,20 +132,6 @@ def _rows(handle: ModelHandle, texts: Iterator[str], tokens: int) -> Tensor:
 
 def _exp(value: float) -> float:
     return float(torch.tensor(value, dtype=torch.float64).exp())
-
-
-@torch.no_grad()
-def next_token(handle: ModelHandle, prompts: Sequence[str], *, rows: int = 64) -> Tensor:
-    """Log-probabilities [prompts, vocabulary] of what follows each prompt, float32 on the CPU."""
-    encoded = [handle.tokens.encode(prompt) for prompt in handle.rendered(prompts)]
-    found = []
-    for at in range(0, len(encoded), rows):
-        ids, mask = handle.tokens.pad(encoded[at : at + rows], "left")
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        with request(torch.full((len(ids),), ids.shape[1] - 1)):
-            last = handle.forward(ids, mask, positions=positions)[:, -1]
-        found.append(last.float().log_softmax(-1).cpu())
-    return torch.cat(found)
 
 
 def kl(before: Tensor, now: Tensor) -> Tensor:

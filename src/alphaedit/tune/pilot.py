@@ -12,8 +12,8 @@ from alphaedit.methods.base import Method, Problem
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.scoring import score
-from alphaedit.stats.drift import held_out, kl, next_token
+from alphaedit.model.scoring import next_token, score
+from alphaedit.stats.drift import held_out, kl
 from alphaedit.stats.statistics import ModelStatistics
 
 MOST_NEIGHBORS = 256
