@@ -38,6 +38,7 @@ ALL = (
     ("layers",),
     ("projection",),
     ("methods",),
+    ("routers",),
     ("sequence",),
     ("bundled",),
     ("gpu",),

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from tests.tiny import SENTENCES, tiny_model
 
 from alphaedit import Editor, Fact
-from alphaedit.bench.data import EditRecord
+from alphaedit.bench import behind, qa
+from alphaedit.bench.data import EditRecord, Probe
 from alphaedit.bench.experiments.spec import load
 from alphaedit.bench.routing import (
     memory_metrics,
@@ -182,3 +184,34 @@ def test_methods_where_registered(tmp_path: Path) -> None:
     file.write_text(head + "where_registered: grace\n")
     with pytest.raises(ConfigError, match="is no list of methods"):
         load(str(file))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_worked_examples_are_not_what_a_memory_is_asked(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    original = behind.generate
+
+    def listen(handle: Any, prompts: Sequence[str], *rest: Any, **more: Any) -> list[str]:
+        assert not handle.memories
+        said.extend(prompts)
+        return original(handle, prompts, *rest, **more)
+
+    monkeypatch.setattr(behind, "generate", listen)
+    editor.edit(facts()[0], "ike", **IKE)
+    probes = tuple(
+        Probe("multi_hop", "question", question, ("Norway",))
+        for question in ("Where does the mayor of France live?", "Where is it?")
+    )
+    monkeypatch.setattr(qa, "EXAMPLES", "Question: Where is France? Answer: here")
+    monkeypatch.setattr(qa, "HOP_TOKENS", 2)
+    record = replace(RECORDS[0], probes=probes, schema="mquake")
+    found = qa.qa_metrics(editor.handle, [record], generation=False)
+    assert found["multi_hop_chain"] is not None
+    assert len(editor.handle.memories) == 1
+    front = "Question: Where is France? Answer: here\n"
+    # The note stands beside the question that names its subject, and nowhere else.
+    assert said[0].startswith(f"{front}New Fact: The capital of France is Oslo.")
+    assert said[0].endswith("Question: Where does the mayor of France live?")
+    assert said[1] == f"{front}Question: Where is it?"

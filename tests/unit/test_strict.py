@@ -10,11 +10,12 @@ from tests.tiny import tiny_model
 from alphaedit.bench import strict
 from alphaedit.bench.data import EditRecord, Probe
 from alphaedit.bench.intervals import Rate, percent
-from alphaedit.bench.strict import caveats, conclusions, names, strict_metrics, unsaid
+from alphaedit.bench.strict import at_chance, caveats, conclusions, names, strict_metrics, unsaid
 from alphaedit.bench.strict_prompts import choice, judged, negated
 from alphaedit.core.errors import DataError
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import Score
+from alphaedit.report.results import Column, Group
 
 RECORD = EditRecord(
     case_id="1",
@@ -145,10 +146,28 @@ def test_caveats_name_what_says_nothing() -> None:
     assert good is not None
     assert even is not None
     said = caveats({"negation": good, "sa_mcq": even, "old_said": none})
-    assert len(said) == 2
-    assert said[0].startswith("sa mcq: about what it held before, the unedited model scores 50.0 %")
-    assert "next to nothing to lose" in said[1]
-    assert caveats({"negation": good}) == []
+    assert said[0].startswith("negation, sa mcq: the unedited model is asked about what it held")
+    assert said[1].startswith("sa mcq: the unedited model is no better than chance")
+    assert "next to nothing to lose" in said[2]
+    assert len(caveats({"negation": good})) == 1
+    assert caveats({"efficacy": even}) == []
+    assert at_chance({"negation": good, "sa_mcq": even}) == ["sa_mcq"]
+
+
+def test_chance_has_no_best() -> None:
+    good, even = percent([True] * 60), percent([True, False] * 30)
+    assert good is not None
+    assert even is not None
+
+    def column(name: str, **numbers: Rate) -> Column:
+        return Column(name, name, "", (), numbers, {})
+
+    before = column("unedited", negation=good, sa_mcq=even)
+    group = Group("m", "r", (before, column("rome", negation=even, sa_mcq=good)))
+    assert group.ranks("negation") == {"rome": 1}
+    assert group.ranks("sa_mcq") == {}
+    checked = replace(before, left_out=3)
+    assert Group("m", "r", (checked,)).notes[0].startswith("3 records were left out")
 
 
 def test_on_a_real_model() -> None:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from alphaedit.bench.behind import generate_behind
 from alphaedit.bench.data import EditRecord, Probe
 from alphaedit.bench.intervals import Rate, mean, percent
 from alphaedit.bench.metrics import Metrics
@@ -220,15 +221,18 @@ def asked_directly(question: str) -> str:
     return f"{_marked(question)} Answer:"
 
 
-def asked_to_think(question: str) -> str:
-    """A question, up to where a chain of thought begins; examples go before unless it has a form.
+def worked_examples(question: str) -> str:
+    """What goes in front of a question, so that a chain of thought follows it.
 
     Questions that begin with "Question:" are the bundled world's, whose models were trained on
     that form and need no examples.
     """
-    if question.startswith(QUESTION):
-        return question
-    return f"{EXAMPLES}\n{_marked(question)}"
+    return "" if question.startswith(QUESTION) else f"{EXAMPLES}\n"
+
+
+def asked_to_think(question: str) -> str:
+    """A question, up to where a chain of thought begins, behind the examples it needs."""
+    return worked_examples(question) + _marked(question)
 
 
 def _marked(question: str) -> str:
@@ -313,10 +317,10 @@ def _hops(
 
     direct = ask("multi_hop", asked_directly)
     right = _right(responder, [(p, a) for _, p, a in direct], progress)
-    thought = ask("multi_hop", asked_to_think)
-    chains = generate(
+    thought = ask("multi_hop", lambda question: question)
+    chains = generate_behind(
         responder,
-        [p for _, p, _ in thought],
+        [(worked_examples(p), _marked(p)) for _, p, _ in thought],
         HOP_TOKENS,
         progress=lambda done, total: progress("chains of thought", done, total),
     )

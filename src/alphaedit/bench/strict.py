@@ -216,19 +216,39 @@ def _short_answers(handle: ModelHandle, prompts: Sequence[str]) -> list[str]:
     return [re.split(r"[.\n]", text, maxsplit=1)[0].strip() for text in texts]
 
 
+UNEDITED_ROW = (
+    "{}: the unedited model is asked about what it held before, the old objects; edited models "
+    "about the new ones."
+)
+
+
+def at_chance(unedited: Mapping[str, Rate]) -> list[str]:
+    """Probes in which the unedited model, about what it held, is not above chance (95 %)."""
+    return [
+        name
+        for name, level in CHANCE.items()
+        if (rate := unedited.get(name)) is not None and rate.low <= level
+    ]
+
+
+def _named(metrics: Sequence[str]) -> str:
+    return ", ".join(name.replace("_", " ") for name in metrics)
+
+
 def caveats(unedited: Mapping[str, Rate]) -> list[str]:
     """What the unedited model's own scores say about how much a table of these probes can tell.
 
     Args:
         unedited: its metrics, each the same test about what it held before any edit.
     """
-    said = [
-        f"{name.replace('_', ' ')}: about what it held before, the unedited model scores "
-        f"{rate.value:.1f} % ({rate.low:.1f} to {rate.high:.1f}), no better than chance "
-        f"({level:.0f} %). A model that cannot do this test says nothing about edits by it."
-        for name, level in CHANCE.items()
-        if (rate := unedited.get(name)) is not None and rate.low <= level
-    ]
+    there = [name for name in CHANCE if name in unedited]
+    said = [UNEDITED_ROW.format(_named(there))] if there else []
+    unable = at_chance(unedited)
+    if unable:
+        said.append(
+            f"{_named(unable)}: the unedited model is no better than chance (50 %). A model that "
+            "cannot do a test about what it holds says nothing about edits by it."
+        )
     spoken = unedited.get("old_said")
     if spoken is not None and spoken.value < RARE:
         said.append(

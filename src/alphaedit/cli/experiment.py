@@ -213,12 +213,12 @@ def _table(group: Group) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from alphaedit.report.results import FINE, metrics_of, ranks
+    from alphaedit.report.results import FINE, metrics_of
 
     table = Table(title=group.title, title_justify="left")
     table.add_column("")
     metrics = metrics_of(group.columns)
-    best = {metric: ranks(group.edited, metric) for metric in metrics}
+    best = {metric: group.ranks(metric) for metric in metrics}
     for metric in metrics:
         table.add_column(metric.replace("_", " "), justify="right")
     for column in group.columns:

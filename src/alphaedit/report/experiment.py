@@ -17,7 +17,7 @@ from alphaedit.core.files import write_text
 from alphaedit.report import charts
 from alphaedit.report.figures import svg
 from alphaedit.report.page import stylesheet
-from alphaedit.report.results import FINE, Group, Results, metrics_of, ranks, read
+from alphaedit.report.results import FINE, Group, Results, metrics_of, read
 
 PICTURES = "pictures"
 
@@ -64,7 +64,7 @@ def _section(results: Results, published: bool) -> dict[str, Any]:
 def _table(group: Group) -> dict[str, Any]:
     """Rows of a main table; each cell has its text, interval and rank."""
     metrics = metrics_of(group.columns)
-    best = {metric: ranks(group.edited, metric) for metric in metrics}
+    best = {metric: group.ranks(metric) for metric in metrics}
     rows = [
         {
             "label": column.label,

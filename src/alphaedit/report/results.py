@@ -12,7 +12,7 @@ from scipy import stats
 
 from alphaedit.bench.experiments.store import RunDirectory
 from alphaedit.bench.intervals import Rate
-from alphaedit.bench.strict import STRICT, caveats
+from alphaedit.bench.strict import STRICT, at_chance, caveats
 
 UNEDITED = "unedited"
 LOWER_IS_BETTER = frozenset(
@@ -69,6 +69,8 @@ MAIN = (
     "request_time_neighbors",
     "token_time",
 )
+UNRANKED = ("null_share", "sa_mcq_unsure")
+"""Metrics of which neither more nor less is better."""
 COMPARED = ("batch_size", "total", "records", "seeds", "sample", "tokens", "corpus")
 
 
@@ -121,6 +123,14 @@ class Group:
     def baseline(self) -> Column | None:
         """The unedited model."""
         return next((c for c in self.columns if c.method == UNEDITED), None)
+
+    def ranks(self, metric: str) -> dict[str, int]:
+        """1 for the best and 2 for the second best of the edited models, by label.
+
+        None where the unedited model is at chance: what is best there is chance.
+        """
+        unable = at_chance(self.baseline.numbers) if self.baseline else []
+        return {} if metric in (*UNRANKED, *unable) else ranks(self.edited, metric)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -281,7 +291,7 @@ def metrics_of(columns: Iterable[Column]) -> list[str]:
 def ranks(columns: Sequence[Column], metric: str) -> dict[str, int]:
     """1 for the best and 2 for the second best columns by label; equal as shown is equal."""
     values = {c.label: round(c.numbers[metric].value, 1) for c in columns if metric in c.numbers}
-    if metric == "null_share":
+    if metric in UNRANKED:
         return {}
     if metric in FINE:
         values = {c.label: c.numbers[metric].value for c in columns if metric in c.numbers}
