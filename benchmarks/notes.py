@@ -44,9 +44,10 @@ PATH = RESULTS / "notes.json"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ike": ("ike", {}),
     "ike, 0 demonstrations": ("ike", {"demonstrations": 0}),
-    "rag": ("rag", {}),
+    "rag, bare": ("rag", {"template": "{notes}\n{prompt}"}),
     "memprompt": ("memprompt", {}),
 }
+"""By default `rag` writes what `ike` writes without demonstrations, word for word."""
 LOOK_UPS: dict[str, tuple[str, dict[str, Any]]] = {
     "by subject": ("rag", {}),
     "by distance of keys": ("rag", {"scope": "distance"}),
@@ -55,7 +56,7 @@ LOOK_UPS: dict[str, tuple[str, dict[str, Any]]] = {
     "by keys (memprompt)": ("memprompt", {"lookup": "model"}),
     "by words (memprompt)": ("memprompt", {"lookup": "words"}),
 }
-PLAIN = "unedited"
+PLAIN, LOOKED_UP = "unedited", "look-ups"
 NEIGHBORS = 2
 """Of CounterFact's ten of each record, for time."""
 MANY = 10_000
@@ -215,20 +216,27 @@ class Records:
                 out["tokens_in_front"] = round(statistics.mean(longer), 1)
         return out
 
-    def report(self) -> dict[str, Any]:
-        """All methods, and all ways to look up."""
+    def report(
+        self, labels: Sequence[str], known: dict[str, Any], save: Callable[[Any], None]
+    ) -> None:
+        """Methods by their labels, into what is known of others; saved after each."""
         editor, first = self.editor, [own[0] for own in self.prompts["edits"]][:TIMED]
+        rows, looked_up = known.setdefault("rows", {}), known.setdefault("look_ups", {})
+        known["edits"] = len(self.records)
 
         def answer_ms() -> float:
             return round(1000 * seconds_each(lambda p: generate(editor.handle, p, 8), first), 1)
 
-        rows = {PLAIN: {**self.measured(self.prompts), "answer_ms": answer_ms()}}
-        looked_up = {}
-        for label, (name, over) in LOOK_UPS.items():
+        if PLAIN in labels:
+            rows[PLAIN] = {**self.measured(self.prompts), "answer_ms": answer_ms()}
+            save(known)
+        for label, (name, over) in LOOK_UPS.items() if LOOKED_UP in labels else ():
             with remembered(editor, self.records, name, over) as cost:
                 looked_up[label] = {**self.fired(self.rendered()), **cost}
-            print(label, looked_up[label], flush=True)
+            save(known)
         for label, (name, over) in METHODS.items():
+            if label not in labels:
+                continue
             with remembered(editor, self.records, name, over) as cost:
                 texts, right = self.rendered(), self.rendered(oracle=True)
                 rows[label] = {**self.measured(texts), **self.fired(texts), **cost}
@@ -236,7 +244,7 @@ class Records:
                 if name in ("ike", "rag"):
                     rows[f"{label}, oracle"] = self.measured(right)
             print(label, rows[label], rows.get(f"{label}, oracle"), flush=True)
-        return {"edits": len(self.records), "rows": rows, "look_ups": looked_up}
+            save(known)
 
 
 def in_chat(editor: Editor, records: list[EditRecord]) -> dict[str, Any]:
@@ -353,6 +361,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10, help="of MQuAKE")
     parts = ["counterfact", "zsre", "mquake", "chat", "memory"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
+    labels = [PLAIN, LOOKED_UP, *METHODS]
+    parser.add_argument("--methods", nargs="+", default=labels, choices=labels)
     args = parser.parse_args()
     editor = Editor.from_pretrained(args.model, progress=False)
 
@@ -360,20 +370,23 @@ def main() -> None:
         return list(load(str(path), schema, limit=count).records)
 
     for part in args.parts:
-        if part == "memory":
-            found = of_many(editor)
-        elif part == "counterfact":
-            chosen = read(args.counterfact, "counterfact", args.edits)
-            found = Records(editor, chosen, choice=True).report()
-        elif part == "zsre":
-            found = Records(editor, read(args.zsre, "zsre", args.edits), choice=False).report()
-        elif part == "chat":
-            found = in_chat(editor, read(args.zsre, "zsre", args.edits))
-        else:
-            found = of_hops(editor, read(args.mquake, "mquake", args.cases))
         result = json.loads(PATH.read_text(encoding="utf-8")) if PATH.is_file() else {}
-        result |= {"benchmark": "notes", "model": Path(args.model).name, part: found, **machine()}
-        PATH.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+        def save(found: Any, part: str = part, result: dict[str, Any] = result) -> None:
+            head = {"benchmark": "notes", "model": Path(args.model).name, **machine()}
+            text = json.dumps({**result, **head, part: found}, indent=1)
+            PATH.write_text(text + "\n", encoding="utf-8")
+
+        if part == "memory":
+            save(of_many(editor))
+        elif part == "chat":
+            save(in_chat(editor, read(args.zsre, "zsre", args.edits)))
+        elif part == "mquake":
+            save(of_hops(editor, read(args.mquake, "mquake", args.cases)))
+        else:
+            choice = part == "counterfact"
+            chosen = read(args.counterfact if choice else args.zsre, part, args.edits)
+            Records(editor, chosen, choice=choice).report(args.methods, result.get(part, {}), save)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,8 @@ def test_edits_with_other_encoders_are_one_memory(editor: Editor) -> None:
     editor.edit(FACTS[0], "rag", **LAYER)
     editor.edit(FACTS[1], "rag", encoder="words")
     editor.edit(FACTS[2], "rag", layers=(2,), count=2)
-    assert rendered(editor, "Oslo is a city in").startswith("Oslo is a city in Spain.\n")
+    text = "New Fact: Oslo is a city in Spain.\nPrompt: Oslo is a city in"
+    assert rendered(editor, "Oslo is a city in") == text
     both = rendered(editor, "France is near")
     assert "Madrid" in both
     assert "Welsh" in both
@@ -276,7 +277,7 @@ def test_how_many_and_in_which_order(editor: Editor) -> None:
     )
     editor.revert()
     editor.edit(FACTS, "rag", scope="always", encoder="words", count=9)
-    assert rendered(editor, "Birds").count("\n") == 3
+    assert rendered(editor, "Birds").count(".\n") == 3
 
 
 @pytest.mark.parametrize(
@@ -672,10 +673,12 @@ def test_an_evaluation_that_names_the_facts(
     seen.clear()
     evaluate(editor, records, generation=False, oracle=True)
     notes = {text.split("\n")[0] for prompt, text in seen if "Norway is" in prompt}
-    assert notes == {"The capital of France is Madrid.", "Oslo is a city in Spain."}
-    assert {text.split("\n")[0] for prompt, text in seen if prompt == "Oslo is in"} == {
-        "The capital of France is Madrid."
-    }
+    capital, city = (
+        "New Fact: The capital of France is Madrid.",
+        "New Fact: Oslo is a city in Spain.",
+    )
+    assert notes == {capital, city}
+    assert {text.split("\n")[0] for prompt, text in seen if prompt == "Oslo is in"} == {capital}
     assert told_about() is None
     measured = editor.evaluate(records, oracle=True)
     assert measured["specificity"].n == 3
@@ -687,7 +690,7 @@ def test_facts_that_a_memory_does_not_have(editor: Editor) -> None:
         assert rendered(editor, FACTS[0].text) == FACTS[0].text
     with asked_about([fact.text for fact in FACTS]):
         # Of several the nearest to what is asked.
-        assert rendered(editor, FACTS[1].text).startswith("Oslo is a city in Spain")
+        assert rendered(editor, FACTS[1].text).startswith("New Fact: Oslo is a city in Spain")
     with pytest.raises(RuntimeError), asked_about(["a"]):
         raise RuntimeError
     assert told_about() is None

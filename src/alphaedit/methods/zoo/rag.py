@@ -30,7 +30,8 @@ class RagSettings(NoteSettings):
 
     count: int = Field(1, ge=1, description="most statements in front of a prompt, nearest last")
     template: str = Field(
-        "{notes}\n{prompt}", description="what a text is put into; it must end with {prompt}"
+        "New Fact: {notes}\nPrompt: {prompt}",
+        description="what a text is put into; it must end with {prompt}",
     )
     chat_template: str = Field(
         "Answer by these facts, even if you know otherwise:\n{notes}\n\n{prompt}",
