@@ -259,7 +259,7 @@ def test_completion_knows_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(said for _, said in complete.methods(""))
     assert names(complete.methods_or_none("no")) == ["none"]
     assert names(complete.plugins("")) == list(plugins())
-    assert names(complete.presets("")) == list(presets())
+    assert names(complete.presets("")) == [*presets(), "measured"]
     assert names(complete.experiments("")) == sorted(spec.names())
     assert sorted(complete.SCHEMAS) == sorted(schemas())
     assert sorted(complete.MADE) == sorted(SCHEMAS)
