@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alphaedit.bench.routing import patch_bytes, state_bytes, time_metrics
@@ -36,8 +36,8 @@ MODEL = "bundled-small"
 COUNTS = (30, 100, 300, 1000, 3000)
 CHUNK = 100
 ASKED = 40
-CHEAP = {"steps": 1, "stop_loss": 100.0}
-"""Settings of a search that ends at once, where a method has them."""
+CHEAP = {"steps": 1, "stop_loss": 100.0, "demonstrations": 0}
+"""Settings of a search that ends at once and of notes alone, where a method has them."""
 
 
 def world_facts(count: int) -> tuple[list[Fact], list[str]]:
@@ -60,9 +60,9 @@ def grown(
     facts: Sequence[Fact],
     others: Sequence[str],
     counts: Sequence[int],
-) -> list[Row]:
+) -> Iterator[Row]:
     """What a method costs after so many edits."""
-    handle, rows = editor.handle, list[Row]()
+    handle = editor.handle
     over = {name: value for name, value in CHEAP.items() if name in method.config.model_fields}
     hp = editor.hyperparameters(method.name, None, facts[:2], **over)
     applied, patches, state = Applied(handle), list[Patch](), SequentialState()
@@ -84,22 +84,18 @@ def grown(
             state, done = solution.state, done + len(batch)
         edited = [fact.text for fact in facts[:done]][:: max(1, done // ASKED)][:ASKED]
         times = time_metrics(handle, edited, others)
-        rows.append(
-            {
-                "edits": done,
-                "bytes_per_edit": sum(map(patch_bytes, patches)) / done,
-                "state_bytes_per_edit": state_bytes(state) / done,
-                "solve_seconds_per_edit": solving / (done - begun),
-                "install_seconds": installing,
-                "fired_edits": sum(acted(handle, edited)) / len(edited),
-                "fired_others": sum(acted(handle, others)) / len(others),
-                **{name: rate.to_json() for name, rate in times.items() if rate is not None},
-            }
-        )
-        print(method.name, rows[-1], flush=True)
-    with applied.replacing(patches, [], 0) as keep:
-        keep()
-    return rows
+        row = {
+            "edits": done,
+            "bytes_per_edit": sum(map(patch_bytes, patches)) / done,
+            "state_bytes_per_edit": state_bytes(state) / done,
+            "solve_seconds_per_edit": solving / (done - begun),
+            "install_seconds": installing,
+            "fired_edits": sum(acted(handle, edited)) / len(edited),
+            "fired_others": sum(acted(handle, others)) / len(others),
+            **{name: rate.to_json() for name, rate in times.items() if rate is not None},
+        }
+        print(method.name, row, flush=True)
+        yield row
 
 
 def main() -> None:
@@ -117,10 +113,12 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name in args.methods:
         editor = Editor.from_pretrained(MODEL)
+        found[name] = {"rows": [], "error": None}
         try:
-            found[name] = grown(editor, get_method(name), facts, others, counts)
+            for row in grown(editor, get_method(name), facts, others, counts):
+                found[name]["rows"].append(row)
         except AlphaEditError as error:
-            found[name] = {"error": str(error)}
+            found[name]["error"] = str(error)
             print(name, error, flush=True)
     write("routers", {"model": MODEL, "methods": found}, quick=args.quick)
 

@@ -1,7 +1,9 @@
 """Stricter probes, on models whose answers are known."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +11,19 @@ from tests.tiny import tiny_model
 
 from alphaedit.bench import strict
 from alphaedit.bench.data import EditRecord, Probe
+from alphaedit.bench.experiments.runner import run as run_experiment
+from alphaedit.bench.experiments.spec import build
 from alphaedit.bench.intervals import Rate, percent
+from alphaedit.bench.sources import kept_of
 from alphaedit.bench.strict import at_chance, caveats, conclusions, names, strict_metrics, unsaid
 from alphaedit.bench.strict_prompts import choice, judged, negated
+from alphaedit.cli.app import run
+from alphaedit.cli.tables import metrics_table, strict_notes
 from alphaedit.core.errors import DataError
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.scoring import Score
-from alphaedit.report.results import Column, Group
+from alphaedit.model.scoring import Score, score
+from alphaedit.report.results import Column, Group, read
+from alphaedit.world.facts import World
 
 RECORD = EditRecord(
     case_id="1",
@@ -196,3 +204,56 @@ def test_pre_check_leaves_out_what_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(DataError, match="says the new objects of all 1 records"):
         unsaid(handle, [known])
     assert unsaid(handle, []) == []
+
+
+def test_eval_asks_strictly_and_checks_before(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["eval", "bundled-small", "world", "--method", "ike", "--edits", "4", "--batch-size"]
+    asked += ["2", "--strict", "--pre-check", "--no-generation"]
+    assert run([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # The unedited model says none of the counterfacts: all are edited.
+    assert (found["left_out"], found["edits"]) == (0, 4)
+    for name in ("negation", "true_false", "true_false_relative", "sa_mcq"):
+        assert found["before"][name]["n"] == found[name]["n"] > 0
+    assert "old_said" not in found
+    assert found["fired_edits"]["value"] == 100.0
+    assert found["bytes_per_edit"]["value"] > 0
+    assert "request_time" not in found
+    notes = strict_notes(found["before"])
+    assert "the unedited model is asked about what it held before" in notes[0]
+    table, _ = metrics_table({"unedited": found["before"], "ike": found}, "title")
+    shown = [str(cell) for cell in table.columns[0].cells]
+    assert {"fired neighbors (%)", "bytes per edit (bytes)", "sa mcq (%)"} <= set(shown)
+
+
+def test_an_experiment_leaves_out_what_is_said(tmp_path: Path) -> None:
+    world = World.load()
+    handle = ModelHandle.load("bundled-small")
+    known = kept_of(handle, set(), seed=3, count=2)
+    assert [s.exact for s in score(handle, known)] == [True, True]
+    rows = []
+    for number, (prompt, answer) in enumerate(known):
+        subject = next(f.subject for f in world.facts if f.subject in prompt and f.object == answer)
+        for new in (answer, "Oslo"):
+            rewrite = {
+                "prompt": prompt.replace(subject, "{}", 1),
+                "subject": subject,
+                "relation_id": "P1",
+                "target_new": {"str": new},
+                "target_true": {"str": answer},
+            }
+            case = {"case_id": f"{number} {new}", "requested_rewrite": rewrite}
+            rows.append({**case, "paraphrase_prompts": [], "neighborhood_prompts": []})
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps(rows))
+    how = {
+        **{"name": "mine", "title": "t", "question": "q", "models": ["bundled-small"]},
+        **{"records": [str(file)], "methods": ["none"], "edits": 4, "pre_check": True},
+        "measures": ["strict"],
+    }
+    directory = run_experiment(build(how, "mine"), tmp_path / "out", about={})
+    assert [state["left_out"] for state in directory.cells()] == [2]
+    (group,) = read([tmp_path / "out"])[0].groups
+    assert group.notes[0].startswith("2 records were left out")
+    assert group.baseline is not None
+    assert group.baseline.numbers["true_false"].n == 4

@@ -313,10 +313,11 @@ def test_a_pilot_measures_what_a_router_does(tmp_path: Path) -> None:
     editor = routed_editor(tmp_path)
     method = get_method("grace")
     values = {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0}
-    pilot = Pilot(editor.handle, editor.statistics, method, FACTS[:2], planned=2)
+    # One alone, as balls of different targets would share the way between them.
+    pilot = Pilot(editor.handle, editor.statistics, method, FACTS[1:2], planned=1)
     near = pilot.measure(build(values, "trial", method.config))
     far = pilot.measure(build({**values, "radius": 1e4}, "trial", method.config))
-    assert near.efficacy > 0.2
+    assert near.efficacy > 0.5
     assert near.specificity == pytest.approx(1.0, abs=1e-5)
     assert near.stability == pytest.approx(1.0, abs=1e-5)
     # What answers everything moves neighbors and all other text.

@@ -119,11 +119,9 @@ def tune(
     choosing: dict[str, Any] = {"preset_name": preset, "over": given, "progress": progress}
     start = _start(handle, statistics, solver, facts=chosen, seed=seed, **choosing)
     config = type(start)
-    last = start.layers[-1] if start.layers else 0
-    handle.block(last)
+    planned = planned or max(len(chosen), _load(handle, start))
     if isinstance(start, Hyperparameters):
         statistics.prepare(start.layers if "layers" in given else reachable(start, handle.n_layers))
-    planned = planned or max(len(chosen), round(LOAD * handle.d_in(last)))
     options: dict[str, Any] = {"planned": planned, "seed": seed, "progress": progress}
     pilot = Pilot(handle, statistics, solver, chosen, **options)
     found = search(
@@ -141,6 +139,17 @@ def tune(
         others = Pilot(handle, statistics, solver, rest, **options)
         checked = (others.measure(start), others.measure(best))
     return Tuned(solver.name, best, found, checked, planned, len(chosen))
+
+
+def _load(handle: ModelHandle, start: Settings) -> int:
+    """Edits that are planned where nobody says.
+
+    Raises:
+        ConfigError: the model has no such layer.
+    """
+    last = start.layers[-1] if start.layers else 0
+    handle.block(last)
+    return round(LOAD * handle.d_in(last))
 
 
 def _axes(

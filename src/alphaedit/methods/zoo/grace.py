@@ -26,17 +26,11 @@ class GraceSettings(Settings):
     """Settings of a codebook."""
 
     radius: float | None = Field(
-        None,
-        gt=0,
-        description="distance within which an entry answers; by default measured",
-        json_schema_extra=tuned(1.25),
+        None, gt=0, description="reach of an entry, or measured", json_schema_extra=tuned(1.25)
     )
     steps: int = Field(50, ge=1, description="most gradient steps of the search for a value")
     clamp: float = Field(
-        2.0,
-        gt=0,
-        description="largest |value - key| as a share of |key|",
-        json_schema_extra=tuned(1.5),
+        2.0, gt=0, description="largest |value - key| / |key|", json_schema_extra=tuned(1.5)
     )
     stop_loss: float = Field(0.02, ge=0, description="a fact below this loss is done")
     replace: Literal["last", "from_last"] = Field(
