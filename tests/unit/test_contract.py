@@ -31,6 +31,7 @@ FAMILIES = ("gpt2", "llama", "gemma2")
 SETTINGS: dict[str, dict[str, Any]] = {
     "grace": {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0},
     "ike": {"scope": "subject", "demonstrations": 1},
+    "serac": {"editor": "untrained", "layers": (1,)},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 

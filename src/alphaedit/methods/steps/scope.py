@@ -1,0 +1,103 @@
+"""Whether a prompt asks for what an edit is about, by distances of texts as the model reads them.
+
+A text's features are the mean key of its tokens at one layer (`steps.encoder`), standardised and of
+length 1. A projection that was trained for it brings paraphrases together and parts neighbors; the
+score of an edit is exp(-|e(edit) - e(prompt)|^2), above 0.5 in scope (Mitchell et al. 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from alphaedit.core.errors import EditFileError
+from alphaedit.methods.steps.encoder import best_encoder, embed, mean_key
+from alphaedit.model.handle import ModelHandle
+
+UNTRAINED = "untrained"
+LARGEST = 60.0
+"""Squared distances behind which a score counts as 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """An encoder for scopes.
+
+    Attributes:
+        layer: whose keys are read.
+        mean: of the features of texts, [d] float32.
+        scale: by which they are divided, [d].
+        projection: [d, k], or [1, 1]: a number by which features of length 1 are multiplied.
+    """
+
+    layer: int
+    mean: Tensor
+    scale: Tensor
+    projection: Tensor
+
+    @classmethod
+    def untrained(cls, handle: ModelHandle, layers: Sequence[int] | None = None) -> Scope:
+        """The model's keys as they are, 0.5 at the distance that leaves neighbors alone."""
+        layer, border = best_encoder(handle, layers)
+        mean = mean_key(handle, layer)
+        # Between texts of length 1, |a - b|^2 is twice the cosine distance.
+        gain = math.sqrt(math.log(2) / (2 * max(border.distance, 1e-6)))
+        return cls(layer, mean, torch.ones_like(mean), torch.tensor([[gain]]))
+
+    @classmethod
+    def of(cls, layer: int, tensors: Mapping[str, Tensor], where: str) -> Scope:
+        """From what `tensors` gave.
+
+        Raises:
+            EditFileError: a tensor is missing, of another shape, or not finite.
+        """
+        try:
+            mean, scale, projection = (
+                tensors[name].float() for name in ("mean", "scale", "projection")
+            )
+        except KeyError as error:
+            raise EditFileError(f"{where} lacks tensor {error}.", remedy=_ANEW) from None
+        fits = mean.ndim == 1 and scale.shape == mean.shape and projection.ndim == 2
+        if not fits or projection.shape[0] not in (1, len(mean)) or not bool((scale > 0).all()):
+            raise EditFileError(f"{where}: shapes of tensors do not fit.", remedy=_ANEW)
+        if not all(bool(torch.isfinite(one).all()) for one in (mean, scale, projection)):
+            raise EditFileError(f"{where} holds NaN or infinity.", remedy=_ANEW)
+        return cls(layer, mean, scale, projection)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the layer."""
+        return {"mean": self.mean, "scale": self.scale, "projection": self.projection}
+
+    def vectors(self, handle: ModelHandle, texts: Sequence[str]) -> Tensor:
+        """Vectors of texts, [n, k] float32; hooks and memories are silent."""
+        return self.project(standardised(embed(handle, texts, self.layer), self.mean, self.scale))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Standardised features [n, d] to [n, k]."""
+        if self.projection.shape[0] == 1:
+            return features * self.projection[0, 0]
+        return features @ self.projection
+
+
+_ANEW = "Train it again, or take it from a backup."
+
+
+def standardised(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Features [n, d] less their mean, by their scale, and of length 1."""
+    return normalize((features - mean) / scale, dim=1)
+
+
+def scores(prompts: Tensor, edits: Tensor) -> Tensor:
+    """exp(-|a - b|^2) of vectors [p, k] and [n, k]: [p, n]."""
+    return torch.exp(-distances(prompts, edits))
+
+
+def distances(one: Tensor, other: Tensor) -> Tensor:
+    """|a - b|^2 of rows, [p, n], at most `LARGEST`; of equal rows exactly 0."""
+    apart = torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart.square().clamp_max(LARGEST)
