@@ -64,7 +64,7 @@ QUICK: dict[str, Any] = {
     "batch": 12,
     "held_out": 6,
     "learning_rate": 0.03,
-    "dropout": 0.1,
+    "projection_rate": 0.03,
 }
 
 
@@ -106,11 +106,11 @@ def test_training_parts_what_is_out_of_scope(trained: Path) -> None:
 def test_scores_are_the_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(3, 5, generator=generator) for _ in range(2))
-    scope = Scope(0, torch.zeros(5), torch.ones(5), torch.eye(5) * 0.7)
+    scope = Scope(0, torch.zeros(5), torch.ones(5), torch.full((5,), 0.7), torch.eye(5) * 0.5)
     found = scores(scope.project(one), scope.project(other))
     for i in range(3):
         for j in range(3):
-            wanted = torch.exp(-(0.49 * (one[i] - other[j]).square()).sum())
+            wanted = torch.exp(-(0.74 * (one[i] - other[j]).square()).sum())
             assert found[i, j] == pytest.approx(float(wanted), rel=1e-5)
     assert scores(one, one).diagonal().tolist() == [1.0] * 3
 
@@ -121,15 +121,16 @@ def test_measures_count_what_they_say(model: Path) -> None:
     trainer.warm()
     held = trainer.split.held_out
     # Everything in one place: all is brought up, the first edit for each.
-    trainer._projection = torch.zeros_like(trainer._projection)
+    nothing = torch.zeros_like(trainer._parts[1])
+    trainer._parts = [torch.full_like(trainer._mean, -20.0), nothing]
     found = trainer.measure()
     assert found.specificity == 0.0
     assert found.generalization == pytest.approx(100 / len(held))
     # Everything far apart: edits alone bring up themselves.
-    trainer._projection = torch.eye(len(trainer._mean)) * 1e4
+    trainer._parts = [torch.full_like(trainer._mean, 9.0), nothing]
     found = trainer.measure()
     assert (found.efficacy, found.generalization, found.specificity) == (100.0, 0.0, 100.0)
-    assert (found.precision, found.score) == (100.0, 0.0)
+    assert (found.precision, found.score) == (100.0, 50.0)
 
 
 def test_a_stopped_training_ends_as_one_that_was_not(
@@ -325,8 +326,8 @@ def test_trained_by_the_command_line(
     use = ["--method", "serac", "--set", f"editor={out}", "-o", str(edits)]
     # 1: a model of random weights reads no notes, so that the fact does not hold.
     assert run(["edit", str(model), *asked, *use, "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["facts"]
-    assert (edits / "edits").exists() or list(edits.iterdir())
+    assert "France" in capsys.readouterr().out
+    assert list(edits.iterdir())
     empty = tmp_path / "empty.jsonl"
     few = tmp_path / "few.jsonl"
     few.write_text(json.dumps(fact.to_dict()) + "\n", encoding="utf-8")

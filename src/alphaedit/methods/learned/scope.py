@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,14 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.learned.examples import Split, check_facts, chosen
 from alphaedit.methods.learned.run import Schedule
 from alphaedit.methods.steps.encoder import best_encoder, embed
-from alphaedit.methods.steps.scope import LARGEST, Scope, distances, scores, standardised
+from alphaedit.methods.steps.scope import (
+    LARGEST,
+    Scope,
+    distances,
+    scores,
+    standardised,
+    vectors_of,
+)
 from alphaedit.model.handle import ModelHandle
 
 NEAREST = 1e-4
@@ -24,18 +32,23 @@ NEAREST = 1e-4
 EACH = 4
 """Most paraphrases and neighbors of a fact that are read."""
 ROWS = 64
+SIZE, MANY = 64, 1000
+"""Width of a projection, and facts without which it learns the facts and not the scope."""
 
 
 class ScopeTraining(Schedule):
     """How a scope is trained."""
 
-    steps: int = Field(600, ge=1, description="most steps")
+    steps: int = Field(300, ge=1, description="most steps")
+    every: int = Field(25, ge=1, description="steps between measurements, each of which is kept")
+    patience: int = Field(6, ge=1, description="measurements without progress before it ends")
     layers: tuple[int, ...] = Field((), description="layer that is read; by default measured")
-    size: int = Field(64, ge=1, description="width of the projection")
+    size: int | None = Field(
+        None, ge=0, description="width of the projection; by default 64, or 0 of fewer facts"
+    )
     batch: int = Field(48, ge=2, description="facts in a step")
-    learning_rate: float = Field(3e-3, gt=0, description="Adam's rate")
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of features left out in a step")
+    learning_rate: float = Field(0.01, gt=0, description="Adam's rate, of logarithms of weights")
+    projection_rate: float = Field(1e-3, gt=0, description="Adam's rate, of the projection")
     hardest: int = Field(4, ge=1, description="nearest other edits that each prompt is parted from")
     held_out: int = Field(40, ge=1, description="facts set aside to measure on")
 
@@ -49,7 +62,7 @@ class ScopeMeasures:
         generalization: of their paraphrases, those that bring up theirs: the recall.
         specificity: of prompts about neighbors, those that bring up none.
         precision: of the prompts that bring up one, those that bring up theirs.
-        score: harmonic mean of generalization and specificity.
+        score: mean of generalization and specificity.
     """
 
     efficacy: float
@@ -75,7 +88,7 @@ class ScopeLoss:
 
 
 class ScopeTrainer:
-    """A projection in training: paraphrases near their edit's prompt, all else far from it.
+    """Weights and a projection in training: paraphrases near their edit's prompt, all else far.
 
     Balanced binary cross-entropy of exp(-|a - b|^2). Out of scope are the nearest prompts and
     paraphrases of other edits in a step, half of which are of one relation (one prompt), and the
@@ -98,25 +111,49 @@ class ScopeTrainer:
         self.split = Split.of(facts, settings.held_out, seed)
         self._features: dict[str, Tensor] | None = None
         self._layer = -1
-        self._best: Tensor | None = None
+        self._best: list[Tensor] | None = None
 
     def warm(self) -> None:
         """See Trainable."""
         self._layer = best_encoder(self.handle, self.settings.layers or None)[0]
         self._read()
-        width = len(self._mean)
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(width, self.settings.size, generator=generator)
-        # Texts of length 1 that have nothing in common are then 8 apart (squared).
-        self._begin(drawn * (2 / self.settings.size**0.5))
+        size = self.settings.size
+        if size is None:
+            size = SIZE if len(self.split.train) >= MANY else 0
+        drawn = torch.randn(len(self._mean), max(1, size), generator=generator)
+        weights = torch.full((len(self._mean),), math.log(self._gain()))
+        self._begin(weights, drawn * (1e-3 if size else 0.0))
 
-    def _begin(self, projection: Tensor) -> None:
-        self._projection = projection.requires_grad_()
-        self._adam = torch.optim.AdamW(
-            [self._projection],
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-        )
+    def _gain(self) -> float:
+        """By what features are multiplied so that 0.5 parts in and out of scope best, untrained."""
+        facts = self.split.train
+        own = self._rows([fact.text for fact in facts])
+        numbered = list(enumerate(facts))
+        inside = torch.cat([self._apart(fact.paraphrases, own[i]) for i, fact in numbered])
+        outside = torch.cat([self._apart(fact.neighborhood, own[i]) for i, fact in numbered])
+        tried = torch.cat([inside, outside]).unique()
+        right = (inside[None] <= tried[:, None]).float().mean(1)
+        right += (outside[None] > tried[:, None]).float().mean(1)
+        return math.sqrt(math.log(2) / max(float(tried[right.argmax()]), NEAREST))
+
+    def _apart(self, texts: Sequence[str], own: Tensor) -> Tensor:
+        return distances(self._rows(texts[:EACH]), own[None])[:, 0]
+
+    def _begin(self, weights: Tensor, projection: Tensor) -> None:
+        # A projection that is all zero has no part in it.
+        self._parts = [weights.requires_grad_(), projection.requires_grad_(bool(projection.any()))]
+        rates = (self.settings.learning_rate, self.settings.projection_rate)
+        groups = [
+            {"params": [part], "lr": rate}
+            for part, rate in zip(self._parts, rates, strict=True)
+            if part.requires_grad
+        ]
+        self._adam = torch.optim.Adam(groups)
+
+    def _vectors(self, features: Tensor) -> Tensor:
+        weights, projection = self._parts
+        return vectors_of(features, weights.exp(), projection)
 
     def _read(self, progress: Progress = silent) -> None:
         """Features of every text, of length 1, and what they were standardised by."""
@@ -144,14 +181,11 @@ class ScopeTrainer:
     def step(self, number: int) -> ScopeLoss:
         """See Trainable."""
         rng = random.Random(f"{self.seed}/scope/{number}")
-        generator = torch.Generator().manual_seed(rng.getrandbits(40))
         facts = self._drawn(number, rng)
         read = [rng.choice([fact.text, *fact.paraphrases[:EACH]]) for fact in facts]
         near = [rng.choice(fact.neighborhood[:EACH]) for fact in facts]
         features = self._rows([*(fact.text for fact in facts), *read, *near])
-        kept = 1 - self.settings.dropout
-        mask = torch.rand(features.shape, generator=generator) < kept
-        edits, inside, outside = ((features * mask / kept) @ self._projection).chunk(3)
+        edits, inside, outside = self._vectors(features).chunk(3)
         same = torch.tensor([[a.text == b.text for b in facts] for a in facts])
         apart = distances(inside, edits)
         loss = apart.diagonal().mean()
@@ -180,12 +214,12 @@ class ScopeTrainer:
     def measure(self, progress: Progress = silent) -> ScopeMeasures:
         """See Trainable."""
         facts = self.split.held_out
-        memory = self._rows([fact.text for fact in facts]) @ self._projection
+        memory = self._vectors(self._rows([fact.text for fact in facts]))
 
         def brought_up(texts: Sequence[str]) -> list[int]:
             if not texts:
                 return []
-            best, nearest = scores(self._rows(texts) @ self._projection, memory).max(1)
+            best, nearest = scores(self._vectors(self._rows(texts)), memory).max(1)
             return torch.where(best > 0.5, nearest, -1).tolist()
 
         own = brought_up([fact.text for fact in facts])
@@ -204,42 +238,43 @@ class ScopeTrainer:
             generalization=recall,
             specificity=silence,
             precision=100 * (sum(right) + sum(exact)) / fired if fired else 0.0,
-            score=2 * recall * silence / (recall + silence) if recall + silence else 0.0,
+            score=(recall + silence) / 2,
         )
 
     def keep(self) -> None:
         """See Trainable."""
-        self._best = self._projection.detach().clone()
+        self._best = [part.detach().clone() for part in self._parts]
 
     def best(self) -> Scope:
         """What was best."""
         assert self._best is not None
-        return Scope(self._layer, self._mean, self._scale, self._best)
+        weights, projection = self._best
+        return Scope(self._layer, self._mean, self._scale, weights.exp(), projection)
 
     def state(self) -> dict[str, Tensor]:
         """See Trainable; what was read is not in it, and is read again."""
         assert self._best is not None
-        found = {
-            "layer": torch.tensor([self._layer]),
-            "projection": self._projection.detach().clone(),
-            "best": self._best,
-        }
-        for name, value in self._adam.state.get(self._projection, {}).items():
-            found[f"adam/{name}"] = value.reshape(-1).clone() if value.ndim == 0 else value.clone()
+        found = {"layer": torch.tensor([self._layer])}
+        for number, (part, best) in enumerate(zip(self._parts, self._best, strict=True)):
+            found |= {f"part/{number}": part.detach().clone(), f"best/{number}": best}
+            for name, value in self._adam.state.get(part, {}).items():
+                found[f"adam/{number}/{name}"] = value.clone()
         return found
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """See Trainable."""
         self._layer = int(state["layer"])
-        self._best = state["best"]
+        self._best = [state[f"best/{number}"] for number in range(2)]
         self._read()
-        if state["projection"].shape != (len(self._mean), self.settings.size):
-            raise ValueError("the projection has another shape")
-        self._begin(state["projection"].clone())
-        adam = {n.removeprefix("adam/"): v for n, v in state.items() if n.startswith("adam/")}
-        if adam:
-            adam["step"] = adam["step"].reshape(())
-            self._adam.state[self._projection] = adam
+        weights, projection = (state[f"part/{number}"].clone() for number in range(2))
+        if weights.shape != self._mean.shape or len(projection) != len(weights):
+            raise ValueError("weights and features have different sizes")
+        self._begin(weights, projection)
+        for number, part in enumerate(self._parts):
+            front = f"adam/{number}/"
+            adam = {n.removeprefix(front): v for n, v in state.items() if n.startswith(front)}
+            if adam:
+                self._adam.state[part] = {name: value.clone() for name, value in adam.items()}
 
 
 def _texts(fact: Fact) -> tuple[str, ...]:
