@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rag": {},
     "memprompt": {},
     "mello": {"judge": "words"},
+    "serac": {"editor": "untrained", "layers": (1,)},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 

@@ -32,6 +32,7 @@ from alphaedit.cli import (
     revert,
     stats,
     trace,
+    train,
     tune,
     upkeep,
     world,
@@ -66,6 +67,7 @@ _COMMANDS = {
         ("plan", plan.plan, plan.EXAMPLES),
         ("methods", methods.list_methods, methods.EXAMPLES),
         ("tune", tune.tune, tune.EXAMPLES),
+        ("train", train.train, train.EXAMPLES),
     ),
     "Ledger": (
         ("init", change.init, change.INIT_EXAMPLES),

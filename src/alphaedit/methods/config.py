@@ -160,7 +160,7 @@ IN_EASYEDIT = {
 }
 """What EasyEdit calls hyperparameters, by what they are called here."""
 
-Kind = TypeVar("Kind", bound=Settings)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 @overload
@@ -168,8 +168,8 @@ def build(values: Mapping[str, Any], where: str) -> Hyperparameters: ...
 @overload
 def build(values: Mapping[str, Any], where: str, config: type[Kind]) -> Kind: ...
 def build(
-    values: Mapping[str, Any], where: str, config: type[Settings] = Hyperparameters
-) -> Settings:
+    values: Mapping[str, Any], where: str, config: type[BaseModel] = Hyperparameters
+) -> BaseModel:
     """A method's configuration from plain values.
 
     Raises:

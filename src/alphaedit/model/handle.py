@@ -50,6 +50,7 @@ class ModelHandle:
         memories: put what they know in front of prompts, one after the other.
         routers: each answers in the place of the one before it, the first in the model's.
         hooked: hooks in force act on requests.
+        companions: models that answer requests for it, by where they were loaded from.
 
     Raises:
         ModelError: the model is not causal.
@@ -88,6 +89,7 @@ class ModelHandle:
         self.memories: list[Render] = []
         self.routers: list[Responder] = []
         self.hooked = False
+        self.companions: dict[str, ModelHandle] = {}
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,13 +57,18 @@ def output_of(value: Any) -> Tensor | None:
 def on_input(module: nn.Module, see: See) -> Iterator[None]:
     """While the block runs, call `see` with the hidden states that enter `module`.
 
+    Passes of other threads go by unseen.
+
     Raises:
         ArchitectureError: `module` is called without a tensor.
     """
+    mine = get_ident()
 
     def hook(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if get_ident() != mine:
+            return None
         new = see(_required(hidden_of(args, kwargs), module))
         return None if new is None else with_hidden(args, kwargs, new)
 
@@ -77,11 +83,16 @@ def on_input(module: nn.Module, see: See) -> Iterator[None]:
 def on_output(module: nn.Module, see: See) -> Iterator[None]:
     """While the block runs, call `see` with the hidden states that leave `module`.
 
+    Passes of other threads go by unseen.
+
     Raises:
         ArchitectureError: `module` returns no tensor.
     """
+    mine = get_ident()
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if get_ident() != mine:
+            return None
         new = see(_required(output_of(output), module))
         if new is None:
             return None

@@ -68,3 +68,14 @@ def responder_of(asked: ModelHandle | Responder) -> Responder:
     if not isinstance(asked, ModelHandle):
         return asked
     return asked.routed or Local(asked)
+
+
+def companion(handle: ModelHandle, source: str) -> ModelHandle:
+    """Another model that answers requests for one, loaded once, where that one lies.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    if source not in handle.companions:
+        handle.companions[source] = ModelHandle.load(source, device=handle.device)
+    return handle.companions[source]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -162,7 +163,11 @@ def _reading(
         seen.append(handle.logits(tensor[row, position]))
         raise StopForward
 
+    mine = get_ident()
+
     def keep_logits(module: object, args: object, output: Any) -> None:
+        if get_ident() != mine:
+            return
         seen.append(output.logits[row, position])
 
     if handle.structure.logit_transform is not None:
