@@ -85,6 +85,7 @@ class Applied:
             for change in patch.changes:
                 by_name.setdefault(change.name, []).append(change)
         if not by_name:
+            self.handle.composed.clear()
             return
         if any(isinstance(one, HookChange) for held in by_name.values() for one in held):
             self.handle.hooked = True

@@ -113,6 +113,8 @@ class Method(ABC):
         installs: what brings its changes into force, by their name; see `Install`.
         config: class of its settings, see `methods.config.Settings`.
         defaults: values that are other than in `config`, weaker than a preset's.
+        suggests: version of the way `suggest` looks at a model; what another one found, and was
+            kept on disk, is not used.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Method(ABC):
     installs: Mapping[str, Install] = field(default_factory=dict, kw_only=True)
     config: type[Settings] = field(default=Hyperparameters, kw_only=True)
     defaults: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    suggests: int = field(default=1, kw_only=True)
 
     @property
     def needs(self) -> Needs:
@@ -132,7 +135,7 @@ class Method(ABC):
         """Settings that it finds by looking at a model which no preset knows.
 
         Layers and the scales of a target search are not its business unless it edits no MLP
-        matrices: trial edits choose them.
+        matrices: trial edits choose them. JSON values; they are kept on disk for the next process.
 
         Args:
             over: settings that are given.

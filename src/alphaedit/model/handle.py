@@ -46,6 +46,10 @@ class ModelHandle:
         n_layers: how many there are.
         structure: the parts of the model, see `Structure`.
         sharded: its weights are split over processes.
+        memories: what puts texts in front of prompts.
+        hooked: hooks of edits are in force.
+        rewritten: one of them changes what lies in front of a prompt's last token.
+        composed: what hooks made of their rows, to go on from with the next edit.
 
     Raises:
         ModelError: the model is not causal.
@@ -83,6 +87,8 @@ class ModelHandle:
         self._weights = Weights(model, sharded=self.sharded)
         self.memories: list[Render] = []
         self.hooked = False
+        self.rewritten = False
+        self.composed: dict[str, Any] = {}
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod
