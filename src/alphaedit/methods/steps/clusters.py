@@ -16,11 +16,13 @@ class Clusters:
 
     A point joins the nearest cluster if that has its target and their reaches meet: the centre
     becomes the mean, the radius the largest distance of a point, and no less than the first one's.
-    Of other targets that meet, both radii become half the way, and points that are then outside
-    are forgotten (of two with the same key the later stays). All other points begin clusters.
+    Of other targets that meet, both radii become half the way. Points that are then outside are
+    forgotten as published, or (`astray`) begin clusters of their own that reach half the way to the
+    new point; of two with the same key the later stays. All other points begin clusters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, astray: bool = True) -> None:
+        self.astray = astray
         self._points, self._centres, self._radii, self._labels = Rows(), Rows(), Rows(), Rows()
         self._blocks = Rows()
         self._members: list[list[int]] = []
@@ -51,12 +53,9 @@ class Clusters:
                 return
         if near is not None:
             half = way / 2
-            self._shrink(int(near), half - GAP)
+            self._shrink(int(near), half - GAP, key)
             radius = torch.minimum(radius, half[None]) if half > 0 else radius
-        self._centres.add(key[None])
-        self._radii.add(radius)
-        self._labels.add(label)
-        self._members.append([point])
+        self._begin(point, radius, label)
 
     def _join(self, cluster: int, point: int, radius: Tensor) -> None:
         self._members[cluster].append(point)
@@ -65,14 +64,30 @@ class Clusters:
         self._centres.tensor[cluster] = centre
         self._radii.tensor[cluster] = torch.maximum(distance(points, centre).max(), radius)
 
-    def _shrink(self, cluster: int, radius: Tensor) -> None:
-        members = self._members[cluster]
-        radius = torch.minimum(self._radii.tensor[cluster], radius)
-        apart = distance(self._points.tensor[members], self._centres.tensor[cluster])
+    def _shrink(self, cluster: int, radius: Tensor, key: Tensor) -> None:
+        """Let a cluster reach no further than `radius`, as another one begins at `key`."""
+        members, first = self._members[cluster], self._radii.tensor[cluster].clone()
+        radius = torch.minimum(first, radius)
+        points = self._points.tensor[members]
+        apart = distance(points, self._centres.tensor[cluster])
         stay = [point for point, way in zip(members, apart, strict=True) if way <= radius]
-        self.forgotten += len(members) - len(stay)
         self._members[cluster] = stay
         self._radii.tensor[cluster] = radius if stay else NEVER
+        label = self._labels.tensor[cluster : cluster + 1].clone()
+        for point, way in zip(members, distance(points, key), strict=True):
+            reach = torch.minimum(first, way / 2 - GAP)
+            if point in stay:
+                continue
+            if self.astray and reach > 0:
+                self._begin(point, reach[None], label)
+            else:
+                self.forgotten += 1
+
+    def _begin(self, point: int, radius: Tensor, label: Tensor) -> None:
+        self._centres.add(self._points.tensor[point : point + 1])
+        self._radii.add(radius)
+        self._labels.add(label)
+        self._members.append([point])
 
     def on(self, device: torch.device) -> ToBlock:
         """What leads queries to blocks, on a device."""

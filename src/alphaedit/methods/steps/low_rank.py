@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alphaedit.methods.base import Problem
-from alphaedit.methods.steps.answers import FACTS_AT_ONCE, Answers
+from alphaedit.methods.steps.fit import Clean, Training, fit, prepare
 from alphaedit.methods.steps.router import Look, at_ends, behind_ends
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import hidden_of
@@ -61,60 +61,32 @@ def trained(
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Blocks that say the targets of their facts: down, up, and each fact's loss at the end.
 
-    Rates are measured by what enters the matrix and what leaves it, so that a step changes about
-    as much in any model. Blocks do not see one another.
+    Rates are measured by what enters the matrix and what leaves its block, so that a step changes
+    about as much in any model. Blocks do not see one another.
 
     Args:
         keys: [u, d_in] what enters the matrix at the ends of the prompts.
         block: [u] number of each fact's block, in ascending order.
     """
-    parts = []
-    start = 0
-    while start < len(block):
-        # Whole blocks, as many as run together well.
-        last = int(block[min(start + FACTS_AT_ONCE, len(block)) - 1])
-        inside = torch.nonzero((block <= last) & (torch.arange(len(block)) >= start)).flatten()
-        own = inside.tolist()
-        parts.append(_trained(problem, layer, keys[own], block[own] - block[start], own))
-        start = own[-1] + 1
-    downs, ups, losses = zip(*parts, strict=True)
-    return torch.cat(downs), torch.cat(ups), [loss for part in losses for loss in part]
-
-
-def _trained(
-    problem: Problem[Any], layer: int, keys: Tensor, block: Tensor, facts: list[int]
-) -> tuple[Tensor, Tensor, list[float]]:
     hp, handle = problem.hyperparameters, problem.handle
-    answers = Answers(handle, [problem.facts[i] for i in facts], layer)
+    passes = prepare(handle, problem.facts, layer)
     generator = torch.Generator().manual_seed(problem.seed)
     count, wide = int(block.max()) + 1, keys.shape[1]
     norm = float(keys.norm(dim=1).mean())
-    size = answers.size()
-    down = torch.randn(count, hp.rank, wide, generator=generator).to(keys) / norm
-    up = torch.zeros(count, handle.d_out(layer), hp.rank, device=keys.device)
-    down.requires_grad_(), up.requires_grad_()
-    rates = hp.learning_rate / (norm * wide**0.5), hp.learning_rate * size
-    adam = torch.optim.Adam(
-        [{"params": [p], "lr": r} for p, r in zip((down, up), rates, strict=True)]
+    size = float(torch.cat([clean.hidden[:, 0] for clean in passes.clean]).square().mean().sqrt())
+    first = torch.randn(count, hp.rank, wide, generator=generator).to(keys)
+    turn = torch.zeros_like(first, requires_grad=True)
+    rise = torch.zeros(count, handle.d_out(layer), hp.rank, device=keys.device, requires_grad=True)
+
+    def down() -> Tensor:
+        return (first + turn / wide**0.5) / norm
+
+    def change(clean: Clean) -> Tensor:
+        own = block.to(clean.fact.device)[clean.fact]
+        return clean.leaving + added(clean.entering, down()[own], size * rise[own])
+
+    training = Training(
+        hp.steps, hp.learning_rate, stop_loss=hp.stop_loss, halve_every=hp.halve_every
     )
-
-    def hook(module: object, args: Any, kwargs: dict[str, Any], out: Tensor) -> Tensor:
-        entering = hidden_of(args, kwargs)
-        assert entering is not None
-        shaped = entering.reshape(*answers.shape, wide)
-        new = added(shaped, down[block], up[block])
-        return out + new.reshape(out.shape).to(out)
-
-    registered = handle.edited_module(layer).register_forward_hook(hook, with_kwargs=True)
-    try:
-        for step in range(hp.steps + 1):
-            problem.progress("training", step, hp.steps)
-            losses = answers.losses(answers.logits())
-            if step == hp.steps or bool((losses < hp.stop_loss).all()):
-                break
-            adam.zero_grad(set_to_none=True)
-            losses[losses.detach() >= hp.stop_loss].sum().backward()
-            adam.step()
-    finally:
-        registered.remove()
-    return down.detach().cpu(), up.detach().cpu(), losses.detach().tolist()
+    fitted = fit(passes, [turn, rise], change, training, progress=problem.progress)
+    return down().detach().cpu(), (size * rise).detach().cpu(), fitted.losses

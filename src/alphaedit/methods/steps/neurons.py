@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit.core.fact import Fact
 from alphaedit.methods.base import Problem
-from alphaedit.methods.steps.answers import Answers
+from alphaedit.methods.steps.continuations import Continuations
+from alphaedit.methods.steps.fit import Clean, Training, fit, prepare
 from alphaedit.methods.steps.router import behind_ends
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.hooks import StopForward, hidden_of, on_input, on_output, stoppable
+from alphaedit.model.hooks import StopForward, hidden_of, on_input, stoppable
 from alphaedit.model.mlp import Mlp
 from alphaedit.model.route import current, plain
 from alphaedit.stats.corpus import open_corpus
@@ -30,6 +31,8 @@ QUIET = 3.0
 ROWS = 64
 CLIP = 5.0
 """Longest gradient, for each neuron."""
+LEAST = 0.05
+"""Least share of the way from a neuron's token to others that lies in front of the nearest."""
 LARGEST = 15.0
 """Exponents are cut here, where a float32 is still far from its end."""
 
@@ -153,68 +156,72 @@ def trained(
         The neurons, the fact of each [p], their own tokens [p, h], and each fact's loss.
     """
     hp, handle = problem.hyperparameters, problem.handle
-    answers = Answers(handle, problem.facts, layer)
-    with _adding(mlp, None) as seen, torch.no_grad():
-        logits = answers.logits()
-    entering = seen[0].reshape(*answers.shape, -1).float()
-    fact, place = _tokens(answers, logits, hp.tokens)
-    own = entering[fact, place]
+    passes = prepare(handle, problem.facts, layer)
+    shown = prepare(handle, problem.facts, layer, module=mlp.enters).clean
+    entering = {id(a): b.entering for a, b in zip(passes.clean, shown, strict=True)}
+    fact, own = _tokens(handle, problem.facts, shown, hp.tokens)
     norm, wide = own.norm(dim=1, keepdim=True), own.shape[1]
+    quiet = quiet.to(own)
+    exempt = exempt[fact]
+    # 1 at the neuron's own token and 0 at the other one that is most like it.
+    nearest = (own @ quiet.T).masked_fill(exempt, -float("inf")).amax(1, keepdim=True)
+    nearest = (nearest / norm.square()).clamp(max=1 - LEAST)
+    slope = 1 / (1 - nearest)
     turn, value = (torch.zeros_like(own, requires_grad=True) for _ in range(2))
-    bias = own.new_zeros(len(own), requires_grad=True)
-    size = answers.size()
-    adam = torch.optim.Adam([turn, bias, value], lr=hp.learning_rate)
-    mine = (fact == torch.arange(len(problem.facts), device=fact.device)[:, None])[:, None]
-    share = 1 / torch.bincount(fact).clamp_min(1)[fact]
-    for step in range(hp.steps + 1):
-        problem.progress("training", step, hp.steps)
-        keys = own / norm.square() + turn / (norm * wide**0.5)
-        made = Neurons(keys, bias, size * value, hp.off_below)
-        adds = torch.where(mine, made.fire(mlp, entering), 0.0) @ made.values
-        with _adding(mlp, adds):
-            losses = answers.losses(answers.logits())
-        high = keys @ quiet.T + bias[:, None]
-        high = high.masked_fill(exempt[fact], -float("inf"))
-        firing = bool((high > (hp.off_below or 0.0)).any())
-        if step == hp.steps or (bool((losses < hp.stop_loss).all()) and not firing):
-            break
-        at = (keys * own).sum(1) + bias
-        worst = high.topk(min(WORST, high.shape[1])).values + QUIET
-        loud = _exp(worst).mean(1) + _exp(worst - at[:, None]).mean(1)
-        total = losses.sum() + (share * (_exp(-at) + hp.quiet_weight * loud)).sum()
-        adam.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_([turn, bias, value], CLIP * len(own) ** 0.5)
-        adam.step()
-    plainly = [tensor.detach() for tensor in (made.keys, made.biases, made.values)]
-    return Neurons(*plainly, hp.off_below), fact, own, losses.detach().tolist()
+    shift = own.new_zeros(len(own), 1, requires_grad=True)
+    size = float(torch.cat([clean.hidden[:, 0] for clean in passes.clean]).square().mean().sqrt())
+    share = 1 / torch.bincount(fact)[fact]
+
+    def made() -> Neurons:
+        keys = slope * (own / norm.square() + turn / (norm * wide**0.5))
+        biases = slope * (shift - nearest)
+        return Neurons(keys, biases[:, 0], size * value, hp.off_below)
+
+    def change(clean: Clean) -> Tensor:
+        neurons = made()
+        mine = clean.fact[:, None] == fact
+        firing = neurons.fire(mlp, entering[id(clean)]) * mine[:, None]
+        return clean.leaving + firing @ neurons.values
+
+    def loud() -> Tensor:
+        neurons = made()
+        at = (neurons.keys * own).sum(1) + neurons.biases
+        high = neurons.keys @ quiet.T + neurons.biases[:, None]
+        worst = high.masked_fill(exempt, -float("inf")).topk(min(WORST, high.shape[1])).values
+        others = _exp(worst + QUIET).mean(1) + _exp(worst + QUIET - at[:, None]).mean(1)
+        return (share * (_exp(-at) + hp.quiet_weight * others)).sum() / len(problem.facts)
+
+    training = Training(hp.steps, hp.learning_rate, clip=CLIP, stop_loss=hp.stop_loss)
+    parameters = [turn, shift, value]
+    fitted = fit(passes, parameters, change, training, extra=loud, progress=problem.progress)
+    final = made()
+    plainly = [tensor.detach() for tensor in (final.keys, final.biases, final.values)]
+    return Neurons(*plainly, hp.off_below), fact, own, fitted.losses
 
 
 def _exp(power: Tensor) -> Tensor:
     return power.clamp_max(LARGEST).exp()
 
 
-def _tokens(answers: Answers, logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Fact and place of the tokens that get a neuron: the wrong ones, at least one of each fact."""
-    wrong = logits.argmax(-1) != answers.target.to(logits.device)
-    chosen: list[tuple[int, int]] = []
-    for fact in range(answers.shape[0]):
-        mine = (answers.fact == fact).nonzero().flatten().tolist()
-        need = [i for i in mine if bool(wrong[i])][:most] or mine[:1]
-        chosen += [(fact, int(answers.place[i])) for i in need]
-    return torch.tensor(chosen, device=answers.fact.device).unbind(1)  # type: ignore[return-value]
+@torch.no_grad()
+def _tokens(
+    handle: ModelHandle, facts: Sequence[Fact], shown: Sequence[Clean], most: int
+) -> tuple[Tensor, Tensor]:
+    """Facts [p] of the tokens that get a neuron, and what enters the MLP there [p, h].
 
-
-@contextmanager
-def _adding(mlp: Mlp, adds: Tensor | None) -> Iterator[list[Tensor]]:
-    """Add to what the MLP gives, in each pass of a block; what enters it is put into a list."""
-    seen: list[Tensor] = []
-
-    def see(tensor: Tensor) -> None:
-        seen.append(tensor.detach())
-
-    def add(out: Tensor) -> Tensor | None:
-        return None if adds is None else out + adds.reshape(out.shape).to(out)
-
-    with on_input(mlp.enters, see), on_output(mlp.leaves, add):
-        yield seen
+    They are the wrong ones of each target, at most so many, and at least one of each fact.
+    """
+    read = Continuations.of(handle, facts)
+    said = handle.forward(read.ids, read.mask)[read.row, read.position].argmax(-1)
+    wrong = (said.to(read.target.device) != read.target).tolist()
+    steps: dict[int, list[int]] = {fact: [] for fact in range(len(facts))}
+    before: dict[int, int] = dict.fromkeys(steps, 0)
+    for fact, miss in zip(read.row.tolist(), wrong, strict=True):
+        if miss and len(steps[fact]) < most:
+            steps[fact].append(before[fact])
+        before[fact] += 1
+    rows = {n: clean.entering[i] for clean in shown for i, n in enumerate(clean.fact.tolist())}
+    chosen = [(fact, step) for fact, own in steps.items() for step in own or [0]]
+    device = shown[0].entering.device
+    own = torch.stack([rows[fact][step] for fact, step in chosen])
+    return torch.tensor([fact for fact, _ in chosen], device=device), own

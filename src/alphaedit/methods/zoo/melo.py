@@ -34,6 +34,9 @@ class MeloSettings(Settings):
     learning_rate: float = Field(
         0.1, gt=0, description="Adam's rate, as a share of the size of what is added"
     )
+    halve_every: int | None = Field(
+        None, ge=1, description="steps after which the rate is halved, again and again"
+    )
     stop_loss: float = Field(0.02, ge=0, description="training ends when all facts are below it")
 
 

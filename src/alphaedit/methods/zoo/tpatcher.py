@@ -30,7 +30,7 @@ QUERIES = "t-patcher/"
 class PatcherSettings(Settings):
     """Settings of neurons beside an MLP."""
 
-    steps: int = Field(200, ge=1, description="most gradient steps")
+    steps: int = Field(100, ge=1, description="most gradient steps")
     learning_rate: float = Field(
         0.1, gt=0, description="Adam's rate, as a share of the size of what a neuron reads and adds"
     )
