@@ -112,40 +112,40 @@ class Balls:
         self._labels.add(self._known.of(targets))
         for start in range(first, len(self), BLOCK):
             stop = min(start + BLOCK, len(self))
-            if self.rule == "coverage":
-                for i in range(max(start, 1), stop):
-                    self._cover(i)
-            else:
-                self._share(start, stop)
+            rough, slack = _rough(self.keys[start:stop], self.keys[:stop])
+            compose = self._share if self.rule == "share" else self._cover
+            for i in range(max(start, 1), stop):
+                compose(i, rough[i - start, :i], slack[i - start, :i])
 
-    def _share(self, start: int, stop: int) -> None:
-        """Compose entries `start` to `stop`: only pairs that may meet are looked at one by one."""
-        radii, (new, old, apart) = self.radii, self._meeting(start, stop)
-        numbers, counts = new.unique_consecutive(return_counts=True)
-        parts = zip(old.split(counts.tolist()), apart.split(counts.tolist()), strict=True)
-        for i, (others, way) in zip(numbers.tolist(), parts, strict=True):
-            meets = (radii[others] != NEVER) & (way <= radii[others] + radii[i])
-            others, half = others[meets], way[meets] / 2
-            shrunk = torch.where(half > 0, radii[others].minimum(half - GAP), NEVER)
-            radii[others] = torch.where(shrunk > 0, shrunk, NEVER)
-            near = half[half > 0]
-            radii[i] = min(float(radii[i]), float(near.min())) if len(near) else radii[i]
-
-    def _meeting(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs (new, old, distance) of different targets whose balls may meet: radii only fall."""
-        keys, radii, labels = self.keys[:stop], self.radii[:stop], self._labels.tensor[:stop]
-        mine, norms = keys[start:], keys.norm(dim=1)
-        reach = radii[start:, None] + radii + LOOSE * (norms[start:, None] + norms)
-        near = _by_product(mine, keys) <= reach.square()
-        near &= (labels[start:, None] != labels) & (radii != NEVER)
-        near &= torch.arange(stop) < torch.arange(start, stop)[:, None]
-        new, old = near.nonzero().unbind(1)
-        return new + start, old, distance(mine[new], keys[old])
-
-    def _cover(self, i: int) -> None:
+    def _share(self, i: int, rough: Tensor, slack: Tensor) -> None:
+        """Compose entry i, by rough distances [i] to those before it."""
         radii, labels = self.radii, self._labels.tensor
-        apart = distance(self.keys[i], self.keys[:i])
-        way, nearest = torch.where(radii[:i] == NEVER, math.inf, apart).min(0)
+        reach = radii[:i] + radii[i]
+        meets = (labels[:i] != labels[i]) & (radii[:i] != NEVER) & (rough <= reach + slack)
+        if not bool(meets.any()):
+            return
+        # Those that shrink, and those that may be the nearest: only their distances matter.
+        sure = meets & (rough <= reach - slack) & (rough > slack)
+        least = torch.where(sure, rough + 2 * slack, math.inf).min()
+        matter = meets & ((rough <= 2 * radii[:i] + slack) | (rough <= least + slack))
+        others = matter.nonzero()[:, 0]
+        way = distance(self.keys[i], self.keys[others])
+        near = way <= reach[others]
+        others, half = others[near], way[near] / 2
+        shrunk = radii[others].minimum(half - GAP)
+        radii[others] = torch.where(shrunk > 0, shrunk, NEVER)
+        half = half[half > 0]
+        if len(half):
+            radii[i] = torch.minimum(radii[i], half.min())
+
+    def _cover(self, i: int, rough: Tensor, slack: Tensor) -> None:
+        """The same by the published rule."""
+        radii, labels = self.radii, self._labels.tensor
+        live = radii[:i] != NEVER
+        least = torch.where(live, rough + slack, math.inf).min()
+        others = (live & (rough - slack <= least)).nonzero()[:, 0]
+        way, place = distance(self.keys[i], self.keys[others]).min(0)
+        nearest = others[place]
         if way > radii[nearest] + radii[i]:
             return
         if labels[nearest] == labels[i]:
@@ -156,10 +156,11 @@ class Balls:
             radii[nearest], radii[i] = way / 2 - GAP, way / 2
 
 
-def _by_product(rows: Tensor, keys: Tensor) -> Tensor:
-    """Squared distances [r, n], quick and rough."""
+def _rough(rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances [r, n] by one product, and how far they may be from the exact ones."""
     square = rows.square().sum(1)[:, None] + keys.square().sum(1)
-    return torch.addmm(square, rows, keys.T, alpha=-2)
+    apart = torch.addmm(square, rows, keys.T, alpha=-2).clamp_min(0).sqrt()
+    return apart, LOOSE * (rows.norm(dim=1)[:, None] + keys.norm(dim=1))
 
 
 class Nearest:
