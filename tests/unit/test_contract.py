@@ -35,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "memprompt": {},
     "mello": {"judge": "words"},
     "serac": {"editor": "untrained", "layers": (1,)},
+    "melo": {"layers": (1,), "radius": 0.5, "steps": 60},
+    "t-patcher": {"layers": (1,), "steps": 60, "quiet_weight": 30.0},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
@@ -156,7 +158,7 @@ def test_a_router_that_is_silent_changes_no_bit(editor: Editor, name: str) -> No
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ROUTED)
-@pytest.mark.parametrize("replace", ["last", "from_last"])
+@pytest.mark.parametrize("replace", ["last", "from_last", "prompt", "all"])
 def test_requests_in_batches_and_with_a_cache(editor: Editor, name: str, replace: str) -> None:
     over = {**SETTINGS[name], **({"replace": replace} if name == "grace" else {})}
     if name != "grace" and replace != "last":

@@ -80,3 +80,5 @@ class Applied:
         changes = [change for patch in patches for change in patch.changes]
         if changes:
             self._undo.append(install(self.handle, changes))
+        else:
+            self.handle.composed.clear()

@@ -134,6 +134,30 @@ def _tried(given: Mapping[str, Any], make: Callable[[], Trials]) -> dict[str, An
     }
 
 
+def _suggested(
+    handle: ModelHandle, statistics: ModelStatistics, method: Method, over: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a method finds by looking at the model, kept beside the second moments.
+
+    It depends on the unedited model and on what is given, not on the facts.
+    """
+    key = {
+        "kind": "suggested",
+        "version": f"{VERSION}.{method.suggests}",
+        "model": statistics.model,
+        "method": method.name,
+        "given": json.dumps(dict(over), sort_keys=True, default=str),
+    }
+    # All ranks look at the model, or none does; of split models nothing is kept.
+    alone = handle.sharded
+    kept = None if alone else statistics.ranks.from_first(statistics.cache.load_json(key))
+    if kept is None:
+        kept = json.loads(json.dumps(dict(method.suggest(handle, over))))
+        if kept and statistics.ranks.first and not alone:
+            statistics.cache.save_json(key, kept)
+    return dict(kept)
+
+
 SEARCH = (
     "steps",
     "learning_rate",
@@ -224,7 +248,7 @@ def choose(
         if known is None:
             with unedited():
                 shown = _shown(handle, statistics, method, over, seed, progress)
-                known = {**shown, **method.suggest(handle, over)}
+                known = {**shown, **_suggested(handle, statistics, method, over)}
             # "none" asks for what is measured.
             over = {k: v for k, v in over.items() if v is not None or k not in known}
         values = measured = known

@@ -139,6 +139,8 @@ class Method(ABC):
         config: class of its settings, see `methods.config.Settings`.
         defaults: values that are other than in `config`, weaker than a preset's.
         given: settings that this object was called with, stronger than a preset's.
+        suggests: version of the way `suggest` looks at a model; what another one found, and was
+            kept on disk, is not used.
     """
 
     name: str
@@ -185,6 +187,7 @@ class Method(ABC):
         titled = {word.casefold(): word for word in re.findall(r"\w+", self.title)}
         words = [titled.get(word.casefold(), word) for word in re.findall(r"\w+", self.name)]
         return "".join(w.capitalize() if w.isupper() else w[:1].upper() + w[1:] for w in words)
+    suggests: int = field(default=1, kw_only=True)
 
     @property
     def needs(self) -> Needs:
@@ -195,7 +198,7 @@ class Method(ABC):
         """Settings that it finds by looking at a model which no preset knows.
 
         Layers and the scales of a target search are not its business unless it edits no MLP
-        matrices: trial edits choose them.
+        matrices: trial edits choose them. JSON values; they are kept on disk for the next process.
 
         Args:
             over: settings that are given.

@@ -105,7 +105,7 @@ def generate_ids(
     longest = max(len(row) for row in rows)
     room = max_new_tokens if limit is None else min(max_new_tokens, limit - longest)
     end = getattr(handle.tokenizer, "eos_token_id", None)
-    front = _shared(rows)
+    front = [0] * len(rows) if handle.rewritten else _shared(rows)
     ids, mask = handle.tokens.pad([list(r[f:]) for r, f in zip(rows, front, strict=True)], "left")
     cache: Cache = DynamicCache(config=handle.model.config)
     if any(front):

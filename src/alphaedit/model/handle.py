@@ -51,6 +51,8 @@ class ModelHandle:
         routers: each answers in the place of the one before it, the first in the model's.
         hooked: hooks in force act on requests.
         companions: models that answer requests for it, by where they were loaded from.
+        rewritten: one of them changes what lies in front of a prompt's last token.
+        composed: what hooks made of their rows, to go on from with the next edit.
 
     Raises:
         ModelError: the model is not causal.
@@ -90,6 +92,8 @@ class ModelHandle:
         self.routers: list[Responder] = []
         self.hooked = False
         self.companions: dict[str, ModelHandle] = {}
+        self.rewritten = False
+        self.composed: dict[str, Any] = {}
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod

@@ -45,13 +45,15 @@ def well_known() -> list[dict[str, Any]]:
 def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list[Phrasing]:
     """`count` of them, over all relations."""
     if handle.is_bundled:
+        # What a model never read about lies elsewhere than what it knows.
+        known, world = getattr(handle.model.config, "alphaedit_subjects", None), World.load()
         return [
             Phrasing(
                 row["requested_rewrite"]["prompt"].format(row["requested_rewrite"]["subject"]),
                 tuple(row["paraphrase_prompts"]),
                 tuple(row["neighborhood_prompts"][:NEIGHBORS]),
             )
-            for row in records(World.load(), count, seed=seed)
+            for row in records(world.largest(known) if known else world, count, seed=seed)
         ]
     rng = random.Random(seed)
     found = []

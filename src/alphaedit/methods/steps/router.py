@@ -2,117 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphaedit.core.change import Change
+from alphaedit.core.errors import ConfigError, EditFileError
 from alphaedit.core.fact import Fact
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import build
-from alphaedit.methods.steps.target_value import Targets, find_targets
+from alphaedit.methods.steps.standing import PLACES, Site, standing_values
+from alphaedit.methods.steps.target_value import Targets
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.hooks import output_of
+from alphaedit.model.hooks import hidden_of, output_of
 from alphaedit.model.passes.capture import capture
-from alphaedit.model.route import current, plain
+from alphaedit.model.route import Route, current, plain
 from alphaedit.stats.phrasings import Border, border, phrasings, texts_of
 
 Look = Callable[[Tensor], Tensor]
-"""From what leaves a block at the ends of prompts [rows, h] to numbers of entries, or -1 [rows]."""
+"""From states at the ends of prompts [rows, d] to numbers of entries, or -1 [rows]."""
 
 
-def at_block(
-    handle: ModelHandle, layer: int, look: Look, values: Tensor, *, to_end: bool
+def behind_ends(route: Route, rows: int, length: int, device: torch.device) -> Tensor:
+    """How far each token of a pass lies behind its prompt's last one, [rows, length] int64.
+
+    0 at that token, less before it; where the prompts lie in the cache, 1.
+    """
+    columns = torch.arange(length, device=device)
+    if route.ends is None:
+        return torch.ones(rows, length, dtype=torch.int64, device=device)
+    return columns - route.ends.to(device)[:, None]
+
+
+def at_ends(route: Route, states: Tensor) -> Tensor:
+    """States [rows, d] at the ends of prompts, of all that pass, [rows (*) length, d]."""
+    assert route.ends is not None
+    shaped = states.detach().reshape(len(route.ends), -1, states.shape[-1])
+    ends = route.ends.to(states.device)
+    return shaped[torch.arange(len(ends), device=states.device), ends]
+
+
+def replaced(
+    handle: ModelHandle, layer: int, look: Look, values: Tensor, *, site: Site, places: str
 ) -> Callable[[], None]:
-    """Put values [n, h] in the place of what leaves a block, where `look` finds an entry.
+    """Put values [n, d] in the place of states, where `look` finds an entry.
+
+    Looked up is what leaves a block, or what enters an output projection.
 
     Args:
-        to_end: at all tokens from the prompt's last one on, not at that one alone.
+        places: at which tokens, see `standing.PLACES`.
 
     Returns:
         What undoes it.
     """
     key = id(look)
 
-    def hook(module: object, args: object, output: Any) -> Any:
-        route, hidden = current(), output_of(output)
-        if route is None or hidden is None:
+    def hook(module: object, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        route, states = current(), output_of(output)
+        if route is None or states is None:
             return None
-        length = hidden.shape[1]
         if route.ends is not None:
-            ends = route.ends.to(hidden.device)
-            query = hidden[torch.arange(len(hidden), device=hidden.device), ends]
-            route.decided[key] = look(query.detach())
-        elif not to_end or key not in route.decided:
+            query = states if site == "block" else hidden_of(args, kwargs)
+            assert query is not None
+            route.decided[key] = look(at_ends(route, query))
+        elif places in ("last", "prompt") or key not in route.decided:
             return None
-        else:
-            ends = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
         chosen = route.decided[key]
         fired = chosen >= 0
         if not bool(fired.any()):
             return None
-        column = torch.arange(length, device=hidden.device)
-        at = (column >= ends[:, None]) if to_end else (column == ends[:, None])
-        at = at & fired[:, None]
-        new = values[chosen.clamp_min(0)].to(hidden)[:, None]
-        changed = torch.where(at[..., None], new, hidden)
+        shaped = states.reshape(len(chosen), -1, states.shape[-1])
+        at = PLACES[places](behind_ends(route, *shaped.shape[:2], states.device))
+        new = values[chosen.clamp_min(0)].to(shaped)[:, None]
+        changed = torch.where((at & fired[:, None])[..., None], new, shaped).reshape(states.shape)
         return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
-    registered = handle.block(layer).register_forward_hook(hook)
-    return registered.remove
+    module = handle.block(layer) if site == "block" else handle.edited_module(layer)
+    registered, before = module.register_forward_hook(hook, with_kwargs=True), handle.rewritten
+    handle.rewritten = before or places in ("prompt", "all")
+
+    def undo() -> None:
+        registered.remove()
+        handle.rewritten = before
+
+    return undo
+
+
+def check_place(handle: ModelHandle, layer: int, places: str, site: Site) -> None:
+    """Refuse values where nothing would read them, or that only some tokens would meet.
+
+    Raises:
+        ConfigError: naming the layer.
+    """
+    if places == "prompt" and layer == handle.n_layers - 1:
+        raise ConfigError(
+            f"Layer {layer} is the last: nothing reads what stands before a prompt's last token.",
+            remedy="Give an earlier layer, or another replace.",
+        )
+    if site == "projection" and handle.experts(layer) is not None:
+        raise ConfigError(
+            f"Layer {layer} is a mixture of experts, each of which sees some tokens only.",
+            remedy="Leave site out: values then stand at the output of the block.",
+        )
 
 
 def states_at_ends(
-    handle: ModelHandle, texts: Sequence[str], layers: Sequence[int]
+    handle: ModelHandle, texts: Sequence[str], layers: Sequence[int], site: Site = "block"
 ) -> dict[int, Tensor]:
-    """What leaves blocks at the last token of each text, by layer [n, h] float32."""
+    """What is looked up of each text, by layer [n, d] float32; see `replaced`."""
     rows = [handle.tokens.encode(text) for text in texts]
+    lasts = [len(row) - 1 for row in rows]
     with plain():
-        _, hidden = capture(handle, rows, [len(row) - 1 for row in rows], hidden_layers=layers)
-    return {layer: states.float() for layer, states in hidden.items()}
+        if site == "block":
+            _, found = capture(handle, rows, lasts, hidden_layers=layers)
+        else:
+            found, _ = capture(handle, rows, lasts, key_layers=layers)
+    return {layer: states.float() for layer, states in found.items()}
 
 
 DEPTHS = (0.5, 0.625, 0.75, 0.875)
+ASKED = 200
+"""Phrasings by which a radius is measured: of 48, it swings by a quarter with their choice."""
 RATE = 0.1
 
 
-def best_block(handle: ModelHandle, given: Sequence[int] | None = None) -> tuple[int, Border]:
+def best_block(
+    handle: ModelHandle,
+    given: Sequence[int] | None = None,
+    *,
+    site: Site = "block",
+    behind: int = 0,
+) -> tuple[int, Border]:
     """The block whose states at the ends of prompts part paraphrases from neighbors best.
 
     Args:
         handle: the model.
         given: blocks to choose from; by default some of its second half.
+        site: what is looked up.
+        behind: how many blocks must follow it.
     """
-    last = handle.n_layers - 1
-    layers = sorted(given or {min(last, int(depth * (last + 1))) for depth in DEPTHS})
-    asked = phrasings(handle)
-    states = states_at_ends(handle, texts_of(asked), layers)
+    last = max(0, handle.n_layers - 1 - behind)
+    layers = sorted(given or {min(last, int(depth * handle.n_layers)) for depth in DEPTHS})
+    asked = phrasings(handle, count=ASKED)
+    states = states_at_ends(handle, texts_of(asked), layers, site)
     found = [(at, border(asked, states[at], lambda a, b: (a - b).norm(dim=1))) for at in layers]
     return max(found, key=lambda one: one[1].inside)
 
 
 def values_at_ends(
-    problem: Problem[Any], layer: int, *, steps: int, clamp: float, stop_loss: float
+    problem: Problem[Any],
+    layer: int,
+    search: Mapping[str, Any],
+    *,
+    start: str,
+    site: Site,
+    places: str,
 ) -> Targets:
-    """States that, in the place of a block's at the end of each fact's prompt, say its target."""
-    handle = problem.handle
-    # The whole prompt stands for the subject: the search changes the state at its end.
-    asked = [Fact("{}", fact.text, fact.target) for fact in problem.facts]
-    states = states_at_ends(handle, [fact.text for fact in problem.facts], [layer])
-    size = float(states[layer].norm(dim=1).mean()) / handle.d_out(layer) ** 0.5
-    search = {
-        "layers": (layer,),
-        "steps": steps,
-        "clamp": clamp,
-        "learning_rate": RATE * clamp * size,
-        "weight_decay": 0.0,
-        "kl_factor": 0.0,
-        "stop_loss": stop_loss,
-    }
-    hp = build(search, "search at the ends of prompts")
-    return find_targets(handle, asked, layer, (), hp, progress=problem.progress)
+    """Values [d, u] that, in the place of states at each fact's prompt, say its target.
+
+    Args:
+        search: steps, learning_rate (None: by the size of the states), clamp (largest distance from
+            the start, as a share of its norm) and stop_loss.
+        start: "state" (what the value takes the place of at the prompt's end), or "uniform", drawn
+            between 0 and 1 (as published).
+    """
+    handle, texts = problem.handle, [fact.text for fact in problem.facts]
+    first = states_at_ends(handle, texts, [layer], site)[layer]
+    if site == "projection":
+        module = handle.edited_module(layer)
+        with torch.no_grad():
+            first = module(first.to(handle.dtype)).float()
+    if start == "uniform":
+        generator = torch.Generator().manual_seed(problem.seed)
+        first = torch.rand(first.shape, generator=generator).to(first)
+    size = float(first.norm(dim=1).mean()) / first.shape[1] ** 0.5
+    rate = search["learning_rate"] or RATE * search["clamp"] * size
+    others = {"layers": (layer,), "weight_decay": 0.0, "kl_factor": 0.0}
+    hp = build({**search, **others, "learning_rate": rate}, "search at the ends of prompts")
+    given = first.to(handle.wide)
+    return standing_values(
+        handle, problem.facts, given, hp, site=site, places=places, progress=problem.progress
+    )
 
 
 def target_ids(handle: ModelHandle, facts: Sequence[Fact]) -> Tensor:
@@ -123,10 +195,29 @@ def target_ids(handle: ModelHandle, facts: Sequence[Fact]) -> Tensor:
 
 
 def joined(changes: Sequence[Change], name: str) -> Tensor:
-    """Rows called `name` of all changes, one below the other; shorter ones end in -1."""
-    parts = [change.rows[name] for change in changes]
-    longest = max(part.shape[-1] for part in parts) if parts[0].ndim == 2 else 0
-    pad = torch.nn.functional.pad
-    return torch.cat(
-        [pad(p, (0, longest - p.shape[-1]), value=-1) if longest else p for p in parts]
-    )
+    """Rows called `name` of all changes, one below the other."""
+    return torch.cat([change.rows[name] for change in changes])
+
+
+def check_widths(changes: Sequence[Change], **widths: int) -> None:
+    """Refuse rows that do not fit the model, before a pass runs into them.
+
+    Raises:
+        EditFileError: rows of a name are missing or of another width than given here.
+    """
+    for change in changes:
+        for name, width in widths.items():
+            rows = change.rows.get(name)
+            if rows is None or rows.ndim != 2 or rows.shape[1] != width:
+                shape = "missing" if rows is None else f"of shape {tuple(rows.shape)}"
+                raise EditFileError(
+                    f"Rows {name!r} of a change {change.name!r} are {shape}; this model needs "
+                    f"[n, {width}].",
+                    remedy="Load the model that the edit was made on.",
+                )
+
+
+def check_entries(handle: ModelHandle, layer: int, site: Site, changes: Sequence[Change]) -> None:
+    """Refuse entries of a codebook that do not fit the model; see `check_widths`."""
+    size = handle.d_out(layer)
+    check_widths(changes, key=size if site == "block" else handle.d_in(layer), value=size)

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from alphaedit.core.change import Change, HookChange
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.config import Settings, tuned
-from alphaedit.methods.steps.router import at_block, best_block, joined, target_ids, values_at_ends
+from alphaedit.methods.steps import router
+from alphaedit.methods.steps.codebook import Codebook, by_options, composed
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
 
-NEVER = -1.0
+KIND = {"replace": "last", "site": "block", "rule": "share"}
+"""Settings by which entries are of one codebook; those of entries that do not say."""
 
 
 class GraceSettings(Settings):
@@ -29,47 +31,40 @@ class GraceSettings(Settings):
         None, gt=0, description="reach of an entry, or measured", json_schema_extra=tuned(1.25)
     )
     steps: int = Field(50, ge=1, description="most gradient steps of the search for a value")
+    learning_rate: float | None = Field(None, gt=0, description="Adam's rate, or by the states")
     clamp: float = Field(
-        2.0, gt=0, description="largest |value - key| / |key|", json_schema_extra=tuned(1.5)
+        2.0, gt=0, description="largest |value - start| / |start|", json_schema_extra=tuned(1.5)
     )
     stop_loss: float = Field(0.02, ge=0, description="a fact below this loss is done")
-    replace: Literal["last", "from_last"] = Field(
-        "last", description="where a value stands: at the prompt's last token, or from there on"
+    start: Literal["state", "uniform"] = Field(
+        "state", description="where searches start: at the state, or between 0 and 1 (published)"
     )
-
-
-def codebook(changes: Sequence[Change]) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys [n, h], values [n, h] and radii [n] after all entries were put in, in their order.
-
-    Two entries of different targets whose balls meet share the way between them; of two with the
-    same key the later counts.
-    """
-    keys, values, radii = (joined(changes, name) for name in ("key", "value", "radius"))
-    targets = joined(changes, "target")
-    for i in range(1, len(keys)):
-        apart = torch.cdist(keys[i : i + 1], keys[:i])[0]
-        other = (targets[:i] != targets[i]).any(1)
-        meets = other & (radii[:i] != NEVER) & (apart <= radii[:i] + radii[i])
-        half = apart[meets] / 2
-        radii[:i][meets] = torch.where(half > 0, radii[:i][meets].minimum(half - 1e-5), NEVER)
-        near = half[half > 0]
-        radii[i] = min(float(radii[i]), float(near.min())) if len(near) else radii[i]
-    return keys, values, radii
+    replace: Literal["last", "from_last", "prompt", "all"] = Field(
+        "last",
+        description="where a value stands: at the prompt's last token, from there on, at all "
+        "tokens before it (the authors' default), or everywhere",
+    )
+    site: Literal["block", "projection"] = Field(
+        "block",
+        description="what it takes the place of: what leaves the block, or its MLP's output; keys "
+        "are then inputs of the output projection (as published for GPT-J and Llama)",
+    )
+    rule: Literal["share", "coverage"] = Field(
+        "share",
+        description="balls of other targets that meet share the way; or (published) the nearest "
+        "one is halved, and widened in place of a new entry of the same target",
+    )
 
 
 def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None]:
     """Look keys up at the end of each prompt, and put the nearest one's value there."""
     undo = ExitStack()
-    for layer, where in sorted({(c.options["layer"], c.options["replace"]) for c in changes}):
-        own = [c for c in changes if (c.options["layer"], c.options["replace"]) == (layer, where)]
-        device = handle.weight_device(layer)
-        keys, values, radii = (tensor.to(device) for tensor in codebook(own))
-
-        def look(query: Tensor, keys: Tensor = keys, radii: Tensor = radii) -> Tensor:
-            apart, nearest = torch.cdist(query.float(), keys).min(1)
-            return torch.where(apart <= radii[nearest], nearest, -1)
-
-        undo.callback(at_block(handle, layer, look, values, to_end=where == "from_last"))
+    for kind, own in by_options(changes, layer=0, **KIND).items():
+        layer, places, site, rule = kind
+        router.check_entries(handle, layer, site, own)
+        book = composed(handle, f"grace {kind}", own, partial(Codebook, rule))
+        look, values = book.on(handle.weight_device(layer))
+        undo.callback(router.replaced(handle, layer, look, values, site=site, places=places))
     return undo.close
 
 
@@ -84,27 +79,32 @@ class Grace(Method):
 
     def suggest(self, handle: ModelHandle, over: Mapping[str, Any]) -> Mapping[str, Any]:
         """The layer that parts paraphrases from neighbors best, and the distance that does."""
-        layer, found = best_block(handle, over.get("layers"))
+        site, behind = over.get("site", "block"), int(over.get("replace") == "prompt")
+        layer, found = router.best_block(handle, over.get("layers"), site=site, behind=behind)
         return {"layers": (layer,), "radius": found.distance}
 
     def solve(self, problem: Problem[GraceSettings]) -> Solution:
         """See Method."""
-        hp, timer = problem.hyperparameters, Timer()
+        hp, timer, facts = problem.hyperparameters, Timer(), problem.facts
         layer = one_layer(problem, "grace")
+        router.check_place(problem.handle, layer, hp.replace, hp.site)
+        texts = [fact.text for fact in facts]
+        keys = router.states_at_ends(problem.handle, texts, [layer], hp.site)[layer]
         with timer.phase("targets"):
-            found = values_at_ends(
-                problem, layer, steps=hp.steps, clamp=hp.clamp, stop_loss=hp.stop_loss
+            search = hp.model_dump(include={"steps", "learning_rate", "clamp", "stop_loss"})
+            found = router.values_at_ends(
+                problem, layer, search, start=hp.start, site=hp.site, places=hp.replace
             )
         rows = {
-            "key": found.clean.T.float().cpu().contiguous(),
+            "key": keys.cpu().contiguous(),
             "value": found.values.T.float().cpu().contiguous(),
-            "radius": torch.full((len(problem.facts),), float(hp.radius or 0)),
-            "target": target_ids(problem.handle, problem.facts),
+            "radius": torch.full((len(facts),), float(hp.radius or 0)),
+            "target": router.target_ids(problem.handle, facts),
         }
-        options = {"layer": layer, "replace": hp.replace}
-        change = HookChange("grace", torch.arange(len(problem.facts)), rows, options=options)
+        options = {"layer": layer, **hp.model_dump(include=set(KIND))}
+        change = HookChange("grace", torch.arange(len(facts)), rows, options=options)
         patch = Patch(changes=(change,), metadata={"losses": [row[-1] for row in found.losses]})
-        state = replace(problem.state, edits=problem.state.edits + len(problem.facts))
+        state = replace(problem.state, edits=problem.state.edits + len(facts))
         return Solution(patch, state, timer.seconds)
 
 
