@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.learned import untrained
 from tests.tiny import SENTENCES, tiny_model
 from torch import Tensor
 
@@ -35,7 +36,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
 
-def settings(name: str, graph: Path) -> dict[str, Any]:
+def settings(name: str, graph: Path, editor: Editor) -> dict[str, Any]:
+    if methods()[name].needs.trained_network:
+        return {"editor": str(untrained(editor.handle, name, FACTS, graph.parent / "editor"))}
     return {**QUICK, "graph": str(graph)} if name == "glame" else SETTINGS.get(name, QUICK)
 
 
@@ -72,7 +75,7 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(methods()))
 def test_every_method(editor: Editor, name: str, tmp_path: Path, graph: Path) -> None:
-    holds_to_the_contract(editor, name, FACTS, settings(name, graph), tmp_path)
+    holds_to_the_contract(editor, name, FACTS, settings(name, graph, editor), tmp_path)
 
 
 @pytest.mark.slow
@@ -88,6 +91,8 @@ def test_every_method_on_the_bundled_models(model: str, tmp_path: Path, graph: P
             over = {"steps": 30} if "steps" in fields else {}
         place = tmp_path / name
         place.mkdir()
+        if method.needs.trained_network:
+            over = {"editor": str(untrained(editor.handle, name, facts, place / "editor"))}
         holds_to_the_contract(editor, name, facts, over, place)
         editor.set_edits([])
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import get_schema, load, read_all
 from alphaedit.core.errors import DataError, unknown_name
+from alphaedit.core.fact import Fact
 from alphaedit.locate.well_known import said
 from alphaedit.model.handle import ModelHandle
 from alphaedit.world.facts import World
-from alphaedit.world.records import probes
+from alphaedit.world.records import probes, training_records
 from alphaedit.world.schemas import SCHEMAS
 
 WORLD = "world"
@@ -58,6 +61,32 @@ def world_records(
     rows = SCHEMAS[schema](world.largest(known) if known else world, count, seed)
     placed = [(f"world, record {i}", row) for i, row in enumerate(rows)]
     return read_all(placed, get_schema(schema), named=True)[0]
+
+
+FEW_FACTS = 3000
+"""With fewer facts, each is trained on with other objects, too."""
+
+
+def training_facts(handle: ModelHandle) -> list[Fact]:
+    """Facts of the bundled world to train editors on: what is tested first is not among them.
+
+    Raises:
+        DataError: the model does not know that world.
+    """
+    if not handle.is_bundled:
+        raise DataError(
+            "Facts of the bundled world are for bundled models.",
+            remedy="Give a file of facts with paraphrases and neighborhood prompts.",
+        )
+    known = getattr(handle.model.config, "alphaedit_subjects", None)
+    world = World.load().largest(known) if known else World.load()
+    rows: list[dict[str, Any]] = []
+    for seed in range(3):
+        rows += training_records(world, seed=seed)
+        if len(rows) >= FEW_FACTS:
+            break
+    placed = [(f"world, record {i}", row) for i, row in enumerate(rows)]
+    return [record.fact for record in read_all(placed, get_schema("counterfact"), named=True)[0]]
 
 
 def kept_of(

@@ -31,6 +31,7 @@ from alphaedit.cli import (
     revert,
     stats,
     trace,
+    train,
     tune,
     upkeep,
     world,
@@ -65,6 +66,7 @@ _COMMANDS = {
         ("plan", plan.plan, plan.EXAMPLES),
         ("methods", methods.list_methods, methods.EXAMPLES),
         ("tune", tune.tune, tune.EXAMPLES),
+        ("train", train.train, train.EXAMPLES),
     ),
     "Ledger": (
         ("init", change.init, change.INIT_EXAMPLES),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,15 @@ from alphaedit.cli.outputs import Output, check_outputs
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from alphaedit.core.progress import Progress
     from alphaedit.core.ranks import Ranks
     from alphaedit.editor.guard import Guard
     from alphaedit.editor.session import Editor
 
 __all__ = ["Output", "check_outputs", "guard_of", "join_ranks", "numbers", "open_editor"]
-__all__ += ["overrides"]
+__all__ += ["overrides", "pairs"]
 _LAYER = re.compile("[0-9]{1,4}")
 
 
@@ -92,16 +94,36 @@ def overrides(
         for spec in plugins:
             make(spec)
         given["plugins"] = tuple(plugins)
-    for pair in pairs or ():
+    given |= _values(pairs or (), given)
+    built = build({"layers": (0,), **given}, "--set", config_of(method))
+    return {key: getattr(built, key) for key in given}
+
+
+def pairs(given: Sequence[str] | None, config: type[BaseModel]) -> dict[str, Any]:
+    """`--set KEY=VALUE` pairs as settings of class `config`, of the right types.
+
+    Raises:
+        ConfigError: see `overrides`.
+    """
+    from alphaedit.methods.config import build
+
+    values = _values(given or (), ())
+    built = build(values, "--set", config)
+    return {key: getattr(built, key) for key in values}
+
+
+def _values(pairs: Sequence[str], before: Collection[str]) -> dict[str, Any]:
+    """Values of KEY=VALUE pairs as typed, layers as numbers; keys `before` were given already."""
+    given: dict[str, Any] = {}
+    for pair in pairs:
         key, sign, value = (part.strip() for part in pair.partition("="))
         key = key.replace("-", "_")
         if not sign or not key or not value:
             raise ConfigError(f"--set {pair!r} is not KEY=VALUE.", remedy="Write --set clamp=1.5.")
-        if key in given:
+        if key in given or key in before:
             raise ConfigError(f"--set {key} is given twice.", remedy="Give it once.")
         given[key] = numbers(value) if key == "layers" else None if value == "none" else value
-    built = build({"layers": (0,), **given}, "--set", config_of(method))
-    return {key: getattr(built, key) for key in given}
+    return given
 
 
 def numbers(text: str) -> tuple[int, ...]:

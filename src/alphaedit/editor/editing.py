@@ -195,6 +195,7 @@ class Editing(Versioned):
             progress=self.progress,
             ranks=self.ranks,
             systems=self._systems,
+            base=self.base,
         )
         with plain():
             solution = method.solve(problem)

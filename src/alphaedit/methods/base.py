@@ -58,6 +58,7 @@ class Needs:
         ridge: the identity does.
         whole_model: all weights lie in this process.
         chat_template: the tokenizer has one.
+        trained_network: one that `alphaedit train` made for the model.
     """
 
     layers: Literal["several", "one", "none"] = "several"
@@ -69,6 +70,7 @@ class Needs:
     ridge: bool = False
     whole_model: bool = False
     chat_template: bool = False
+    trained_network: bool = False
 
 
 NO_WEIGHTS = Needs(layers="none", second_moments=False, target_search=False, linear_system=False)
@@ -83,6 +85,7 @@ class Problem(Generic[Config]):
         hyperparameters: of the method's own `config`.
         statistics: of the unedited model, prepared as the method's `needs` say.
         state: what earlier batches of the run taught.
+        base: fingerprint of the unedited model.
     """
 
     handle: ModelHandle
@@ -94,6 +97,7 @@ class Problem(Generic[Config]):
     progress: Progress = silent
     ranks: Ranks = ALONE
     systems: Systems = field(default_factory=Systems)
+    base: str = ""
 
 
 @dataclass(frozen=True)

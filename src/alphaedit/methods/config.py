@@ -91,7 +91,7 @@ class Hyperparameters(Settings):
         return self
 
 
-Kind = TypeVar("Kind", bound=Settings)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 @overload
@@ -99,8 +99,8 @@ def build(values: Mapping[str, Any], where: str) -> Hyperparameters: ...
 @overload
 def build(values: Mapping[str, Any], where: str, config: type[Kind]) -> Kind: ...
 def build(
-    values: Mapping[str, Any], where: str, config: type[Settings] = Hyperparameters
-) -> Settings:
+    values: Mapping[str, Any], where: str, config: type[BaseModel] = Hyperparameters
+) -> BaseModel:
     """A method's configuration from plain values.
 
     Raises:

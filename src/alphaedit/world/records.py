@@ -11,6 +11,8 @@ from alphaedit.world.facts import World, WorldFact
 NEIGHBORS = 10
 PARAPHRASES = 2
 GENERATION_PROMPTS = 3
+TESTED = 120
+"""Subjects that editors are not trained on."""
 
 
 def _editable(world: World, fact: WorldFact) -> bool:
@@ -64,6 +66,36 @@ def records(world: World, count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     by_subject = {f.subject: f for f in reversed(facts)}
     chosen = [f for f in facts if by_subject[f.subject] is f][:count]
     return [record(world, fact, i, rng) for i, fact in enumerate(chosen)]
+
+
+def training_records(
+    world: World, *, tested: int = TESTED, paraphrases: int = 6, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Records to train editors on: every fact but those about subjects that tests draw first.
+
+    Rewrite prompts and paraphrases are training phrasings, so that the held-out ones of `records`
+    are new to an editor, too.
+
+    Args:
+        tested: subjects of so many `records` of seed 0 are left out.
+        paraphrases: at most, of each fact.
+    """
+    rng = random.Random(seed)
+    without = {row["requested_rewrite"]["subject"] for row in records(world, tested)}
+    rows = []
+    for number, fact in enumerate(world.facts):
+        if fact.subject in without or not _editable(world, fact):
+            continue
+        row = record(world, fact, number, rng)
+        train = phrasing.train_phrasings(world.relations[fact.relation])
+        told = rng.sample(train, min(paraphrases + 1, len(train)))
+        # Half of the edits are made by the canonical phrasing, as those of `records` are.
+        if rng.random() < 0.5:
+            told = [train[0], *(text for text in told if text != train[0])]
+        row["requested_rewrite"]["prompt"] = told[0]
+        row["paraphrase_prompts"] = [text.format(fact.subject) for text in told[1:]]
+        rows.append(row)
+    return rows
 
 
 def probes(world: World, without: set[str], count: int, *, seed: int = 0) -> list[tuple[str, str]]:

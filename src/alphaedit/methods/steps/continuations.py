@@ -36,7 +36,16 @@ class Continuations:
         Raises:
             ModelError: a prompt and its target are longer than the model reads.
         """
-        pairs = [handle.tokens.encode_continuation(f.text, f.target) for f in facts]
+        return cls.of_pairs(handle, [(fact.text, fact.target) for fact in facts])
+
+    @classmethod
+    def of_pairs(cls, handle: ModelHandle, asked: Sequence[tuple[str, str]]) -> Continuations:
+        """Prompts and what follows them.
+
+        Raises:
+            ModelError: a prompt and its target are longer than the model reads.
+        """
+        pairs = [handle.tokens.encode_continuation(prompt, target) for prompt, target in asked]
         rows = [[*prompt, *target[:-1]] for prompt, target in pairs]
         check_rows(handle, rows, [len(prompt) - 1 for prompt, _ in pairs])
         ids, mask = handle.tokens.pad(rows, "right")
