@@ -18,6 +18,8 @@ from alphaedit.methods.learned.network import (
     largest_rank,
     outer_products,
 )
+from alphaedit.methods.steps.gradients import Tokens
+from alphaedit.methods.zoo.ke import Gates
 
 seeds = st.integers(0, 1000)
 
@@ -235,3 +237,18 @@ def test_the_rank_that_fits() -> None:
 def test_factors_of_edits_without_tokens() -> None:
     left, right = Factors(torch.zeros(2, 5, 0), torch.zeros(2, 0, 7)).joined()
     assert (left @ right).shape == (5, 7)
+
+
+@given(seeds)
+@settings(max_examples=30, deadline=None)
+def test_gates_are_the_dense_update(seed: int) -> None:
+    """KnowledgeEditor's formula on whole gradients, against its factors."""
+    inputs, gradients = normal(seed, 8, 7), normal(seed + 1, 8, 5)
+    edit, raw = torch.tensor([0, 0, 0, 2, 1, 2, 0, 2]), normal(seed + 2, 3, 25)
+    made = Gates.of(raw, 5, 7).applied(Tokens(inputs, gradients, edit))
+    for number in range(3):
+        gradient = gradients[edit == number].T @ inputs[edit == number]
+        row, new_row = raw[number, :5].softmax(0), raw[number, 5:10].softmax(0)
+        column, new_column, size = raw[number, 10:17], raw[number, 17:24], raw[number, 24].sigmoid()
+        dense = gradient * torch.outer(row, column) + torch.outer(new_row, new_column)
+        assert torch.allclose(made.left[number] @ made.right[number], size * dense)

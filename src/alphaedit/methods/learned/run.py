@@ -32,7 +32,7 @@ class Schedule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(1000, ge=1, description="most steps")
-    every: int = Field(50, ge=1, description="steps between measurements, each of which is kept")
+    every: int = Field(100, ge=1, description="steps between measurements, each of which is kept")
     patience: int = Field(10, ge=1, description="measurements without progress before it ends")
 
 
@@ -159,10 +159,10 @@ def train(
         ConfigError: another training was begun there.
         EditFileError: its checkpoint is broken.
     """
-    key = json.loads(json.dumps(dict(key)))
-    place = _resumed(trainee, folder, key)
+    deciding: dict[str, Any] = json.loads(json.dumps(dict(key)))
+    place = _resumed(trainee, folder, deciding)
     if place is None:  # the untrained is measured, too: what is learned is the difference
-        place = Place(key)
+        place = Place(deciding)
         trainee.warm()
         _measured(trainee, place, [], progress)
         _write(trainee, place, folder)

@@ -46,16 +46,18 @@ class TrainSettings(Schedule):
     floor: float = Field(0.05, ge=0, lt=1, description="least deviation, as a share of the mean")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's rate for the networks")
     rate_learning_rate: float | None = Field(
-        None, ge=0, description="Adam's rate for the edits' rates; by default a tenth of these"
+        None, ge=0, description="Adam's rate for the edits' rates; by default a thirtieth of these"
     )
     decay: float = Field(0.5, ge=0, le=1, description="share of the steps in which rates fall to 0")
-    edit_weight: float = Field(0.1, gt=0, description="weight of the loss of edited facts")
+    edit_weight: float = Field(
+        1.0, gt=0, description="weight of the loss of edited facts; published 0.1"
+    )
     locality_weight: float = Field(1.0, ge=0, description="weight of the KL of other prompts")
-    neighbors: int = Field(2, ge=1, description="other prompts for each edit of a step")
-    batch: int = Field(16, ge=1, description="edits in a step")
+    neighbors: int = Field(1, ge=1, description="other prompts for each edit of a step")
+    batch: int = Field(8, ge=1, description="edits in a step")
     clip: float = Field(100.0, gt=0, description="largest norm of a gradient")
     warm: int = Field(300, ge=2, description="facts that statistics are taken from at first")
-    held_out: int = Field(60, ge=1, description="facts set aside to measure on")
+    held_out: int = Field(40, ge=1, description="facts set aside to measure on")
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class MalmenNetwork(GradientEditor):
         for number, layer, own in self.numbered(tokens):
             with torch.no_grad():
                 parts = [self.values(number, layer, part) for part in _parts(own)]
-            systems[layer] = RidgeValues(own.inputs, float(self.log_ridge[number]))
+            systems[layer] = RidgeValues(own.inputs, float(self.log_ridge[number].detach()))
             left = systems[layer].left(torch.cat(parts))
             changes[layer] = Factors(left[None], own.inputs[None])
 
