@@ -15,6 +15,7 @@ from alphaedit import Edit, Editor, Fact
 from alphaedit.bench.sources import records_of
 from alphaedit.cli.app import run
 from alphaedit.core.errors import AlphaEditError, ConfigError
+from alphaedit.methods.learned.method import LearnedMethod
 from alphaedit.methods.registry import methods
 from alphaedit.model.generate import generate, generate_ids
 from alphaedit.model.route import plain, request
@@ -37,7 +38,7 @@ QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
 
 def settings(name: str, graph: Path, editor: Editor) -> dict[str, Any]:
-    if methods()[name].needs.trained_network:
+    if isinstance(methods()[name], LearnedMethod):
         return {"editor": str(untrained(editor.handle, name, FACTS, graph.parent / "editor"))}
     return {**QUICK, "graph": str(graph)} if name == "glame" else SETTINGS.get(name, QUICK)
 
@@ -91,7 +92,7 @@ def test_every_method_on_the_bundled_models(model: str, tmp_path: Path, graph: P
             over = {"steps": 30} if "steps" in fields else {}
         place = tmp_path / name
         place.mkdir()
-        if method.needs.trained_network:
+        if isinstance(method, LearnedMethod):
             over = {"editor": str(untrained(editor.handle, name, facts, place / "editor"))}
         holds_to_the_contract(editor, name, facts, over, place)
         editor.set_edits([])

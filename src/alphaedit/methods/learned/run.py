@@ -32,7 +32,7 @@ class Schedule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(1000, ge=1, description="most steps")
-    every: int = Field(100, ge=1, description="steps between measurements, each of which is kept")
+    every: int = Field(50, ge=1, description="steps between measurements, each of which is kept")
     patience: int = Field(10, ge=1, description="measurements without progress before it ends")
 
 

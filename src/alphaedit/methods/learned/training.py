@@ -57,6 +57,7 @@ class TrainSettings(Schedule):
     batch: int = Field(8, ge=1, description="edits in a step")
     clip: float = Field(100.0, gt=0, description="largest norm of a gradient")
     warm: int = Field(300, ge=2, description="facts that statistics are taken from at first")
+    every: int = Field(100, ge=1, description="steps between measurements, each of which is kept")
     held_out: int = Field(40, ge=1, description="facts set aside to measure on")
 
 
