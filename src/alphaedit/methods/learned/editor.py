@@ -158,8 +158,8 @@ class GradientEditor(EditorNetwork):
         self.began.fill_(rate)
 
     def rate_learning_rate(self) -> float:
-        """A thirtieth of what edits began with."""
-        return float(self.began) / 30
+        """A hundredth of what edits began with."""
+        return float(self.began) / 100
 
     def network(self, layer: int) -> tuple[GradientNetwork, int]:
         """The network of a layer's matrix, and the matrix's number in it."""

@@ -44,9 +44,9 @@ class TrainSettings(Schedule):
         None, gt=0, description="rate of an edit at the start, learned; by default measured"
     )
     floor: float = Field(0.05, ge=0, lt=1, description="least deviation, as a share of the mean")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam's rate for the networks")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam's rate for the networks")
     rate_learning_rate: float | None = Field(
-        None, ge=0, description="Adam's rate for the edits' rates; by default a thirtieth of these"
+        None, ge=0, description="Adam's rate for the edits' rates; by default a hundredth of these"
     )
     decay: float = Field(0.5, ge=0, le=1, description="share of the steps in which rates fall to 0")
     edit_weight: float = Field(

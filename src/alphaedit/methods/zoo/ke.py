@@ -70,7 +70,8 @@ class NormedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """For x [n, given], [n, wanted]."""
         unit = self.direction / self.direction.norm(dim=1, keepdim=True)
-        return x @ (self.length[:, None] * unit).T + self.bias
+        out: Tensor = x @ (self.length[:, None] * unit).T + self.bias
+        return out
 
 
 class KeNetwork(EditorNetwork):
