@@ -15,8 +15,12 @@ from alphaedit.methods.registry import methods
 from alphaedit.world.facts import World
 from alphaedit.world.records import records
 
-# Those that leave the weights alone: tests/unit/test_contract.py.
-METHODS = sorted(name for name, method in methods().items() if not method.installs)
+# Those that leave the weights alone: tests/unit/test_contract.py. Trained: test_learned_editors.py.
+METHODS = sorted(
+    name
+    for name, method in methods().items()
+    if not method.installs and not method.needs.trained_network
+)
 # Adam on shuffled batches, or fact after fact: the order counts.
 ORDERED = {"rome", "glame", "ft", "ft-l", "locft-bf"}
 SMALL: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.learned import untrained
 from tests.tiny import SENTENCES, tiny_model
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from alphaedit import Edit, Editor, Fact
 from alphaedit.bench.sources import records_of
 from alphaedit.cli.app import run
 from alphaedit.core.errors import AlphaEditError, ConfigError
+from alphaedit.methods.learned.method import LearnedMethod
 from alphaedit.methods.registry import methods
 from alphaedit.model.generate import generate, generate_ids
 from alphaedit.model.route import plain, request
@@ -41,7 +43,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
 
-def settings(name: str, graph: Path) -> dict[str, Any]:
+def settings(name: str, graph: Path, editor: Editor) -> dict[str, Any]:
+    if isinstance(methods()[name], LearnedMethod):
+        return {"editor": str(untrained(editor.handle, name, FACTS, graph.parent / "editor"))}
     return {**QUICK, "graph": str(graph)} if name == "glame" else SETTINGS.get(name, QUICK)
 
 
@@ -78,7 +82,7 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(methods()))
 def test_every_method(editor: Editor, name: str, tmp_path: Path, graph: Path) -> None:
-    holds_to_the_contract(editor, name, FACTS, settings(name, graph), tmp_path)
+    holds_to_the_contract(editor, name, FACTS, settings(name, graph, editor), tmp_path)
 
 
 @pytest.mark.slow
@@ -95,6 +99,8 @@ def test_every_method_on_the_bundled_models(model: str, tmp_path: Path, graph: P
             over = {name: value for name, value in own.items() if name in fields}
         place = tmp_path / name
         place.mkdir()
+        if isinstance(method, LearnedMethod):
+            over = {"editor": str(untrained(editor.handle, name, facts, place / "editor"))}
         holds_to_the_contract(editor, name, facts, over, place)
         editor.set_edits([])
 

@@ -24,6 +24,7 @@ METAVARS = {
     # what is worked on
     *("MODEL", "FACTS", "LEDGER", "EDIT", "VERSION", "PROMPT", "RECORDS", "EXPERIMENT"),
     *("LEDGER|ARCHIVE", "LEDGER|DIR", "DIR|FILE", "ARCHIVE", "REPO", "DIR", "FILE", "COMMAND"),
+    *("DATA", "EDITOR"),
     # values
     *("N", "X", "GB", "TEXT", "NAME", "NAME,...", "LAYERS", "URL|MODEL"),
     *("METHOD", "PRESET", "CORPUS", "SCHEMA", "RELATION", "DEVICE", "DTYPE", "FORMAT", "TYPE"),
@@ -47,7 +48,7 @@ ONE_NAME = {
     "--format": {"FORMAT"},
     "--seed": {"N"},
     "--tolerance": {"X"},
-    "--out": {"LEDGER", "DIR", "FILE", "DIR|FILE"},
+    "--out": {"LEDGER", "DIR", "FILE", "DIR|FILE", "EDITOR"},
 }
 
 

@@ -21,29 +21,31 @@ EXAMPLES = examples(
     "alphaedit edit bundled facts.jsonl --method mend --set editor=my-editor -o my-edits",
 )
 WORLD = "world"
+TrainedMethod = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD",
+        autocompletion=complete.methods,
+        help="A method that edits by a trained network, such as mend.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Facts with paraphrases and neighborhood prompts (see `edit`), or 'world': those "
+        "of the bundled world but for the subjects that tests draw first.",
+        show_default=False,
+    ),
+]
 
 
 @options.grouped
 def train(
-    method: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHOD",
-            autocompletion=complete.methods,
-            help="A method that edits by a trained network, such as mend.",
-            show_default=False,
-        ),
-    ],
+    method: TrainedMethod,
     model: options.Model,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Facts with paraphrases and neighborhood prompts (see `edit`), or 'world': those "
-            "of the bundled world but for the subjects that tests draw first.",
-            show_default=False,
-        ),
-    ],
+    data: Data,
     *,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="EDITOR", help="Write the trained editor here.")

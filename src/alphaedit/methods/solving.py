@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class Recipe(Protocol):
         """Put the identity in."""
 
 
-def refuse_mixtures(problem: Problem, method: str) -> None:
+def refuse_mixtures(problem: Problem[Any], method: str) -> None:
     """Refuse layers of routed experts, for a method that cannot edit them.
 
     Raises:

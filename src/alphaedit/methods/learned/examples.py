@@ -132,8 +132,11 @@ class Rows:
 
     @classmethod
     def drawn(cls, facts: Sequence[Fact], neighbors: int, rng: random.Random) -> Rows:
-        """One prompt of each fact, and `neighbors` whose answers are to stay."""
-        anew = [(rng.choice(inside(fact)), i) for i, fact in enumerate(facts)]
+        """One prompt of each fact, half of them its own; and `neighbors` whose answers stay."""
+        anew = [
+            (own if rng.random() < 0.5 else rng.choice(others), i)
+            for i, (own, *others) in enumerate(map(inside, facts))
+        ]
         stay = [
             (asked, i)
             for i, fact in enumerate(facts)

@@ -40,6 +40,22 @@ class Continuations:
             ModelError: a prompt and its target are longer than the model reads.
         """
         pairs = [targets_of(handle, f, f.text, end_of_text=end_of_text)[:2] for f in facts]
+        return cls._of_ids(handle, pairs)
+
+    @classmethod
+    def of_pairs(cls, handle: ModelHandle, asked: Sequence[tuple[str, str]]) -> Continuations:
+        """Prompts and what follows them.
+
+        Raises:
+            ModelError: a prompt and its target are longer than the model reads.
+        """
+        encode = handle.tokens.encode_continuation
+        return cls._of_ids(handle, [encode(prompt, target) for prompt, target in asked])
+
+    @classmethod
+    def _of_ids(
+        cls, handle: ModelHandle, pairs: Sequence[tuple[list[int], list[int]]]
+    ) -> Continuations:
         rows = [[*prompt, *target[:-1]] for prompt, target in pairs]
         check_rows(handle, rows, [len(prompt) - 1 for prompt, _ in pairs])
         ids, mask = handle.tokens.pad(rows, "right")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,32 +19,13 @@ from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, Parts, chain, run_delta
 from alphaedit.methods.solving import Changes, refuse_mixtures
 from alphaedit.methods.steps.continuations import Continuations
+from alphaedit.methods.steps.gradients import watched
 from alphaedit.methods.steps.keys import check_finite
 from alphaedit.methods.steps.parts import targets_of
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
-from alphaedit.model.hooks import hidden_of
 
 FACTS_AT_ONCE = 32
-
-
-@contextmanager
-def _watched(
-    handle: ModelHandle, layer: int, keys: dict[int, Tensor], outputs: dict[int, Tensor]
-) -> Iterator[None]:
-    def hook(module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
-        hidden = hidden_of(args, kwargs)
-        assert hidden is not None
-        keys[layer] = hidden.detach()
-        # What is added is zero: its gradient is that of the output.
-        outputs[layer] = torch.zeros_like(out, requires_grad=True)
-        return out + outputs[layer]
-
-    registered = handle.edited_module(layer).register_forward_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        registered.remove()
 
 
 def features(
@@ -66,7 +47,7 @@ def features(
         outputs: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for layer in layers:
-                stack.enter_context(_watched(handle, layer, keys, outputs))
+                stack.enter_context(watched(handle, layer, keys, outputs))
             logits = handle.forward(read.ids, read.mask)[read.row, read.position].float()
             F.cross_entropy(logits, read.target, reduction="sum").backward()
         for layer in layers:
