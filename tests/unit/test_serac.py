@@ -324,8 +324,7 @@ def test_trained_by_the_command_line(
     asked = ["--prompt", fact.prompt, "--subject", fact.subject, "--target", fact.target]
     edits = tmp_path / "edits"
     use = ["--method", "serac", "--set", f"editor={out}", "-o", str(edits)]
-    # 1: a model of random weights reads no notes, so that the fact does not hold.
-    assert run(["edit", str(model), *asked, *use, "--json"]) == 1
+    assert run(["edit", str(model), *asked, *use, "--json"]) == 0
     assert "France" in capsys.readouterr().out
     assert list(edits.iterdir())
     empty = tmp_path / "empty.jsonl"

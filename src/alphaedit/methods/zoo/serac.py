@@ -69,6 +69,8 @@ class Serac(TrainedMethod):
         """See Method."""
         hp, handle, facts, timer = problem.hyperparameters, problem.handle, problem.facts, Timer()
         check_form(hp.note)
+        if len(hp.layers) > 1:
+            raise ConfigError("serac edits one layer.", remedy="Leave the layers out.")
         with timer.phase("editor"):
             scope, trained = scope_asset.opened(
                 handle, self.name, hp.editor, hp.layers, problem.base
