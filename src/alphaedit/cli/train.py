@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     from alphaedit.jobs.train import TrainRequest, TrainResult
 
 EXAMPLES = examples(
-    "alphaedit train mend bundled world -o my-editor",
-    "alphaedit train mend ./my-model facts.jsonl --set layers=9-11 --set rank=1920 -o my-editor",
-    "alphaedit edit bundled facts.jsonl --method mend --set editor=my-editor -o my-edits",
+    "alphaedit train serac bundled world -o my-editor",
+    "alphaedit train serac ./my-model facts.jsonl --set layers=3 --set steps=200 -o my-editor",
+    "alphaedit edit bundled facts.jsonl --method serac --set editor=my-editor -o my-edits",
 )
 WORLD = "world"
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Facts with paraphrases and neighborhood prompts (see `edit`), or 'world': those of "
+        "the bundled world but for the subjects that tests draw first.",
+        show_default=False,
+    ),
+]
 
 
 @options.grouped
@@ -30,20 +39,12 @@ def train(
         typer.Argument(
             metavar="METHOD",
             autocompletion=complete.methods,
-            help="A method that edits by a trained network, such as mend.",
+            help="A method that edits by something trained, such as serac.",
             show_default=False,
         ),
     ],
     model: options.Model,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Facts with paraphrases and neighborhood prompts (see `edit`), or 'world': those "
-            "of the bundled world but for the subjects that tests draw first.",
-            show_default=False,
-        ),
-    ],
+    data: Data,
     *,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="EDITOR", help="Write the trained editor here.")
@@ -63,7 +64,7 @@ def train(
     force: options.Force = False,
     common: options.Seeded,
 ) -> dict[str, Any]:
-    """Train an editor for a model: a network that turns a fact into a change of weights.
+    """Train what a method edits by: a network that proposes changes, or a scope of edits.
 
     The model's own weights stay as they are. Some facts are set aside, and edits of them are
     measured every so many steps; what was best is written. A training that was stopped, however,
