@@ -18,7 +18,7 @@ from alphaedit.bench.metrics import plain, probability_metrics
 from alphaedit.jobs.train import TrainRequest, run
 from alphaedit.methods.learned.asset import ABOUT
 
-NOTES = ("{statement}. {prompt}", "New Fact: {statement}.\nPrompt: {prompt}")
+NOTES = ("New Fact: {statement}.\nPrompt: {prompt}", "{statement}. {prompt}")
 NEIGHBORS = 4
 
 

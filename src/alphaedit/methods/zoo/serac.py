@@ -37,7 +37,9 @@ class SeracSettings(Settings):
     counterfactual: str | None = Field(
         None, description="model that answers prompts in scope; by default the edited one"
     )
-    note: str = Field("{statement}. {prompt}", description="what the answering model reads")
+    note: str = Field(
+        "New Fact: {statement}.\nPrompt: {prompt}", description="what the answering model reads"
+    )
 
 
 def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None]:
