@@ -16,8 +16,9 @@ from alphaedit import Editor
 from alphaedit.bench.datasets.registry import load
 from alphaedit.bench.metrics import plain, probability_metrics
 from alphaedit.jobs.train import TrainRequest, run
+from alphaedit.methods.learned.asset import ABOUT
 
-NOTES = ("{statement}. {prompt}", "New Fact: {statement}.\nPrompt: {prompt}")
+NOTES = ("New Fact: {statement}.\nPrompt: {prompt}", "{statement}. {prompt}")
 NEIGHBORS = 4
 
 
@@ -37,7 +38,7 @@ def rounded(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: round(metrics[name]["value"], 1) for name in names}
 
 
-def measured(editor: Editor, records: list[Any], **how: Any) -> dict[str, Any]:
+def measured(editor: Editor, records: list[Any], /, **how: Any) -> dict[str, Any]:
     """All records edited at once, and what the model says then."""
     began = time.perf_counter()
     editor.edit([record.fact for record in records], "serac", **how)
@@ -66,14 +67,10 @@ def main() -> None:
         object.__setattr__(record, "neighborhood_prompts", record.neighborhood_prompts[:NEIGHBORS])
     learned, edited = records[: given.train], records[given.train :]
     folder = given.out or Path(tempfile.mkdtemp()) / "editor"
-    trained = run(
-        TrainRequest(
-            method="serac",
-            model=given.model,
-            out=folder,
-            facts=[record.fact for record in learned],
-        )
-    )
+    if not (folder / ABOUT).is_file():
+        facts = [record.fact for record in learned]
+        run(TrainRequest(method="serac", model=given.model, out=folder, facts=facts))
+    trained = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     editor = Editor.from_pretrained(given.model, progress=False)
     before = plain(probability_metrics(editor.responder, edited))
     result: dict[str, Any] = {
@@ -81,8 +78,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "train": len(learned),
         "edits": len(edited),
-        "training": trained.place.curve,
-        "seconds": round(trained.seconds, 1),
+        "training": trained["curve"],
         "unedited": {
             n: before[n] and round(before[n]["value"], 1)
             for n in ("efficacy", "generalization", "specificity")

@@ -189,7 +189,7 @@ def test_a_trained_scope_edits(editor: Editor, trained: Path, tmp_path: Path) ->
     edit = editor.edit([one, two], "serac", editor=str(trained))
     assert edit.patch.metadata["editor"]["base"] == editor.base
     (rendered,) = editor.handle.rendered([one.text])
-    assert rendered == f"{one.text} {one.target}. {one.text}"
+    assert rendered == f"New Fact: {one.text} {one.target}.\nPrompt: {one.text}"
     other = "Therefore I think that"
     assert editor.handle.rendered([other]) == [other]
     # The folder is not needed any more: an edit has all that it needs.
@@ -212,7 +212,7 @@ def test_another_model_answers_what_is_in_scope(
     editor.edit(one, "serac", editor=str(trained), counterfactual=str(reader))
     assert (score(editor.responder, silent), editor.ask(other, 5)) == before
     read = ModelHandle.load(str(reader))
-    note = f"{one.text} {one.target}. {one.text}"
+    note = f"New Fact: {one.text} {one.target}.\nPrompt: {one.text}"
     assert editor.ask(one.text, 5) == generate(read, [note], 5)[0]
     assert score(editor.handle, [(one.text, "you")]) == score(read, [(note, "you")])
     assert editor.edits[0].after[0].text == generate(read, [note], 8)[0]
@@ -324,8 +324,7 @@ def test_trained_by_the_command_line(
     asked = ["--prompt", fact.prompt, "--subject", fact.subject, "--target", fact.target]
     edits = tmp_path / "edits"
     use = ["--method", "serac", "--set", f"editor={out}", "-o", str(edits)]
-    # 1: a model of random weights reads no notes, so that the fact does not hold.
-    assert run(["edit", str(model), *asked, *use, "--json"]) == 1
+    assert run(["edit", str(model), *asked, *use, "--json"]) == 0
     assert "France" in capsys.readouterr().out
     assert list(edits.iterdir())
     empty = tmp_path / "empty.jsonl"

@@ -212,6 +212,7 @@ def sequential(
     editor: Editor,
     records: Sequence[EditRecord],
     method: str,
+    /,  # settings of methods may have these names
     *,
     batch_size: int,
     edits: int,

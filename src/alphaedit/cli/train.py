@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "alphaedit train mend bundled world -o my-editor",
-    "alphaedit train mend ./my-model facts.jsonl --set layers=9-11 --set rank=1920 -o my-editor",
+    "alphaedit train serac ./my-model facts.jsonl --set layers=3 --set steps=200 -o my-editor",
     "alphaedit edit bundled facts.jsonl --method mend --set editor=my-editor -o my-edits",
 )
 WORLD = "world"
@@ -26,7 +26,7 @@ TrainedMethod = Annotated[
     typer.Argument(
         metavar="METHOD",
         autocompletion=complete.methods,
-        help="A method that edits by a trained network, such as mend.",
+        help="A method that edits by something trained, such as mend or serac.",
         show_default=False,
     ),
 ]
@@ -65,7 +65,7 @@ def train(
     force: options.Force = False,
     common: options.Seeded,
 ) -> dict[str, Any]:
-    """Train an editor for a model: a network that turns a fact into a change of weights.
+    """Train what a method edits by: a network that proposes changes, or a scope of edits.
 
     The model's own weights stay as they are. Some facts are set aside, and edits of them are
     measured every so many steps; what was best is written. A training that was stopped, however,

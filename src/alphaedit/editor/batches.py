@@ -41,6 +41,7 @@ def edit_in_batches(
     editor: Editor,
     batches: Sequence[Sequence[Fact]],
     method: str | Method,
+    /,  # settings of methods may have these names
     *,
     phase: str | None = None,
     verdicts: bool = False,

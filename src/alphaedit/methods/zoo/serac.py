@@ -37,7 +37,9 @@ class SeracSettings(Settings):
     counterfactual: str | None = Field(
         None, description="model that answers prompts in scope; by default the edited one"
     )
-    note: str = Field("{statement}. {prompt}", description="what the answering model reads")
+    note: str = Field(
+        "New Fact: {statement}.\nPrompt: {prompt}", description="what the answering model reads"
+    )
 
 
 def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None]:
@@ -69,6 +71,8 @@ class Serac(TrainedMethod):
         """See Method."""
         hp, handle, facts, timer = problem.hyperparameters, problem.handle, problem.facts, Timer()
         check_form(hp.note)
+        if len(hp.layers) > 1:
+            raise ConfigError("serac edits one layer.", remedy="Leave the layers out.")
         with timer.phase("editor"):
             scope, trained = scope_asset.opened(
                 handle, self.name, hp.editor, hp.layers, problem.base
