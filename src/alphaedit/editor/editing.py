@@ -195,6 +195,7 @@ class Editing(Versioned):
             progress=self.progress,
             ranks=self.ranks,
             systems=self._systems,
+            changes=[change for edit in self.edits for change in edit.patch.changes],
         )
         with plain():
             solution = method.solve(problem)

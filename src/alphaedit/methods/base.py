@@ -83,6 +83,7 @@ class Problem(Generic[Config]):
         hyperparameters: of the method's own `config`.
         statistics: of the unedited model, prepared as the method's `needs` say.
         state: what earlier batches of the run taught.
+        changes: those of the edits in force that are not changes of weights, in their order.
     """
 
     handle: ModelHandle
@@ -94,6 +95,7 @@ class Problem(Generic[Config]):
     progress: Progress = silent
     ranks: Ranks = ALONE
     systems: Systems = field(default_factory=Systems)
+    changes: Sequence[Change] = ()
 
 
 @dataclass(frozen=True)

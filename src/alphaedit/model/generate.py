@@ -80,7 +80,7 @@ def generate_ids(
     longest = max(len(row) for row in rows)
     room = max_new_tokens if limit is None else min(max_new_tokens, limit - longest)
     end = getattr(handle.tokenizer, "eos_token_id", None)
-    front = _shared(rows)
+    front = [0] * len(rows) if handle.rewritten else _shared(rows)
     ids, mask = handle.tokens.pad([list(r[f:]) for r, f in zip(rows, front, strict=True)], "left")
     cache: Cache = DynamicCache(config=handle.model.config)
     if any(front):
@@ -95,7 +95,8 @@ def generate_ids(
     new: list[Tensor] = []
     step_ids, step_positions = ids, positions
     ended = torch.zeros(len(rows), dtype=torch.bool)
-    route = Route(torch.full((len(rows),), ids.shape[1] - 1))
+    starts = ids.shape[1] - torch.tensor([len(r) - f for r, f in zip(rows, front, strict=True)])
+    route = Route(torch.full((len(rows),), ids.shape[1] - 1), starts=starts)
     for _ in range(max(0, room)):
         with going_on(route):
             logits = handle.forward(

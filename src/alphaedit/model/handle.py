@@ -45,6 +45,8 @@ class ModelHandle:
         layers: the decoder blocks.
         n_layers: how many there are.
         structure: the parts of the model, see `Structure`.
+        hooked: hooks of edits are in force.
+        rewritten: one of them changes what lies in front of a prompt's last token.
         sharded: its weights are split over processes.
 
     Raises:
@@ -83,6 +85,7 @@ class ModelHandle:
         self._weights = Weights(model, sharded=self.sharded)
         self.memories: list[Render] = []
         self.hooked = False
+        self.rewritten = False
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod

@@ -92,6 +92,8 @@ def score(
         progress("prompts", len(found), len(pairs))
 
     limits = [min(start for start, _ in row) - 1 for row in asked]
+    if handle.rewritten:
+        limits = [0] * len(rows)
     last = handle.n_layers - 1
     forward_rows(handle, rows, limits, around, upto=last, max_tokens=batch_tokens)
     return [found[i] for i in range(len(pairs))]
