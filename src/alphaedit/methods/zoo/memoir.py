@@ -43,13 +43,13 @@ class MemoirSettings(Settings):
         description="use other columns than those that are large, drawn once (published); "
         "by default where keys are dense",
     )
-    steps: int = Field(70, ge=1, description="most gradient steps of an edit")
+    steps: int = Field(50, ge=1, description="most gradient steps of an edit; published: 70")
     optimizer: Literal["adam", "sgd"] = Field("adam", description='published: "sgd"')
     learning_rate: float | None = Field(
         None, gt=0, description="by default from the sizes of states; published: 1.0, with sgd"
     )
     keep: float = Field(
-        1.0,
+        10.0,
         ge=0,
         description="weight of how far earlier facts' outputs would move by a change of columns "
         "that they use too; published: 0",
@@ -57,7 +57,7 @@ class MemoirSettings(Settings):
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient")
     stop_loss: float = Field(0.02, ge=0, description="stop once each fact is below this loss")
     contexts: int = Field(
-        5, ge=0, description="generated texts put before each prompt; published: 10"
+        2, ge=0, description="generated texts put before each prompt; published: 10"
     )
     context_tokens: int = Field(10, ge=1, description="length of each, in tokens")
 
@@ -90,8 +90,9 @@ class Memory:
             masks.append(side.unpacked(change.rows["mask"], size[1]).float())
         mean, about = changes[0].shared["mean"], changes[0].options
         permutation = permutation_of(size[1], about["seed"], permute=about["permute"])
-        tensors = (part.to(device) for part in (matrix, torch.cat(masks), mean, permutation))
-        return cls(*tensors, about["k"], about["overlap"])
+        parts = (matrix, torch.cat(masks), mean, permutation)
+        matrix, masks_of_all, mean, permutation = (part.to(device) for part in parts)
+        return cls(matrix, masks_of_all, mean, permutation, about["k"], about["overlap"])
 
     def decide(self, keys: Tensor, prompt: Tensor) -> Tensor:
         """The fact whose mask is nearest to each prompt's [rows], or -1; see `side.Decide`."""

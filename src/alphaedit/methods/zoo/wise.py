@@ -137,6 +137,9 @@ class Wise(Method):
             hp.steps, rate, hp.optimizer, weight_decay=hp.weight_decay, stop_loss=hp.stop_loss
         )
 
+        def restrain() -> None:
+            delta.clamp_(-hp.bound, hp.bound)
+
         def change(clean: Clean) -> Tensor:
             return clean.leaving + clean.entering @ delta.T.to(clean.entering)
 
@@ -147,7 +150,7 @@ class Wise(Method):
                 change,
                 training,
                 extra=lambda: margins.loss(delta),
-                restrain=lambda: delta.clamp_(-hp.bound, hp.bound),
+                restrain=restrain,
                 progress=problem.progress,
             )
         count = len(problem.facts)
