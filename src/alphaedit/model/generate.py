@@ -120,7 +120,8 @@ def generate_ids(
     new: list[Tensor] = []
     step_ids, step_positions = ids, positions
     ended = torch.zeros(len(rows), dtype=torch.bool)
-    route = Route(torch.full((len(rows),), ids.shape[1] - 1))
+    starts = ids.shape[1] - torch.tensor([len(r) - f for r, f in zip(rows, front, strict=True)])
+    route = Route(torch.full((len(rows),), ids.shape[1] - 1), starts=starts)
     for _ in range(max(0, room)):
         with going_on(route):
             logits = handle.forward(

@@ -31,10 +31,13 @@ class Route:
         ends: position, in the pass that runs now, of the last token of each row's prompt, [rows]
             int64; None once the prompts lie in the cache.
         decided: what each hook decided at those ends, for all tokens that follow.
+        starts: position of the first token of each row, behind padding, [rows] int64; None where
+            rows begin with the pass.
     """
 
     ends: Tensor | None
     decided: dict[int, Any] = field(default_factory=dict)
+    starts: Tensor | None = None
 
 
 _NOW: ContextVar[Route | None] = ContextVar("alphaedit_route", default=None)
@@ -136,11 +139,12 @@ def follow_others(model: nn.Module) -> Callable[[], None]:
             _NOW.set(held[1])
             return
         mask = kwargs.get("attention_mask")
-        ends = torch.full((rows,), length - 1)
+        ends, starts = torch.full((rows,), length - 1), None
         if mask is not None and mask.ndim == 2 and mask.shape[0] == rows:
             own = mask[:, -length:].cpu().long()
             ends = length - 1 - own.flip(1).argmax(1)
-        route = Route(ends)
+            starts = own.argmax(1)
+        route = Route(ends, starts=starts)
         _OTHERS.set((mine, route))
         _NOW.set(route)
 
