@@ -6,11 +6,20 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from alphaedit.world import phrasing
+from alphaedit.world import notes, phrasing
 from alphaedit.world.facts import World, WorldFact
 from alphaedit.world.phrasing import Piece
 
-MIX = (("statement", 0.50), ("biography", 0.10), ("question", 0.12), ("hop", 0.08), ("task", 0.20))
+MIX = (
+    ("statement", 0.45),
+    ("biography", 0.09),
+    ("question", 0.11),
+    ("hop", 0.07),
+    ("task", 0.18),
+    ("note", 0.10),
+)
+LINES = 0.15
+"""Share of texts whose items stand on lines of their own."""
 
 
 class Corpus:
@@ -59,14 +68,17 @@ class Corpus:
             return phrasing.question(world, self.fact(), rng)
         if kind == "biography":
             return self._biography()
+        if kind == "note":
+            return notes.note(world, self.fact(), rng)
         return phrasing.statement(world, self.fact(), rng)
 
     def texts(self, items: int) -> Iterator[list[Piece]]:
         """Endless texts of `items` items each."""
         while True:
+            gap = "\n" if self.rng.random() < LINES else " "
             pieces = self.item()
             for _ in range(items - 1):
-                pieces += [Piece(" "), *self.item()]
+                pieces += [Piece(gap), *self.item()]
             yield pieces
 
 

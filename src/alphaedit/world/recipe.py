@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alphaedit.world.corpus import MIX
+
+NOTES = 0.5
+"""Share of items with notes where training goes on from a trained model."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,19 @@ class Recipe:
     hidden_norm: float = 40.0
     mix: tuple[tuple[str, float], ...] = MIX
     seed: int = 0
+
+    def continued(self) -> Recipe:
+        """The recipe by which training goes on from a trained model: shorter, with more notes."""
+        others = [(kind, share) for kind, share in self.mix if kind != "note"]
+        rest = sum(share for _, share in others)
+        mix = [(kind, round((1 - NOTES) * share / rest, 4)) for kind, share in others]
+        return replace(
+            self,
+            tokens=self.tokens // 4,
+            learning_rate=2e-3,
+            decay=1.0,
+            mix=(*mix, ("note", NOTES)),
+        )
 
 
 RECIPES = {
