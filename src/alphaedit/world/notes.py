@@ -129,6 +129,29 @@ def _written(
     return [*pieces, *asked]
 
 
+def repeated(world: World, rng: random.Random) -> list[Piece]:
+    """Made-up facts as notes, and again below, in the same words or others, all of it learned.
+
+    Where nearly every word follows from the text above, looking back is learned soonest.
+    """
+    facts = [_another(world, rng.choice(world.facts), rng) for _ in range(rng.randint(1, 4))]
+    told = [_told(world, fact, rng) for fact in facts]
+    lead = rng.choice(LEADS)
+    pieces = [Piece("".join(f"{lead}{text}.\n" for text in told), given=True)]
+    order = list(range(len(facts)))
+    if rng.random() < 0.5:
+        rng.shuffle(order)
+    same = rng.random() < 0.6
+    for i in order:
+        if same:
+            pieces.append(Piece(f"{told[i]}.\n"))
+            continue
+        asked = _asked(world.relations[facts[i].relation], facts[i].subject, rng, 0.12)
+        pieces += [replace(piece, seen=piece.name) for piece in asked]
+        pieces += [Piece(f" {facts[i].object}", object=True), Piece(".\n")]
+    return pieces
+
+
 def note(world: World, fact: WorldFact, rng: random.Random) -> list[Piece]:
     """Notes, and a statement or question about `fact`'s subject answered in their light.
 
