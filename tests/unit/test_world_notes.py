@@ -112,7 +112,7 @@ def test_training_begins_with_what_the_model_computes(name: str) -> None:
     with torch.no_grad():
         ours, theirs = model(input_ids=ids).logits, trained_model(input_ids=ids).logits
     # Norms have an epsilon, so that another size of the stream is not quite the same.
-    assert torch.allclose(ours, theirs, atol=2e-2)
+    assert torch.allclose(ours.softmax(-1), theirs.softmax(-1), atol=5e-3)
     base = model.base_model
     norm = base.ln_f if hasattr(base, "ln_f") else base.norm
     assert float(norm.weight.detach().mean()) == pytest.approx(1.0, abs=1e-3)

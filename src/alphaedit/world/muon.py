@@ -33,7 +33,8 @@ def orthogonalized(update: Tensor, dtype: torch.dtype) -> Tensor:
     for _ in range(STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if wide else x.T).to(update.dtype)
+    result: Tensor = (x if wide else x.T).to(update.dtype)
+    return result
 
 
 class Muon(torch.optim.Optimizer):

@@ -40,7 +40,7 @@ class Recipe:
     seed: int = 0
 
     def continued(self) -> Recipe:
-        """The recipe by which training goes on from a trained model: half of its items are notes."""
+        """The recipe by which training goes on from a trained model: half of it notes."""
         mix = [(kind, round((1 - NOTES) * share, 4)) for kind, share in self.mix]
         return replace(self, mix=(*mix, ("note", NOTES)))
 
