@@ -46,6 +46,16 @@ KnownTo = Annotated[
         help="About what this bundled model knows only.",
     ),
 ]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="MODEL",
+        autocompletion=complete.bundled,
+        help="Go on from this trained model.",
+        show_default="from scratch",
+    ),
+]
 UNFINISHED = {"checkpoint.safetensors", "checkpoint.part", "chat_template.jinja"}
 UNFINISHED |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 """Files that a training which was stopped leaves."""
@@ -255,16 +265,7 @@ def train(
         int | None,
         typer.Option("--tokens", min=1, help="Length of training.", show_default="the recipe's"),
     ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--start",
-            metavar="MODEL",
-            autocompletion=complete.bundled,
-            help="Go on from this trained model.",
-            show_default="from scratch",
-        ),
-    ] = None,
+    start: Start = None,
     json: options.Json = False,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,

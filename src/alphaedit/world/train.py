@@ -142,6 +142,20 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
 
 
+def set_rate(opts: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """Give all optimizers this learning rate."""
+    for opt in opts:
+        for group in opt.param_groups:
+            group["lr"] = rate
+
+
+def step_all(opts: Sequence[torch.optim.Optimizer]) -> None:
+    """One step of every optimizer; gradients are gone behind it."""
+    for opt in opts:
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+
+
 def schedule(done: float, warmup: float, decay: float) -> float:
     """Learning-rate factor: linear warm-up, level, then over the last `decay` linear to 1/50."""
     if done < warmup:
@@ -274,16 +288,11 @@ def train(
             done = step / steps
             grown = 1.0 if start else min(1.0, max(0.0, (done - 0.2) / 0.3))
             state["noise"] = recipe.noise * grown
-            factor = schedule(done, recipe.warmup, recipe.decay)
-            for opt in opts:
-                for group in opt.param_groups:
-                    group["lr"] = recipe.learning_rate * factor
+            set_rate(opts, recipe.learning_rate * schedule(done, recipe.warmup, recipe.decay))
             loss = _step_loss(model, recipe, batch, state)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for opt in opts:
-                opt.step()
-                opt.zero_grad(set_to_none=True)
+            step_all(opts)
             step += 1
             recent = loss.item() if recent == 0.0 else 0.95 * recent + 0.05 * loss.item()
             recall = 0.95 * recall + 0.05 * state["recall"]
