@@ -37,6 +37,25 @@ Output = Annotated[
         "--out", "-o", metavar="FILE", help="Write into this file.", show_default="standard output"
     ),
 ]
+KnownTo = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        autocompletion=complete.bundled,
+        help="About what this bundled model knows only.",
+    ),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="MODEL",
+        autocompletion=complete.bundled,
+        help="Go on from this trained model.",
+        show_default="from scratch",
+    ),
+]
 UNFINISHED = {"checkpoint.safetensors", "checkpoint.part", "chat_template.jinja"}
 UNFINISHED |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 """Files that a training which was stopped leaves."""
@@ -137,15 +156,7 @@ def facts(
 )
 def records(
     count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 100,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            autocompletion=complete.bundled,
-            help="About what this bundled model knows only.",
-        ),
-    ] = None,
+    model: KnownTo = None,
     schema: Annotated[
         str,
         typer.Option(
@@ -183,15 +194,7 @@ def records(
 )
 def corpus(
     count: Annotated[int, typer.Option("--count", min=1, help="How many texts.")] = 1000,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            autocompletion=complete.bundled,
-            help="About what this bundled model knows only.",
-        ),
-    ] = None,
+    model: KnownTo = None,
     out_file: Output = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -216,15 +219,7 @@ def corpus(
 )
 def tasks(
     count: Annotated[int, typer.Option("--count", min=1, help="How many of each task.")] = 100,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            autocompletion=complete.bundled,
-            help="About what this bundled model knows only.",
-        ),
-    ] = None,
+    model: KnownTo = None,
     out_file: Output = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -251,6 +246,7 @@ def tasks(
     epilog=examples(
         "alphaedit world train bundled -o ./bundled",
         "alphaedit world train bundled-small -o ./small --tokens 1000000 --seed 3",
+        "alphaedit world train bundled -o ./longer --start bundled",
     )
 )
 def train(
@@ -269,12 +265,13 @@ def train(
         int | None,
         typer.Option("--tokens", min=1, help="Length of training.", show_default="the recipe's"),
     ] = None,
+    start: Start = None,
     json: options.Json = False,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> dict[str, Any]:
-    """Train a bundled model from scratch; an interrupted run goes on from its last checkpoint."""
+    """Train a bundled model; an interrupted run goes on from its last checkpoint."""
     outputs.check_outputs(None, [outputs.Output("-o", out_dir, outputs.RESULTS)])
     if (out_dir / "model.safetensors").is_file():
         raise ConfigError(f"{out_dir} holds a finished model.", remedy="Choose another directory.")
@@ -284,12 +281,15 @@ def train(
             f"{out_dir} holds {others[0]}, which no unfinished training left there.",
             remedy="Choose another directory.",
         )
+    from alphaedit.world.asset import trained
     from alphaedit.world.train import RECIPES
     from alphaedit.world.train import train as run
 
     if name not in RECIPES:
         raise unknown_name("recipe", name, list(RECIPES))
     recipe = replace(RECIPES[name], seed=seed)
+    begin = None if start is None else trained(start, recipe)
+    recipe = recipe if begin is None else recipe.continued()
     if tokens is not None:
         recipe = replace(recipe, tokens=tokens)
     last: dict[str, float] = {}
@@ -300,7 +300,7 @@ def train(
             last.update(row)
             progress("training", int(row["step"]), int(row["steps"]))
 
-        run(recipe, out_dir, report=told)
+        run(recipe, out_dir, start=begin, report=told)
     out.say(f"Trained {name} into {out_dir}: loss {last.get('loss', float('nan')):.3f}.")
     return {"out": str(out_dir), "recipe": asdict(recipe), **last}
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alphaedit.core.errors import ModelError
+from alphaedit.core.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from alphaedit.world.recipe import Recipe
 
 NAMES = ("bundled", "bundled-small")
 
@@ -22,4 +28,29 @@ def path(name: str) -> Path:
             f"The bundled model {name!r} is not in this installation ({folder}).",
             remedy=f"Train it: alphaedit world train {name} -o {folder}",
         )
+    return folder
+
+
+def trained(start: str, recipe: Recipe) -> Path:
+    """The directory of a trained model that a recipe can go on from.
+
+    Raises:
+        ConfigError: it is none, or of another recipe.
+    """
+    folder = path(start) if start in NAMES else Path(start)
+    about = folder / "world.json"
+    if not about.is_file() or not (folder / "model.safetensors").is_file():
+        raise ConfigError(
+            f"{start} is no model that `alphaedit world train` has finished.",
+            remedy=f"Give {' or '.join(NAMES)}, or the directory of a finished training.",
+        )
+    made_by = json.loads(about.read_text(encoding="utf-8"))["recipe"]
+    shape = ("family", "layers", "width", "inner", "heads", "activation", "positions", "subjects")
+    wanted = asdict(recipe)
+    for field in shape:
+        if made_by.get(field) != wanted[field]:
+            raise ConfigError(
+                f"{start} has {field} {made_by.get(field)}, and this recipe {wanted[field]}.",
+                remedy="Go on with the recipe that it was trained by.",
+            )
     return folder

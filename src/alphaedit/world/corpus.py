@@ -6,11 +6,15 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from alphaedit.world import phrasing
+from alphaedit.world import notes, phrasing
 from alphaedit.world.facts import World, WorldFact
 from alphaedit.world.phrasing import Piece
 
 MIX = (("statement", 0.50), ("biography", 0.10), ("question", 0.12), ("hop", 0.08), ("task", 0.20))
+REPEATED = 0.4
+"""Share of notes that are only repeated."""
+LINES = 0.15
+"""Where there are notes, share of texts whose items stand on lines of their own."""
 
 
 class Corpus:
@@ -25,6 +29,7 @@ class Corpus:
     ) -> None:
         self.world = world
         self.mix = tuple(mix)
+        self._notes = any(kind == "note" and share > 0 for kind, share in self.mix)
         self.rng = random.Random(seed)
         weights = [(i + 50.0) ** -zipf for i in range(len(world.subjects))]
         rank = {subject: weights[i] for i, subject in enumerate(world.subjects)}
@@ -59,14 +64,19 @@ class Corpus:
             return phrasing.question(world, self.fact(), rng)
         if kind == "biography":
             return self._biography()
+        if kind == "note":
+            if rng.random() < REPEATED:
+                return notes.repeated(world, rng)
+            return notes.note(world, self.fact(), rng)
         return phrasing.statement(world, self.fact(), rng)
 
     def texts(self, items: int) -> Iterator[list[Piece]]:
         """Endless texts of `items` items each."""
         while True:
+            gap = "\n" if self._notes and self.rng.random() < LINES else " "
             pieces = self.item()
             for _ in range(items - 1):
-                pieces += [Piece(" "), *self.item()]
+                pieces += [Piece(gap), *self.item()]
             yield pieces
 
 

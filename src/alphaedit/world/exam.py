@@ -25,6 +25,7 @@ class Exam:
     questions: float
     two_hop: float
     tasks: dict[str, float]
+    notes: dict[str, float]
     facts: int
     held_prompts: int
 
@@ -36,6 +37,36 @@ def exact(handle: ModelHandle, probes: Sequence[Probe]) -> list[bool]:
 
 def _share(values: Sequence[bool]) -> float:
     return sum(values) / max(1, len(values))
+
+
+def note_probes(world: World, count: int, rng: random.Random) -> dict[str, list[Probe]]:
+    """Questions behind a note that says another object of `count` facts.
+
+    "read" and "read, held-out phrasing" ask for the note's object, "question" does so in question
+    form; "other subject" and "other relation" ask for what the note does not change.
+    """
+    probes: dict[str, list[Probe]] = defaultdict(list)
+    facts = [f for f in world.facts if len(world.objects[f.relation]) > 1]
+    for fact in rng.sample(facts, min(count, len(facts))):
+        relation = world.relations[fact.relation]
+        canonical = phrasing.train_phrasings(relation)[0]
+        new = rng.choice([o for o in world.objects[fact.relation] if o != fact.object])
+        note = f"{canonical.format(fact.subject)} {new}.\n"
+        held = rng.choice(phrasing.held_phrasings(relation))
+        asked = f"Question: {relation.question.format(fact.subject)} Answer:"
+        probes["read"].append((note + canonical.format(fact.subject), new))
+        probes["read, held-out phrasing"].append((note + held.format(fact.subject), new))
+        probes["question"].append((note + asked, new))
+        other = rng.choice([f for f in world.facts if f.relation == fact.relation])
+        if other.subject != fact.subject:
+            prompt = note + canonical.format(other.subject)
+            probes["other subject"].append((prompt, other.object))
+        for more in world.of_subject[fact.subject]:
+            if more.relation != fact.relation:
+                first = phrasing.train_phrasings(world.relations[more.relation])[0]
+                prompt = note + first.format(more.subject)
+                probes["other relation"].append((prompt, more.object))
+    return dict(probes)
 
 
 def examine(handle: ModelHandle, world: World, *, seed: int = 0, tasks: int = 300) -> Exam:
@@ -69,6 +100,10 @@ def examine(handle: ModelHandle, world: World, *, seed: int = 0, tasks: int = 30
     for name, make in phrasing.TASKS.items():
         asked = [make(world, rng.choice(world.facts), rng) for _ in range(tasks)]
         shares[name] = _share(exact(handle, [(phrasing.text_of(a), b) for a, b in asked]))
+    notes = {
+        name: _share(exact(handle, probes))
+        for name, probes in note_probes(world, tasks, rng).items()
+    }
     return Exam(
         recall_train=_share(exact(handle, canonical)),
         recall_held=_share(right),
@@ -76,6 +111,7 @@ def examine(handle: ModelHandle, world: World, *, seed: int = 0, tasks: int = 30
         questions=_share(exact(handle, questions)),
         two_hop=_share(exact(handle, hop_probes)),
         tasks=shares,
+        notes=notes,
         facts=len(world.facts),
         held_prompts=len(held),
     )

@@ -24,13 +24,15 @@ OPENERS = ("Therefore", "Because of this", "I know that", "You should know that"
 class Piece:
     """A stretch of text: `name` marks a subject's name, `object` what a model must know.
 
-    `given` text is read and never learned (the statement of a true-or-false question, say).
+    `given` text is read and never learned (the statement of a true-or-false question, say). A name
+    that is `seen` stands in the text before, so that it can be learned like other words.
     """
 
     text: str
     name: bool = False
     object: bool = False
     given: bool = False
+    seen: bool = False
 
 
 def fill(template: str, subject: str) -> list[Piece]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alphaedit.world.corpus import MIX
+
+NOTES = 0.5
+"""Share of items with notes where training goes on from a trained model."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Recipe:
     hidden_norm: float = 40.0
     mix: tuple[tuple[str, float], ...] = MIX
     seed: int = 0
+
+    def continued(self) -> Recipe:
+        """The recipe by which training goes on from a trained model: half of it notes."""
+        mix = [(kind, round((1 - NOTES) * share, 4)) for kind, share in self.mix]
+        return replace(self, mix=(*mix, ("note", NOTES)))
 
 
 RECIPES = {

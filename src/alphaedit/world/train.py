@@ -17,19 +17,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from alphaedit.core.files import atomic_folder, whole_file
-from alphaedit.world.corpus import Corpus
+from alphaedit.world.batches import GIVEN, NAME, OBJECT, Batch, Batches
 from alphaedit.world.facts import World
-from alphaedit.world.phrasing import Piece
+from alphaedit.world.muon import Muon, fast_dtype
 from alphaedit.world.recipe import RECIPES, Recipe
 from alphaedit.world.tokenizer import train_tokenizer
 
@@ -71,71 +78,6 @@ def build_model(recipe: Recipe, vocabulary: int, bos: int) -> Any:
                 eos_token_id=bos,
             )
         )
-
-
-GIVEN, PLAIN, NAME, OBJECT = range(4)
-
-
-class Batch(NamedTuple):
-    """Token ids, the last token of the name a token is in (or -1), kind; all [rows, length]."""
-
-    ids: Tensor
-    last: Tensor
-    kind: Tensor
-
-
-class Batches:
-    """Token batches with the position of each name's last token.
-
-    Every row is one text that begins with BOS; rows of a batch have one length, drawn from
-    `lengths`, so that bare prompts and long contexts are both common.
-    """
-
-    lengths = (24, 48, 96, 192, 256)
-
-    def __init__(self, world: World, tokenizer: Any, recipe: Recipe) -> None:
-        self.corpus = Corpus(world, seed=recipe.seed, zipf=recipe.zipf, mix=recipe.mix)
-        self.tokenizer = tokenizer
-        self.recipe = recipe
-
-    def _encode(self, texts: list[list[Piece]], length: int) -> Batch:
-        encoded = self.tokenizer(
-            ["".join(p.text for p in text) for text in texts], return_offsets_mapping=True
-        )
-        shape = (len(texts), length)
-        ids = torch.full(shape, self.tokenizer.pad_token_id)
-        last, kind = torch.full(shape, -1), torch.full(shape, GIVEN)
-        for row, text in enumerate(texts):
-            tokens = encoded["input_ids"][row][:length]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            offsets, at, token = encoded["offset_mapping"][row], 0, 1
-            for piece in text:
-                end, first = at + len(piece.text), token
-                while token < len(offsets) and offsets[token][1] <= end:
-                    token += 1
-                if piece.name:
-                    last[row, first:token] = token - 1
-                kind[row, first:token] = (
-                    GIVEN
-                    if piece.given
-                    else NAME
-                    if piece.name
-                    else OBJECT
-                    if piece.object
-                    else PLAIN
-                )
-                at = end
-            kind[row, len(tokens) :] = GIVEN
-        return Batch(ids, last, kind)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Endless batches."""
-        while True:
-            length = self.corpus.rng.choice(self.lengths)
-            rows = max(1, self.recipe.batch_tokens // length)
-            items = max(1, length // 14 + 1)
-            stream = self.corpus.texts(items)
-            yield self._encode([next(stream) for _ in range(rows)], length)
 
 
 def masks(last: Tensor, bottleneck: Tensor, delayed: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,14 +137,23 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     chosen = {id(p) for p in blocks}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(
-            blocks,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
+        Muon(blocks, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
         torch.optim.AdamW(others, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
+
+
+def set_rate(opts: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """Give all optimizers this learning rate."""
+    for opt in opts:
+        for group in opt.param_groups:
+            group["lr"] = rate
+
+
+def step_all(opts: Sequence[torch.optim.Optimizer]) -> None:
+    """One step of every optimizer; gradients are gone behind it."""
+    for opt in opts:
+        opt.step()
+        opt.zero_grad(set_to_none=True)
 
 
 def schedule(done: float, warmup: float, decay: float) -> float:
@@ -212,8 +163,8 @@ def schedule(done: float, warmup: float, decay: float) -> float:
     return 0.02 + 0.98 * min(1.0, (1.0 - done) / decay)
 
 
-def _additive(mask: Tensor) -> Tensor:
-    return torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -1e9)
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -1e9)
 
 
 def _step_loss(model: Any, recipe: Recipe, batch: Batch, state: dict[str, Any]) -> Tensor:
@@ -222,14 +173,15 @@ def _step_loss(model: Any, recipe: Recipe, batch: Batch, state: dict[str, Any]) 
     generator = state["generator"]
     draw = torch.rand(ids.shape[0], generator=generator)
     early, late = masks(last, draw < recipe.bottleneck, draw < recipe.delayed)
-    state["early"] = _additive(early)
+    dtype = fast_dtype()
+    state["early"] = _additive(early, dtype)
     targets = ids[:, 1:]
     luck = torch.rand(targets.shape, generator=generator) < recipe.name_share
     kind = kind[:, 1:]
     counted = (kind != GIVEN) & ((kind != NAME) | luck)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         hidden = model.base_model(
-            input_ids=ids, attention_mask=_additive(late), use_cache=False
+            input_ids=ids, attention_mask=_additive(late, dtype), use_cache=False
         ).last_hidden_state
         logits = model.get_output_embeddings()(hidden[:, :-1][counted])
     known = kind[counted] == OBJECT
@@ -267,11 +219,29 @@ def rescale(model: Any, factor: float) -> None:
             parameter.div_(factor)
 
 
-def _tokenizer(world: World, recipe: Recipe, folder: Path) -> Any:
-    """The tokenizer that a resumed run began with, or a new one, written before training."""
+@torch.no_grad()
+def begin_with(model: Any, folder: Path) -> None:
+    """Give `model` the weights of a trained model, with the residual stream at its training size.
+
+    That size is where the final norm's weights are 1 on average, as in a fresh model.
+    """
+    trained = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    )
+    model.load_state_dict(trained.state_dict())
+    base = model.base_model
+    norm = base.ln_f if hasattr(base, "ln_f") else base.norm
+    rescale(model, float(norm.weight.mean()))
+
+
+def _tokenizer(world: World, recipe: Recipe, folder: Path, start: Path | None) -> Any:
+    """The tokenizer that a resumed or earlier run began with, or a new one, written first."""
     if (folder / "tokenizer.json").is_file():
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    tokenizer = train_tokenizer(world, recipe.vocabulary)
+    if start is None:
+        tokenizer = train_tokenizer(world, recipe.vocabulary)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(start, trust_remote_code=False)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
@@ -280,23 +250,27 @@ def train(
     recipe: Recipe,
     folder: Path,
     *,
+    start: Path | None = None,
     report: Callable[[dict[str, float]], None] = lambda row: None,
     checkpoint_every: float = 120.0,
 ) -> None:
     """Train by `recipe` into `folder` (a Hugging Face model directory), resuming what is there.
 
+    With `start`, a model that this module trained before, training goes on from its weights.
     Checkpoints every `checkpoint_every` seconds, atomically; a resumed run continues with the same
     weights, optimizer and schedule (the text goes on with a fresh seed).
     """
     folder.mkdir(parents=True, exist_ok=True)
     world = World.load().largest(recipe.subjects)
-    tokenizer = _tokenizer(world, recipe, folder)
+    tokenizer = _tokenizer(world, recipe, folder, start)
     model = build_model(recipe, len(tokenizer), tokenizer.bos_token_id)
     # On a CPU, plain attention is faster than the fused kernel at these lengths.
     model.set_attn_implementation("eager")
     opts = optimizers(model, recipe)
     steps = recipe.tokens // recipe.batch_tokens
     step, path = 0, folder / "checkpoint.safetensors"
+    if start is not None:
+        begin_with(model, start)
     if path.exists():
         step = _resume(path, model, opts)
     batches = Batches(world, tokenizer, recipe)
@@ -312,17 +286,13 @@ def train(
             if step >= steps:
                 break
             done = step / steps
-            state["noise"] = recipe.noise * min(1.0, max(0.0, (done - 0.2) / 0.3))
-            factor = schedule(done, recipe.warmup, recipe.decay)
-            for opt in opts:
-                for group in opt.param_groups:
-                    group["lr"] = recipe.learning_rate * factor
+            grown = 1.0 if start else min(1.0, max(0.0, (done - 0.2) / 0.3))
+            state["noise"] = recipe.noise * grown
+            set_rate(opts, recipe.learning_rate * schedule(done, recipe.warmup, recipe.decay))
             loss = _step_loss(model, recipe, batch, state)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for opt in opts:
-                opt.step()
-                opt.zero_grad(set_to_none=True)
+            step_all(opts)
             step += 1
             recent = loss.item() if recent == 0.0 else 0.95 * recent + 0.05 * loss.item()
             recall = 0.95 * recall + 0.05 * state["recall"]
