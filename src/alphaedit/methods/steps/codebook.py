@@ -62,7 +62,8 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
 
     Summed in float64, so that it does not depend on how many are computed together.
     """
-    return (one.double() - other.double()).norm(dim=-1).float()
+    way: Tensor = (one.double() - other.double()).norm(dim=-1)
+    return way.float()
 
 
 class Labels:

@@ -49,7 +49,7 @@ def adapted(
         shaped = out.reshape(len(chosen), -1, out.shape[-1])
         entering = keys.reshape(*shaped.shape[:2], keys.shape[-1])
         new = (shaped + added(entering, down[own], up[own])).to(shaped)
-        at = behind_ends(route, *shaped.shape[:2], out.device) >= 0
+        at = behind_ends(route, shaped) >= 0
         at = at & (chosen >= 0)[:, None]
         return torch.where(at[..., None], new, shaped).reshape(out.shape)
 
@@ -79,7 +79,8 @@ def trained(
     rise = torch.zeros(count, handle.d_out(layer), hp.rank, device=keys.device, requires_grad=True)
 
     def down() -> Tensor:
-        return (first + turn / wide**0.5) / norm
+        turned: Tensor = first + turn / wide**0.5
+        return turned / norm
 
     def change(clean: Clean) -> Tensor:
         own = block.to(clean.fact.device)[clean.fact]

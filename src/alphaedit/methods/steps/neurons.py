@@ -79,7 +79,7 @@ def beside(handle: ModelHandle, mlp: Mlp, neurons: Neurons) -> Callable[[], None
         rows = len(out) if route.ends is None else len(route.ends)
         shaped = out.reshape(rows, -1, out.shape[-1])
         firing = neurons.fire(mlp, entering.reshape(*shaped.shape[:2], -1))
-        at = behind_ends(route, *shaped.shape[:2], out.device) >= 0
+        at = behind_ends(route, shaped) >= 0
         at = at & (firing != 0).any(-1)
         if not bool(at.any()):
             return None
@@ -189,14 +189,15 @@ def trained(
         high = neurons.keys @ quiet.T + neurons.biases[:, None]
         worst = high.masked_fill(exempt, -float("inf")).topk(min(WORST, high.shape[1])).values
         others = _exp(worst + QUIET).mean(1) + _exp(worst + QUIET - at[:, None]).mean(1)
-        return (share * (_exp(-at) + hp.quiet_weight * others)).sum() / len(problem.facts)
+        total: Tensor = (share * (_exp(-at) + hp.quiet_weight * others)).sum()
+        return total / len(problem.facts)
 
     training = Training(hp.steps, hp.learning_rate, clip=CLIP, stop_loss=hp.stop_loss)
     parameters = [turn, shift, value]
     fitted = fit(passes, parameters, change, training, extra=loud, progress=problem.progress)
     final = made()
-    plainly = [tensor.detach() for tensor in (final.keys, final.biases, final.values)]
-    return Neurons(*plainly, hp.off_below), fact, own, fitted.losses
+    parts = (final.keys.detach(), final.biases.detach(), final.values.detach())
+    return Neurons(*parts, hp.off_below), fact, own, fitted.losses
 
 
 def _exp(power: Tensor) -> Tensor:

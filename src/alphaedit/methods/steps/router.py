@@ -25,11 +25,12 @@ Look = Callable[[Tensor], Tensor]
 """From states at the ends of prompts [rows, d] to numbers of entries, or -1 [rows]."""
 
 
-def behind_ends(route: Route, rows: int, length: int, device: torch.device) -> Tensor:
-    """How far each token of a pass lies behind its prompt's last one, [rows, length] int64.
+def behind_ends(route: Route, states: Tensor) -> Tensor:
+    """How far tokens lie behind their prompts' last ones, of states [rows, length, d].
 
-    0 at that token, less before it; where the prompts lie in the cache, 1.
+    [rows, length] int64: 0 at that token, less before it; where prompts lie in the cache, 1.
     """
+    rows, length, device = *states.shape[:2], states.device
     columns = torch.arange(length, device=device)
     if route.ends is None:
         return torch.ones(rows, length, dtype=torch.int64, device=device)
@@ -74,7 +75,7 @@ def replaced(
         if not bool(fired.any()):
             return None
         shaped = states.reshape(len(chosen), -1, states.shape[-1])
-        at = PLACES[places](behind_ends(route, *shaped.shape[:2], states.device))
+        at = PLACES[places](behind_ends(route, shaped))
         new = values[chosen.clamp_min(0)].to(shaped)[:, None]
         changed = torch.where((at & fired[:, None])[..., None], new, shaped).reshape(states.shape)
         return changed if isinstance(output, Tensor) else (changed, *output[1:])

@@ -57,7 +57,8 @@ def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None
         check_widths(own, key=handle.d_out(layer), value=handle.d_out(layer))
         device = handle.weight_device(layer)
         rows = [joined(own, name).to(device) for name in ("key", "bias", "value")]
-        undo.callback(beside(handle, mlp_of(handle, layer), Neurons(*rows, off)))
+        neurons = Neurons(rows[0], rows[1], rows[2], off)
+        undo.callback(beside(handle, mlp_of(handle, layer), neurons))
     return undo.close
 
 
