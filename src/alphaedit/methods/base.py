@@ -189,6 +189,7 @@ class Method(ABC):
         titled = {word.casefold(): word for word in re.findall(r"\w+", self.title)}
         words = [titled.get(word.casefold(), word) for word in re.findall(r"\w+", self.name)]
         return "".join(w.capitalize() if w.isupper() else w[:1].upper() + w[1:] for w in words)
+
     suggests: int = field(default=1, kw_only=True)
 
     @property

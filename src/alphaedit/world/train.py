@@ -238,6 +238,7 @@ def _tokenizer(world: World, recipe: Recipe, folder: Path, start: Path | None) -
     """The tokenizer that a resumed or earlier run began with, or a new one, written first."""
     if (folder / "tokenizer.json").is_file():
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer: Any
     if start is None:
         tokenizer = train_tokenizer(world, recipe.vocabulary)
     else:

@@ -158,8 +158,8 @@ def prepare(
             prompt, target = handle.tokens.encode_continuation(context + fact.text, fact.target)
             end = len(prompt) - 1
             first = 0 if start == "all" else end
-            ids = [*prompt, *target[:-1]]
-            rows.append(Row(number, ids, first, end, tuple(target), is_bare=not context))
+            ids, ones = [*prompt, *target[:-1]], (1.0,) * len(target)
+            rows.append(Row(number, ids, first, end, tuple(target), ones, is_bare=not context))
     rows.sort(key=lambda row: row.tail)
     module = module or handle.edited_module(layer)
     # Where a norm or a gate follows the module, its block is run again.

@@ -93,7 +93,8 @@ def standing_values(
         prompt, target = handle.tokens.encode_continuation(fact.text, fact.target)
         end = len(prompt) - 1
         first = end if places in ("last", "from_last") else 0
-        rows.append([Row(i, [*prompt, *target[:-1]], first, end, tuple(target), is_bare=True)])
+        ids, ones = [*prompt, *target[:-1]], (1.0,) * len(target)
+        rows.append([Row(i, ids, first, end, tuple(target), ones, is_bare=True)])
     return in_order(_Chunks(handle, site, hp, rows, start, places, progress).run())
 
 
