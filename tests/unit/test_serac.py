@@ -178,6 +178,7 @@ def test_a_killed_training_loses_one_interval(model: Path, trained: Path, tmp_pa
         if int(line) >= 30:
             began.send_signal(signal.SIGKILL)
             break
+    began.stdout.close()
     began.wait()
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     assert int(said[0]) >= 20
