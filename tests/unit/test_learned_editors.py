@@ -14,6 +14,7 @@ from tests.tiny import tiny_model
 from torch import Tensor
 
 from alphaedit import Editor, Fact
+from alphaedit.bench.sources import records_of, training_facts
 from alphaedit.core.errors import (
     AlphaEditError,
     ConfigError,
@@ -33,6 +34,7 @@ from alphaedit.methods.learned.training import BYTES_EACH, Trainer, TrainSetting
 from alphaedit.methods.registry import get_method, methods
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.memory import SHARE
+from alphaedit.model.scoring import score
 
 NAMES = sorted(name for name, method in methods().items() if isinstance(method, LearnedMethod))
 SUBJECTS = ("France", "Spain", "Oslo", "Paris", "Berlin", "Norway", "Moscow", "Warsaw", "Madrid")
@@ -366,3 +368,25 @@ def test_methods_without_training(folder: Path) -> None:
         train(request(folder, settings={"stepps": 3}))
     with pytest.raises(DataError, match="for bundled models"):
         train(request(folder, facts=None))
+
+
+@pytest.mark.parametrize("model", ["bundled-small", "bundled"])
+def test_editors_that_come_with_the_package_edit_unseen_subjects(model: str) -> None:
+    """At once, without a path; skipped where the model's weights are newer than its editor."""
+    editor = Editor.from_pretrained(model, progress=False)
+    found = {name: asset.read_about(place, "mend") for name, place in asset.shipped("mend").items()}
+    if editor.base not in {about.base for about in found.values()}:
+        pytest.skip(f"no trained editor of these weights of {model}")
+    records = records_of(editor.handle, "world", 6, 0)
+    seen = {fact.subject for fact in training_facts(editor.handle)}
+    assert seen.isdisjoint(record.subject for record in records)
+    hits = []
+    for record in records:
+        editor.edit(record.fact, "mend")
+        new, true = score(
+            editor.handle,
+            [(record.rewrite, record.target_new), (record.rewrite, record.target_true)],
+        )
+        hits.append(new.mean_logprob > true.mean_logprob)
+        editor.revert()
+    assert sum(hits) >= 5 if model == "bundled" else sum(hits) >= 3

@@ -94,6 +94,10 @@ def training_records(
             told = [train[0], *(text for text in told if text != train[0])]
         row["requested_rewrite"]["prompt"] = told[0]
         row["paraphrase_prompts"] = [text.format(fact.subject) for text in told[1:]]
+        # In the edit's own words, which is where neighbors are hardest to leave alone.
+        same = [f for f in world.of_object[(fact.relation, fact.object)] if f != fact]
+        near = rng.sample(same, min(NEIGHBORS, len(same)))
+        row["neighborhood_prompts"] = [told[0].format(f.subject) for f in near]
         rows.append(row)
     return rows
 

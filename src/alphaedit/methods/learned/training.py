@@ -50,7 +50,7 @@ class TrainSettings(Schedule):
     )
     decay: float = Field(0.5, ge=0, le=1, description="share of the steps in which rates fall to 0")
     edit_weight: float = Field(
-        1.0, gt=0, description="weight of the loss of edited facts; published 0.1"
+        2.0, gt=0, description="weight of the loss of edited facts; published 0.1"
     )
     locality_weight: float = Field(1.0, ge=0, description="weight of the KL of other prompts")
     neighbors: int = Field(1, ge=1, description="other prompts for each edit of a step")
