@@ -18,7 +18,7 @@ from alphaedit.cli.app import run
 from alphaedit.core.errors import AlphaEditError, ConfigError, DataError, UnknownNameError
 from alphaedit.report.charts import CHARTS
 from alphaedit.report.experiment import report
-from alphaedit.report.results import over_seeds, ranks, read
+from alphaedit.report.results import Column, metrics_of, over_seeds, ranks, read
 
 SMALL: dict[str, Any] = {
     "name": "mine",
@@ -203,3 +203,10 @@ def test_categories() -> None:
 
 def test_measures_have_names() -> None:
     assert {"edits", "generation", "shift", "ability", "drift", "retention"} <= set(measures())
+
+
+def test_a_table_shows_metrics_that_it_does_not_know() -> None:
+    rate = Rate(50.0, 40.0, 60.0, 10)
+    names = ("new_probability", "kept", "efficacy:places", "shift", "efficacy", "a_new_one")
+    column = Column("memit", "memit", "", (), dict.fromkeys(names, rate), {})
+    assert metrics_of([column]) == ["efficacy", "kept", "a_new_one", "new_probability"]

@@ -11,11 +11,16 @@ from safetensors.torch import load_file
 from tests.tiny import EXPERTS, KINDS, tiny_model
 
 from alphaedit import Editor, Fact
+from alphaedit.cli import complete, export_gguf
+from alphaedit.cli import export as command
 from alphaedit.cli.app import run
+from alphaedit.cli.outputs import FOLDERS
 from alphaedit.core.edit import Edit, edit_id
 from alphaedit.core.errors import EditFileError
 from alphaedit.core.patch import LowRank, Patch
+from alphaedit.editor import export
 from alphaedit.editor.export import save_delta, save_lora, summed
+from alphaedit.jobs import export as job
 from alphaedit.methods.state import Learned
 
 peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'alphaedit[peft]'")
@@ -156,6 +161,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "France" in (tmp_path / "whole" / "FACTS.md").read_text()
     assert run([*command, "--format", "gguff", "-o", str(tmp_path / "x")]) == 1
     assert "gguff" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_a_form_stands_wherever_forms_are_told() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    for form in (*export.FORMS, *export_gguf.FORMS):
+        assert form in job.FORMS, f"{form} is missing in FORMS of jobs/export.py"
+        assert form in complete.FORMATS, f"{form} is missing in FORMATS of cli/complete.py"
+        assert f"`{form}`" in page or f"--format {form}`" in page, f"no {form} in docs/outputs.md"
+    for form in export.FORMS:
+        assert form in command.KINDS, f"{form} is missing in KINDS of cli/export.py"
+        assert command.KINDS[form] in FOLDERS, f"no {command.KINDS[form]} in cli/outputs.py"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")

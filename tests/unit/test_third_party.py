@@ -1,8 +1,10 @@
 """Methods and plug-ins of other packages, by entry point: the example in examples/."""
 
+import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.tiny import SENTENCES, tiny_model
@@ -10,6 +12,7 @@ from tests.tiny import SENTENCES, tiny_model
 from alphaedit import Editor, Fact
 from alphaedit.core.errors import AlphaEditError
 from alphaedit.methods import plugin, registry
+from alphaedit.stats.statistics import ModelStatistics
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "one-file-method"
 
@@ -58,3 +61,32 @@ def test_the_example_edits(tmp_path: Path) -> None:
     editor.revert()
     with pytest.raises(AlphaEditError, match=r"half-memit.*'scal'.*scale"):
         editor.edit(fact, "half-memit", scal=0.5, **over)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "writing-a-method.md"
+
+
+def test_the_closed_form_of_the_page_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("statistics were prepared, which the method does not need")
+
+    monkeypatch.setattr(ModelStatistics, "prepare", refused)
+    text = PAGE.read_text(encoding="utf-8")
+    text = text[text.index("### A closed form from the start") :]
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert block
+    names: dict[str, Any] = {"__name__": "own_ridge"}
+    exec(compile(block[1], str(PAGE), "exec"), names)
+    editor = Editor.from_pretrained(*tiny_model("gpt2"))
+    # With layers and clamp given there are no trial edits, which have statistics of their own.
+    method = names["METHOD"](layers=(1,), clamp=0.75, steps=20, contexts=1)
+    fact = Fact("The capital of {} is", "France", "Madrid")
+    weak = editor.edit(fact, method, strength=100.0)
+    editor.revert()
+    edit = editor.edit(fact, method)
+    (name,) = edit.patch.weights
+    assert edit.patch.weights[name].matrix().norm() > weak.patch.weights[name].matrix().norm()
+    assert edit.after[0].p_target > edit.before[0].p_target
+    editor.revert()
+    with pytest.raises(AlphaEditError, match="edits one layer"):
+        editor.edit(fact, method, layers=(1, 2))

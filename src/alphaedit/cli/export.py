@@ -143,7 +143,8 @@ def _run(request: ExportRequest, said: Session) -> dict[str, Any]:
 
 def _show(said: Session, found: ExportResult) -> None:
     form, out = found.request.form, found.request.out
-    title = f"{len(found.edits)} edits as {form}"
+    count = len(found.edits)
+    title = f"{count} edit{'s' * (count != 1)} as {form}"
     if found.gguf:
         table, lines = export_gguf.show_gguf(dict(found.gguf), title)
     else:

@@ -134,26 +134,26 @@ def _write(
 ) -> tuple[Sequence[Exported], dict[str, Any]]:
     """Write one form; the matrices, or what was written into GGUF."""
     from alphaedit.editor.checkpoint import save_checkpoint
-    from alphaedit.editor.export import card, save_delta, save_lora, summed
+    from alphaedit.editor.export import card, export, summed
     from alphaedit.editor.gguf_export import base_of, save_gguf_lora
 
     handle, edits, out = editor.handle, editor.edits, request.out
     ranks: dict[str, Any] = {"tolerance": request.tolerance, "max_rank": request.max_rank}
-    if request.form == "lora":
-        return save_lora(handle, edits, out, base=model, only_ours=True, **ranks), {}
     if request.form == "gguf-lora":
         kind = request.tensor_type or "F32"
         base = base_of(model)
         return save_gguf_lora(handle, edits, out, base=model, gguf=base, kind=kind, **ranks), {}
     if request.form == "gguf":
         return [], write_gguf(editor, model, out, kind=request.tensor_type, ollama=request.ollama)
-    if request.form == "delta":
-        tolerance = request.tolerance
-        return save_delta(edits, out, base=model, tolerance=tolerance, only_ours=True), {}
-    matrices = summed(edits)[1]
-    texts = {"FACTS.md": card(edits, model, matrices)}
-    save_checkpoint(handle, out, texts=texts, only_ours=True)
-    return matrices, {}
+    if request.form == "checkpoint":
+        matrices = summed(edits)[1]
+        texts = {"FACTS.md": card(edits, model, matrices)}
+        save_checkpoint(handle, out, texts=texts, only_ours=True)
+        return matrices, {}
+    if request.form != "lora":
+        del ranks["max_rank"]
+    written = export(handle, edits, out, request.form, base=model, only_ours=True, **ranks)
+    return written or [], {}
 
 
 def base_file(model: str) -> Path:

@@ -69,6 +69,10 @@ MAIN = (
     "request_time_neighbors",
     "token_time",
 )
+BESIDE = frozenset(
+    {"shift", "efficacy_magnitude", "generalization_magnitude", "specificity_magnitude"}
+)
+"""Metrics that are kept on disk and stand in no table, as others there say the same."""
 UNRANKED = ("null_share", "sa_mcq_unsure")
 """Metrics of which neither more nor less is better."""
 COMPARED = ("batch_size", "total", "records", "seeds", "sample", "tokens", "corpus")
@@ -283,9 +287,16 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Rate:
 
 
 def metrics_of(columns: Iterable[Column]) -> list[str]:
-    """Metrics that a table of `columns` shows, the papers' first."""
+    """Metrics that a table of `columns` shows: those of `MAIN` in its order, then all others.
+
+    Series ("efficacy:places"), which pictures show, and those of `BESIDE` are left out.
+    """
     there = {name for column in columns for name in column.numbers}
-    return [name for name in MAIN if name in there]
+    others = there.difference(MAIN, BESIDE)
+    return [
+        *(name for name in MAIN if name in there),
+        *sorted(name for name in others if ":" not in name),
+    ]
 
 
 def ranks(columns: Sequence[Column], metric: str) -> dict[str, int]:
