@@ -138,9 +138,9 @@ class Editing(Versioned):
         check_special(facts, self.handle.tokenizer)
         if chat:
             facts = [in_chat(self.handle.tokenizer, fact) for fact in facts]
+            none = {"contexts": 0} if "contexts" in solver.config.model_fields else {}
+            over = {**none, **over}
         timer = Timer()
-        if chat and "contexts" in solver.config.model_fields:
-            over = {"contexts": 0, **over}
         self._check_needs(solver)
         with timer.phase("choice"):
             hp, measured = self.ranks.from_first(self._choose(solver, preset, facts, over))
