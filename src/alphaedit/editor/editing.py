@@ -138,8 +138,7 @@ class Editing(Versioned):
         check_special(facts, self.handle.tokenizer)
         if chat:
             facts = [in_chat(self.handle.tokenizer, fact) for fact in facts]
-            none = {"contexts": 0} if "contexts" in solver.config.model_fields else {}
-            over = {**none, **over}
+            over = {k: 0 for k in solver.config.model_fields if k == "contexts"} | over
         timer = Timer()
         self._check_needs(solver)
         with timer.phase("choice"):
