@@ -672,7 +672,9 @@ def test_an_evaluation_that_names_the_facts(
     assert all(prompt == text for prompt, text in seen if "Norway is" in prompt)
     seen.clear()
     evaluate(editor, records, generation=False, oracle=True)
-    notes = {text.split("\n")[0] for prompt, text in seen if "Norway is" in prompt}
+    # Where memories fire is measured as they are in use: there the prompt stays as it is.
+    asked = [(prompt, text) for prompt, text in seen if "Norway is" in prompt and prompt != text]
+    notes = {text.split("\n")[0] for _, text in asked}
     capital, city = (
         "New Fact: The capital of France is Madrid.",
         "New Fact: Oslo is a city in Spain.",
