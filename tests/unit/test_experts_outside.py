@@ -41,6 +41,8 @@ def test_sites_and_their_names() -> None:
     assert layer_of(Expert(3, 5)) == layer_of(3) == 3
 
 
+# How many tokens go to an expert in half precision depends on the processor.
+@pytest.mark.filterwarnings("ignore:Fewer tokens were routed")
 @pytest.mark.parametrize("kind", EXPERTS)
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_checkpoint_loads_as_the_edited_model(

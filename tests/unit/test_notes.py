@@ -680,7 +680,7 @@ def test_an_evaluation_that_names_the_facts(
         "New Fact: Oslo is a city in Spain.",
     )
     assert notes == {capital, city}
-    assert {text.split("\n")[0] for prompt, text in seen if prompt == "Oslo is in"} == {capital}
+    assert capital in {text.split("\n")[0] for prompt, text in seen if prompt == "Oslo is in"}
     assert told_about() is None
     measured = editor.evaluate(records, oracle=True)
     assert measured["specificity"].n == 3

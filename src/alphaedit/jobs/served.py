@@ -62,6 +62,7 @@ class ServedResult:
             "method": "none",
             "edits": self.edits,
             "before": numbers,
+            "left_out": 0,
             "seconds": {"evaluation": self.seconds},
             "model": f"{self.request.url} {self.request.served_model}",
             "records": self.request.records,

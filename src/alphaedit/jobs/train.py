@@ -14,13 +14,9 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.jobs.cancel import Cancel, watched
 from alphaedit.jobs.late import Wrote, untold
 from alphaedit.jobs.opening import Opening
-from alphaedit.methods.config import build
-from alphaedit.methods.learned import asset
-from alphaedit.methods.learned import run as running
-from alphaedit.methods.learned.run import Place, TrainedMethod
-from alphaedit.methods.registry import get_method, methods
 
 if TYPE_CHECKING:
+    from alphaedit.methods.learned.run import Place, TrainedMethod
     from alphaedit.model.handle import ModelHandle
 
 
@@ -97,6 +93,10 @@ def run(
         Cancelled: `cancel` was set.
         ConfigError, DataError, ResourceError, NonFiniteError, ModelError: with the remedy.
     """
+    from alphaedit.methods.config import build
+    from alphaedit.methods.learned import asset
+    from alphaedit.methods.learned import run as running
+
     began = time.perf_counter()
     method = trained_method(request.method)
     settings = build(request.settings, f"settings of {method.name}", method.train_settings)
@@ -138,6 +138,9 @@ def trained_method(name: str) -> TrainedMethod:
         UnknownNameError: there is no such method.
         ConfigError: it has nothing to train.
     """
+    from alphaedit.methods.learned.run import TrainedMethod
+    from alphaedit.methods.registry import get_method, methods
+
     method = get_method(name)
     if not isinstance(method, TrainedMethod):
         known = [n for n, other in methods().items() if isinstance(other, TrainedMethod)]
@@ -153,19 +156,22 @@ def check_folder(folder: Path, *, anew: bool) -> None:
     Raises:
         ConfigError: naming what is there.
     """
+    from alphaedit.methods.learned.asset import ABOUT, TENSORS
+    from alphaedit.methods.learned.run import TRAINING
+
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file.", remedy="Give a directory.")
-    ours = {asset.ABOUT, asset.TENSORS, running.TRAINING}
+    ours = {ABOUT, TENSORS, TRAINING}
     others = sorted(p.name for p in folder.iterdir() if p.name not in ours and p.name[0] != ".")
     if others:
         raise ConfigError(
             f"{folder} holds {others[0]}, which is no part of a trained editor.",
             remedy="Choose another directory.",
         )
-    begun = (folder / running.TRAINING).is_dir()
-    if (folder / asset.ABOUT).is_file() and not begun and not anew:
+    begun = (folder / TRAINING).is_dir()
+    if (folder / ABOUT).is_file() and not begun and not anew:
         raise ConfigError(
             f"{folder} holds a trained editor that is finished.",
             remedy="Use it, choose another directory, or replace it with --force.",
