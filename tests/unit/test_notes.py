@@ -672,15 +672,16 @@ def test_an_evaluation_that_names_the_facts(
     assert all(prompt == text for prompt, text in seen if "Norway is" in prompt)
     seen.clear()
     evaluate(editor, records, generation=False, oracle=True)
-    # Where memories fire is measured as they are in use: there the prompt stays as it is.
-    asked = [(prompt, text) for prompt, text in seen if "Norway is" in prompt and prompt != text]
-    notes = {text.split("\n")[0] for _, text in asked}
+    notes = {text.split("\n")[0] for prompt, text in seen if "Norway is" in prompt}
     capital, city = (
         "New Fact: The capital of France is Madrid.",
         "New Fact: Oslo is a city in Spain.",
     )
-    assert notes == {capital, city}
-    assert capital in {text.split("\n")[0] for prompt, text in seen if prompt == "Oslo is in"}
+    # Where memories fire is measured as they are in use: the neighbor's prompt stays as it is, and
+    # the paraphrase finds the note of its own subject.
+    assert notes == {capital, city, "The capital of Norway is"}
+    found = {text.split("\n")[0] for prompt, text in seen if prompt == "Oslo is in"}
+    assert found == {capital, city}
     assert told_about() is None
     measured = editor.evaluate(records, oracle=True)
     assert measured["specificity"].n == 3
