@@ -26,6 +26,7 @@ from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.outputs import outputs_at
 from alphaedit.methods.systems import Systems
+from alphaedit.model.devices import quick_bfloat16
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.passes.capture import capture
 from alphaedit.model.quantised import is_quantised
@@ -264,9 +265,4 @@ def half_precision(handle: ModelHandle) -> str | None:
     whole = not any(is_quantised(module) for module in handle.model.modules())
     if handle.dtype != torch.float32 or handle.sharded or not whole:
         return None
-    if handle.device.type == "cpu":
-        quick = (
-            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-        return "bfloat16" if quick else None
-    return "bfloat16"
+    return "bfloat16" if quick_bfloat16(handle.device) else None

@@ -42,3 +42,15 @@ def devices() -> list[str]:
         kind = torch.accelerator.current_accelerator()
         names += [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count()) if kind]
     return names
+
+
+def quick_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 by instructions of its own.
+
+    Processors without them compute it step by step in float32, tens of times slower.
+    """
+    if device.type != "cpu":
+        return True
+    return torch.backends.mkldnn.is_available() and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit.model.devices import quick_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
 def fast_dtype() -> torch.dtype:
-    """bfloat16 where this processor multiplies it natively, else float32.
-
-    Without such instructions bfloat16 products are emulated, tens of times slower.
-    """
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    """bfloat16 where this processor multiplies it natively, else float32."""
+    return torch.bfloat16 if quick_bfloat16(torch.device("cpu")) else torch.float32
 
 
 def orthogonalized(update: Tensor, dtype: torch.dtype) -> Tensor:
