@@ -115,7 +115,9 @@ def test_full_disk_keeps_the_session(
     assert not Ledger(tmp_path / "session").store.litter()
 
 
-def test_killed_while_it_writes(editor: Editor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_killed_while_it_writes(given: bool, editor: Editor, tmp_path: Path) -> None:
+    """Also where the first edit chooses and keeps its layers and scales (slow)."""
     editor.edit(FACT, **OVER)
     editor.save(tmp_path / "session")
     facts = tmp_path / "facts.jsonl"
@@ -126,8 +128,11 @@ def test_killed_while_it_writes(editor: Editor, tmp_path: Path) -> None:
     argv = ["edit", model, str(facts), "-o", str(session), "-q"]
     argv += ["--no-generation", "--corpus", str(tmp_path / "text.txt"), "--tokens", "400"]
     argv += ["--cache-dir", str(tmp_path / "cache")]
+    if given:
+        argv += ["--set", "layers=1,2", "--set", "steps=2", "--set", "clamp=1"]
+        argv += ["--set", "learning_rate=0.1"]
     found = []
-    for point in range(1, 20):
+    for point in range(1, 40):
         done = subprocess.run([sys.executable, "-c", KILLED, str(point), *argv], check=False)
         assert verify(Ledger(session)).problems == []
         found.append(len(Ledger(session).edits()))

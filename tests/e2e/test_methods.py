@@ -137,7 +137,14 @@ def test_save_load_and_go_on(method: str, small: Editor, tmp_path: Path) -> None
             again.revert()
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ORDERED])
+@pytest.mark.parametrize(
+    "method",
+    [
+        method if method in ("alphaedit", "nse") else pytest.param(method, marks=pytest.mark.slow)
+        for method in METHODS
+        if method not in ORDERED
+    ],
+)
 def test_order_of_facts_in_a_batch(method: str, bundled: Editor) -> None:
     facts, base = some_facts(4), weights(bundled)
     bundled.edit(facts, method)

@@ -24,6 +24,7 @@ def theirs() -> dict[str, Any]:
 QUICK, OTHER = ("bfloat16", "float32")[:: 1 if quick_bfloat16(torch.device("cpu")) else -1]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("search", [QUICK, pytest.param(OTHER, marks=pytest.mark.slow)], ids=str)
 def test_as_good_as_the_published_code(search: str, theirs: dict[str, Any]) -> None:
     if reason := golden.missing():

@@ -84,7 +84,13 @@ def test_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "sizes"), [("alphaedit", [3, 2]), ("rome", [2]), ("memit", [1]), ("ft", [2])]
+    ("method", "sizes"),
+    [
+        ("alphaedit", [3, 2]),
+        ("rome", [1]),
+        pytest.param("memit", [1], marks=pytest.mark.slow),
+        pytest.param("ft", [2], marks=pytest.mark.slow),
+    ],
 )
 def test_two_ranks_and_one(method: str, sizes: list[int], place: Path) -> None:
     """Also where facts do not divide evenly, or are fewer than ranks."""

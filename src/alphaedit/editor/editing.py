@@ -147,6 +147,7 @@ class Editing(Versioned):
         with timer.phase("answers"):
             before = self.asked(facts)
         state = self._state_for(facts) if repeated(self._said, facts) else self.state
+        state = self._with_contexts(hp, state)
         solution = self._solved(solver, hp, facts, state)
         parent = self.edits[-1].id if self.edits else None
         learned = solution.state.learned(state)
@@ -179,6 +180,7 @@ class Editing(Versioned):
             )
             stop = self._guarded(edit.id, drift)
             self._record("edit", why, add=[(edit, learned)])
+            self._keep_contexts(hp, solution.state)
             keep()
         self._made(edit, learned, solution.state)
         LOG.info("%r", edit)
@@ -204,6 +206,36 @@ class Editing(Versioned):
         with plain():
             solution = method.solve(problem)
         return replace(solution, patch=_of_first(solution.patch, self.ranks))
+
+    def _with_contexts(self, hp: Settings, state: SequentialState) -> SequentialState:
+        """`state` with the contexts that this model, unedited, wrote for another process."""
+        if state.contexts or (key := self._contexts_key(hp)) is None:
+            return state
+        stored = self.ranks.from_first(self.statistics.cache.load_json(key))
+        texts = (stored or {}).get("texts")
+        whole = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        return replace(state, contexts=tuple(texts)) if texts and whole else state
+
+    def _keep_contexts(self, hp: Settings, state: SequentialState) -> None:
+        """Keep what the unedited model wrote for the next process."""
+        key = self._contexts_key(hp) if self.ranks.first and state.contexts else None
+        if key is not None and self.statistics.cache.load_json(key) is None:
+            self.statistics.cache.save_json(key, {"texts": list(state.contexts or ())})
+
+    def _contexts_key(self, hp: Settings) -> dict[str, str] | None:
+        """What contexts depend on; None where they are not kept."""
+        if self.edits or not isinstance(hp, Hyperparameters) or not hp.contexts:
+            return None
+        if self.handle.sharded:
+            return None
+        return {
+            "kind": "contexts",
+            "model": self.statistics.model,
+            "number": f"{self.handle.dtype} {self.handle.device.type}",
+            "count": str(hp.contexts),
+            "tokens": str(hp.context_tokens),
+            "seed": str(self.seed),
+        }
 
     def _check_needs(self, method: Method) -> None:
         """Refuse a method whose needs cannot be met, before anything is computed.
