@@ -180,7 +180,8 @@ class Editing(Versioned):
             )
             stop = self._guarded(edit.id, drift)
             self._record("edit", why, add=[(edit, learned)])
-            self._keep_contexts(hp, solution.state)
+            if not state.contexts:
+                self._keep_contexts(hp, solution.state)
             keep()
         self._made(edit, learned, solution.state)
         LOG.info("%r", edit)
@@ -219,7 +220,7 @@ class Editing(Versioned):
     def _keep_contexts(self, hp: Settings, state: SequentialState) -> None:
         """Keep what the unedited model wrote for the next process."""
         key = self._contexts_key(hp) if self.ranks.first and state.contexts else None
-        if key is not None and self.statistics.cache.load_json(key) is None:
+        if key is not None:
             self.statistics.cache.save_json(key, {"texts": list(state.contexts or ())})
 
     def _contexts_key(self, hp: Settings) -> dict[str, str] | None:
