@@ -106,10 +106,10 @@ def each_of(name: str, values: Any, kind: type[T]) -> list[T]:
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise ConfigError(f"{name} is {shown(values)}.", remedy=f"Give a list of {kind.__name__}s.")
-    found = list(values)
-    for value in found:
+    items = list(values)
+    for value in items:
         if not isinstance(value, kind):
             raise ConfigError(
                 f"{name} holds {shown(value)}.", remedy=f"Give a list of {kind.__name__}s."
             )
-    return found
+    return items

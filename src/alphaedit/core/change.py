@@ -94,21 +94,21 @@ class Change:
             EditFileError: rows are left, and act only together with those that go.
         """
         owners = self.owner.tolist()
-        kept = [i for i, one in enumerate(owners) if one not in facts]
-        if not kept:
+        remaining = [i for i, owner in enumerate(owners) if owner not in facts]
+        if not remaining:
             return None
-        if self.options.get(TOGETHER) and len(kept) < len(owners):
+        if self.options.get(TOGETHER) and len(remaining) < len(owners):
             raise EditFileError(
                 f"A change called {self.name!r} is one for all facts of its edit together.",
                 remedy="Revert the whole edit, and edit the others again.",
             )
-        index = torch.tensor(kept)
-        closed = [owners[i] - sum(gone < owners[i] for gone in set(facts)) for i in kept]
+        index = torch.tensor(remaining)
+        closed = [owners[i] - sum(gone < owners[i] for gone in set(facts)) for i in remaining]
         return replace(
             self,
             owner=torch.tensor(closed),
             rows={name: tensor[index] for name, tensor in self.rows.items()},
-            texts=tuple(self.texts[i] for i in kept) if self.texts else (),
+            texts=tuple(self.texts[i] for i in remaining) if self.texts else (),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -176,11 +176,11 @@ def _one(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Change:
             f"A change of kind {kind!r}, version {version!r}, is not known here.",
             remedy="Install a newer version of alphaedit.",
         )
-    found: dict[str, dict[str, Tensor]] = {"rows": {}, "shared": {}}
+    fields: dict[str, dict[str, Tensor]] = {"rows": {}, "shared": {}}
     for flat, tensor in tensors.items():
         where, _, name = flat.partition("/")
-        if where in found and name:
-            found[where][name] = tensor
+        if where in fields and name:
+            fields[where][name] = tensor
         elif flat != "owner":
             raise EditFileError(f"Unknown tensor {flat!r} in a change.", remedy=_RESAVE)
     texts, options = about.get("texts", []), about.get("options", {})
@@ -194,7 +194,7 @@ def _one(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Change:
         raise EditFileError("A change lacks its owners, or is broken.", remedy=_RESAVE)
     try:
         return KINDS[kind](
-            about["name"], tensors["owner"], found["rows"], found["shared"], tuple(texts), options
+            about["name"], tensors["owner"], fields["rows"], fields["shared"], tuple(texts), options
         )
     except AlphaEditError as error:
         raise EditFileError(f"A change is broken: {error.message}", remedy=_RESAVE) from error

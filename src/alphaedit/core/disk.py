@@ -81,10 +81,10 @@ def make_folders(folder: Path) -> list[Path]:
         above = above.parent
     made: list[Path] = []
     try:
-        for one in reversed(missing):
+        for path in reversed(missing):
             with suppress(FileExistsError):
-                os.mkdir(one)
-                made.append(one)
+                os.mkdir(path)
+                made.append(path)
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder))
     except BaseException:
@@ -95,9 +95,9 @@ def make_folders(folder: Path) -> list[Path]:
 
 def remove_folders(made: Sequence[Path]) -> None:
     """Remove folders that `make_folders` made, if nothing lies in them."""
-    for one in reversed(made):
+    for folder in reversed(made):
         with suppress(OSError):
-            os.rmdir(one)
+            os.rmdir(folder)
 
 
 def usual_modes(folder: Path) -> None:
@@ -121,9 +121,9 @@ def to_disk(path: Path) -> None:
         OSError: there is no room for them.
     """
     for file in files_in(path) if path.is_dir() else [path]:
-        with open(file, "rb") as held:
+        with open(file, "rb") as stream:
             try:
-                os.fsync(held.fileno())
+                os.fsync(stream.fileno())
             except OSError as error:
                 # Some file systems know no fsync; that is no failure.
                 if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):

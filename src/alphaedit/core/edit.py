@@ -90,8 +90,8 @@ class Edit:
 
     def __repr__(self) -> str:
         count = len(self.facts)
-        held = f"{len(self.holds)} of {count} hold" if self.verdict else f"{count} facts"
-        return f"<Edit {self.id} by {self.method}: {held}>"
+        outcome = f"{len(self.holds)} of {count} hold" if self.verdict else f"{count} facts"
+        return f"<Edit {self.id} by {self.method}: {outcome}>"
 
     def _repr_html_(self) -> str:
         from alphaedit.core.show import html

@@ -58,8 +58,8 @@ def post(
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {error.reason}"
             if error.code < 500 and error.code != 429:  # refused: asking again changes nothing
-                said = error.read().decode("utf-8", "replace").strip()
-                problem += f": {said[:SHOWN]}" if said.strip("{}") else ""
+                explanation = error.read().decode("utf-8", "replace").strip()
+                problem += f": {explanation[:SHOWN]}" if explanation.strip("{}") else ""
                 break
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             problem = str(error) or type(error).__name__

@@ -160,8 +160,8 @@ class ResourceError(AlphaEditError):
 def nearest(name: str, available: Iterable[str]) -> list[str]:
     """Up to three of `available` that look like `name`, best first."""
     by_folded = {known.casefold(): known for known in available}
-    found = get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)
-    return [by_folded[folded] for folded in found]
+    matches = get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)
+    return [by_folded[folded] for folded in matches]
 
 
 def suggestion(name: str, available: Iterable[str]) -> str:

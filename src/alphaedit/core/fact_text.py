@@ -168,6 +168,6 @@ def canonical(text: str) -> str:
 
 def says(text: str, target: str) -> bool:
     """Whether a continuation begins with `target`, as a whole word."""
-    said, wanted = canonical(text), canonical(target)
-    rest = said[len(wanted) :]
-    return said.startswith(wanted) and not (wanted[-1:].isalnum() and rest[:1].isalnum())
+    continuation, wanted = canonical(text), canonical(target)
+    rest = continuation[len(wanted) :]
+    return continuation.startswith(wanted) and not (wanted[-1:].isalnum() and rest[:1].isalnum())

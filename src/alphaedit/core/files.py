@@ -150,29 +150,29 @@ class atomic_folder:
 
     def _plan(self, names: Sequence[str]) -> replace.Plan:
         """What becomes of the files that are there."""
-        held = read_manifest(self.target)
-        self._check_kind(held)
+        manifest = read_manifest(self.target)
+        self._check_kind(manifest)
         if self.only_ours:
-            check_ours(self.shown, held, names)
+            check_ours(self.shown, manifest, names)
         stale = {}
-        if self.kind and held is not None:
-            gone = [name for name in held.files if name not in names]
-            stale = {n: held.files[n] for n in gone if held.unchanged(self.target, n)}
+        if self.kind and manifest is not None:
+            gone = [name for name in manifest.files if name not in names]
+            stale = {n: manifest.files[n] for n in gone if manifest.unchanged(self.target, n)}
         if self.rivals is not None:
             self._check_rivals({*names, *stale})
         return replace.Plan(self.last, tuple(names), stale=stale)
 
-    def _check_kind(self, held: Manifest | None) -> None:
-        if self.kind and held is not None and held.kind != self.kind:
+    def _check_kind(self, manifest: Manifest | None) -> None:
+        if self.kind and manifest is not None and manifest.kind != self.kind:
             raise ConfigError(
-                f"{self.shown} holds a {held.kind}, and a {self.kind} is to be written.",
+                f"{self.shown} holds a {manifest.kind}, and a {self.kind} is to be written.",
                 remedy="Choose another directory, or remove it yourself. Nothing was written.",
             )
 
     def _check_rivals(self, known: set[str]) -> None:
         assert self.rivals is not None
-        found = sorted(path.name for path in self.target.iterdir() if self.rivals(path.name))
-        others = [name for name in found if name not in known]
+        rivals = sorted(path.name for path in self.target.iterdir() if self.rivals(path.name))
+        others = [name for name in rivals if name not in known]
         if others:
             raise ResourceError(
                 f"{self.shown} holds {', '.join(others)}, which would be loaded in place of what "
@@ -181,22 +181,22 @@ class atomic_folder:
             )
 
 
-def check_ours(shown: Path, held: Manifest | None, names: Sequence[str]) -> None:
+def check_ours(shown: Path, manifest: Manifest | None, names: Sequence[str]) -> None:
     """Refuse to replace files of a folder that we did not write, or that were changed since.
 
     Args:
         shown: the folder.
-        held: its manifest.
+        manifest: its manifest.
         names: of the files to be written.
 
     Raises:
         ConfigError: names the first of them.
     """
     for name in names:
-        if not os.path.lexists(shown / name) or (name == MANIFEST and held is not None):
+        if not os.path.lexists(shown / name) or (name == MANIFEST and manifest is not None):
             continue
-        if held is None or not held.unchanged(shown, name):
-            changed = held is not None and name in held.files
+        if manifest is None or not manifest.unchanged(shown, name):
+            changed = manifest is not None and name in manifest.files
             raise ConfigError(
                 f"{shown / name} {'was changed' if changed else 'was not written by alphaedit'}: "
                 "it will not be replaced, even with --force.",

@@ -75,11 +75,11 @@ def digest(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    found = sha256()
+    hasher = sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -94,7 +94,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not all(inside(name) and isinstance(found, str) for name, found in files.items()):
+    if not all(inside(name) and isinstance(checksum, str) for name, checksum in files.items()):
         return None
     return Manifest(kind, files)
 
@@ -141,15 +141,15 @@ def alike(path: Path, text: str) -> bool:
     with the same line.
     """
     try:
-        held = path.read_text(encoding="utf-8")
+        existing = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
-    first, new = (each.partition("\n")[0] for each in (held, text))
+    first, new = (each.partition("\n")[0] for each in (existing, text))
     if text[:1] not in ("[", "{"):
         return first == new or bool(_FACT.fullmatch(first) and _FACT.fullmatch(new))
     try:
         if text[0] == "{":  # JSON Lines
-            held, text = f"[{first}]", f"[{new}]"
-        return bool(json.loads(held)[0].keys() == json.loads(text)[0].keys())
+            existing, text = f"[{first}]", f"[{new}]"
+        return bool(json.loads(existing)[0].keys() == json.loads(text)[0].keys())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False

@@ -59,8 +59,8 @@ class LowRank:
     def dense(cls, matrix: Tensor) -> "LowRank":
         """Any matrix ``[d_out, d_in]`` as a product with an identity."""
         rows, columns = matrix.shape
-        one = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
-        return cls(one, matrix) if rows <= columns else cls(matrix, one)
+        identity = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
+        return cls(identity, matrix) if rows <= columns else cls(matrix, identity)
 
     @property
     def rank(self) -> int:

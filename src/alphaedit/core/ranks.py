@@ -48,16 +48,16 @@ class Ranks:
         if self.size == 1:
             return list(work(items))
         own = [items[i] for i in self.share(len(items))]
-        return [one for part in self.objects(list(work(own)) if own else []) for one in part]
+        return [result for part in self.objects(list(work(own)) if own else []) for result in part]
 
     def objects(self, value: T) -> list[T]:
         """`value` of each rank, in order; JSON-like values and CPU tensors."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
+        gathered: list[Any] = [None] * self.size
         with _told():
-            dist.all_gather_object(found, value)
-        return found
+            dist.all_gather_object(gathered, value)
+        return gathered
 
     def columns(self, own: Tensor | None, rows: int, count: int, like: Tensor) -> Tensor:
         """Columns [rows, count] put together from each rank's share of them, on `like`'s device.
@@ -110,8 +110,10 @@ class Ranks:
         Raises:
             ConfigError: naming what differs.
         """
-        said = self.objects(dict(what))
-        different = [name for name in what if any(one[name] != said[0][name] for one in said)]
+        given = self.objects(dict(what))
+        different = [
+            name for name in what if any(of_rank[name] != given[0][name] for of_rank in given)
+        ]
         if different:
             raise ConfigError(
                 f"Ranks were given different {' and '.join(different)}.",

@@ -68,14 +68,14 @@ def check_regular(
         error: it does not exist, is no regular file, or larger than `limit`.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         raise error(f"{what} {path} does not exist.", remedy="Check the path.") from None
     except (OSError, ValueError) as failure:
         raise _unreadable(path, what, failure, error) from None
-    _check_mode(found.st_mode, path, what, special, error)
-    if found.st_size > limit:
-        raise _too_large(path, what, limit, error, found.st_size)
+    _check_mode(status.st_mode, path, what, special, error)
+    if status.st_size > limit:
+        raise _too_large(path, what, limit, error, status.st_size)
 
 
 def read_bytes(
@@ -207,9 +207,9 @@ def _check_mode(
 def _too_large(
     path: str | Path, what: str, limit: int, error: type[AlphaEditError], size: int | None = None
 ) -> AlphaEditError:
-    held = f"has {megabytes(size)}" if size is not None else "is larger"
+    extent = f"has {megabytes(size)}" if size is not None else "is larger"
     return error(
-        f"{what} {path} {held}; at most {megabytes(limit)} are read.",
+        f"{what} {path} {extent}; at most {megabytes(limit)} are read.",
         remedy="Split it, or give a part of it.",
     )
 
@@ -217,8 +217,8 @@ def _too_large(
 def _unreadable(
     path: str | Path, what: str, failure: Exception, error: type[AlphaEditError]
 ) -> AlphaEditError:
-    said = getattr(failure, "strerror", None) or failure
-    return error(f"{what} {path} cannot be read: {said}.", remedy="Check its permissions.")
+    reason = getattr(failure, "strerror", None) or failure
+    return error(f"{what} {path} cannot be read: {reason}.", remedy="Check its permissions.")
 
 
 def megabytes(size: int) -> str:

@@ -132,9 +132,9 @@ def _finish(target: Path) -> None:
         _forget(target)  # it was being removed
         return
     try:
-        found: dict[str, Any] = json.loads((new / PLAN).read_text(encoding="utf-8"))
+        saved: dict[str, Any] = json.loads((new / PLAN).read_text(encoding="utf-8"))
         plan = Plan(
-            found["last"], tuple(found["names"]), tuple(found["replaced"]), dict(found["stale"])
+            saved["last"], tuple(saved["names"]), tuple(saved["replaced"]), dict(saved["stale"])
         )
         _check_own(new, plan)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -186,17 +186,17 @@ def _move(target: Path, plan: Plan) -> None:
     folders: list[Path] = []
     try:
         for name in plan.away():
-            source, kept = target / name, new / OLD / name
-            if os.path.lexists(kept) or not os.path.lexists(source):
+            source, backup = target / name, new / OLD / name
+            if os.path.lexists(backup) or not os.path.lexists(source):
                 continue
             if name in plan.stale:
                 if source.is_symlink() or digest(source) != plan.stale[name]:
                     continue
             elif not os.path.lexists(new / FILES / name):
                 continue
-            disk.make_folders(kept.parent)
-            os.replace(source, kept)
-            done.append((source, kept))
+            disk.make_folders(backup.parent)
+            os.replace(source, backup)
+            done.append((source, backup))
         for name in plan.order():
             source, place = new / FILES / name, target / name
             if os.path.lexists(source):
@@ -239,10 +239,10 @@ def _check_place(target: Path, name: str) -> None:
     """
     place = target / name
     for above in place.relative_to(target).parents:
-        held = target / above
-        if os.path.lexists(held) and not held.is_dir():
+        parent = target / above
+        if os.path.lexists(parent) and not parent.is_dir():
             raise ResourceError(
-                f"{held} is a file, and {name} is to be written below it.",
+                f"{parent} is a file, and {name} is to be written below it.",
                 remedy="Choose another directory, or move it away. Nothing was written.",
             )
     if place.is_dir() and not place.is_symlink():

@@ -66,8 +66,8 @@ def checked(
         if first["type"] == "missing":
             raise error(f"{where}: {place} is missing.", remedy=remedy) from None
         what = _WANTED.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
-        found = shown(first["input"])
-        raise error(f"{where}: {place}: {what}, found {found}.", remedy=remedy) from None
+        actual = shown(first["input"])
+        raise error(f"{where}: {place}: {what}, found {actual}.", remedy=remedy) from None
 
 
 def shown(value: object) -> str:

@@ -34,7 +34,7 @@ def summary(edit: Edit) -> str:
     lines = [f"Edit {edit.id} by {edit.method}: {count} fact{'s' if count != 1 else ''}"]
     if edit.verdict:
         lines[0] += f"; {len(edit.holds)} of {count} hold"
-        lines += [f"  does not hold: {said}" for said in failing(edit)]
+        lines += [f"  does not hold: {failure}" for failure in failing(edit)]
     for name, row in edit.null_space.items():
         lines.append(f"  {name}: null space {row.get('dim')} of {row.get('d_in')}")
     changed = [f"{name} (rank {change.rank})" for name, change in edit.patch.weights.items()]

@@ -80,12 +80,12 @@ def read_edit(path: Path) -> dict[str, Any]:
         EditFileError: it is broken, or of another format.
     """
     values = read_json(path)
-    found = values.get("format") if isinstance(values, dict) else None
-    if isinstance(found, int) and found is not True and not OLDEST <= found <= FORMAT:
+    version = values.get("format") if isinstance(values, dict) else None
+    if isinstance(version, int) and version is not True and not OLDEST <= version <= FORMAT:
         raise EditFileError(
-            f"{path} has format {shown(found)}, this version reads {OLDEST} to {FORMAT}.",
+            f"{path} has format {shown(version)}, this version reads {OLDEST} to {FORMAT}.",
             remedy="Install a newer version of alphaedit."
-            if found > FORMAT
+            if version > FORMAT
             else "Use the version of alphaedit that wrote it.",
         )
     record = checked(_Edit, values, str(path))
@@ -97,7 +97,7 @@ def read_edit(path: Path) -> dict[str, Any]:
                 f"{len(record.facts)}.",
                 remedy=BACKUP,
             )
-    if not isinstance(found, int) or found is True:
+    if not isinstance(version, int) or version is True:
         raise EditFileError(f"{path}: field 'format' is no number.", remedy=BACKUP)
     return dict(values)
 

@@ -31,8 +31,8 @@ _PLAIN = {
 """What stands for signs of our own where an encoding does not have them."""
 
 
-def _escape(found: re.Match[str]) -> str:
-    char = found[0]
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
     code = ord(char)
     if char in _NAMED:
         return _NAMED[char]
@@ -59,8 +59,8 @@ def one_line(text: object) -> str:
 def json_visible(json: str) -> str:
     r"""JSON with the same characters as JSON's own escapes, `\u001b`; it means what it meant."""
 
-    def escape(found: re.Match[str]) -> str:
-        return "".join(f"\\u{int.from_bytes(pair, 'big'):04x}" for pair in _pairs(found[0]))
+    def escape(match: re.Match[str]) -> str:
+        return "".join(f"\\u{int.from_bytes(pair, 'big'):04x}" for pair in _pairs(match[0]))
 
     return _RISKY.sub(escape, json)
 

@@ -80,7 +80,7 @@ class BlockSystem:
         x, sizes = self._coordinates(keys)
         rows, corner = self._joint.factors(x, slack=slack)
         left = residual.double() @ torch.cholesky_inverse(corner)
-        found = {}
+        changes = {}
         for (number, system), part in zip(self.blocks.items(), rows.split(sizes, 1), strict=True):
             reach = part.ne(0).any(dim=1)
             like = keys[number]
@@ -89,5 +89,5 @@ class BlockSystem:
             if self._past:
                 # Past keys tie all facts to all blocks, by a change of far lower rank.
                 change, _ = truncate(change, torch.finfo(like.dtype).eps)
-            found[number] = change
-        return found
+            changes[number] = change
+        return changes

@@ -65,9 +65,9 @@ class MassiveSum:
         energy = keys.float().square().sum(dim=1)
         if self.limit is None:
             self.limit = MASSIVE * float(energy.median())
-        found = energy > self.limit
-        if bool(found.any()):
-            new = keys[found].T.double().cpu()
+        is_massive = energy > self.limit
+        if bool(is_massive.any()):
+            new = keys[is_massive].T.double().cpu()
             self.count += new.shape[1]
             self.join(new)
 

@@ -54,9 +54,9 @@ def relative_top(delta: Tensor, weight: Tensor, keep: float) -> Tensor:
     _unit("The share of entries kept", keep)
     change = (delta / weight).abs().nan_to_num(0.0, posinf=torch.finfo(delta.dtype).max).flatten()
     count = max(1, round(keep * change.numel()))
-    kept = torch.zeros_like(change, dtype=torch.bool)
-    kept[change.topk(count).indices] = True
-    return torch.where(kept.view_as(delta), delta, torch.zeros_like(delta))
+    mask = torch.zeros_like(change, dtype=torch.bool)
+    mask[change.topk(count).indices] = True
+    return torch.where(mask.view_as(delta), delta, torch.zeros_like(delta))
 
 
 def row_directions(weight: Tensor, energy: float) -> Tensor:
@@ -72,8 +72,8 @@ def row_directions(weight: Tensor, energy: float) -> Tensor:
     rows = weight / weight.norm(dim=1, keepdim=True).clamp_min(1e-30)
     values, vectors = torch.linalg.eigh(rows.double() @ rows.double().T)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    held = values.cumsum(0) / values.sum().clamp_min(1e-300)
-    count = int((held < energy).sum()) + 1
+    cumulative = values.cumsum(0) / values.sum().clamp_min(1e-300)
+    count = int((cumulative < energy).sum()) + 1
     scale = values[:count].clamp_min(1e-30).sqrt()
     basis: Tensor = rows.T @ (vectors[:, :count] / scale).to(rows)
     return basis
@@ -95,6 +95,6 @@ def active_neurons(keys: Tensor, share: float) -> Tensor:
     _unit("The share of the activation", share)
     mean = keys.abs().double().mean(dim=1)
     values, order = mean.sort(descending=True)
-    held = values.cumsum(0) / values.sum().clamp_min(1e-300)
-    chosen: Tensor = order[: int((held < share).sum()) + 1]
+    cumulative = values.cumsum(0) / values.sum().clamp_min(1e-300)
+    chosen: Tensor = order[: int((cumulative < share).sum()) + 1]
     return chosen

@@ -33,8 +33,8 @@ class RidgeValues:
         self.keys = keys.detach()
         wide = self.keys.double()
         self.ridge = float(torch.tensor(log_ridge, dtype=torch.float64).exp())
-        one = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-        factor, info = torch.linalg.cholesky_ex(wide @ wide.T + self.ridge * one)
+        identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+        factor, info = torch.linalg.cholesky_ex(wide @ wide.T + self.ridge * identity)
         if int(info) != 0 or not bool(torch.isfinite(factor).all()):
             raise SubspaceError(
                 f"Keys and a ridge of {self.ridge:.3g} make a singular system.",

@@ -53,8 +53,8 @@ def density(values: Tensor, at: Tensor) -> Tensor:
     spread = values.std() if len(values) > 1 else values.new_ones(())
     width = (spread * len(values) ** -0.2).clamp_min(1e-12)
     z = (at[:, None] - values[None]) / width
-    found: Tensor = (-0.5 * z.square()).exp().mean(1) / (width * (2 * torch.pi) ** 0.5)
-    return found
+    densities: Tensor = (-0.5 * z.square()).exp().mean(1) / (width * (2 * torch.pi) ** 0.5)
+    return densities
 
 
 def overlap(x: Tensor, y: Tensor) -> float:

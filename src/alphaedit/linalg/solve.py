@@ -156,8 +156,8 @@ class System:
     @property
     def nbytes(self) -> int:
         """Bytes of what it holds besides the subspace's basis."""
-        held = [] if self._base is None else [self._base]
-        return sum(tensor.nbytes for tensor in (*held, *(self._history or ())))
+        matrices = [] if self._base is None else [self._base]
+        return sum(tensor.nbytes for tensor in (*matrices, *(self._history or ())))
 
     def _check(self, keys: Tensor) -> None:
         if keys.ndim != 2 or keys.dtype not in _DTYPES or self.d_in not in (None, keys.shape[0]):
@@ -215,8 +215,8 @@ class System:
         if keys.shape[1] == 0:
             return
         x = self.coordinates(keys)
-        held = 0 if self._history is None else self._history[0].shape[1]
-        if held + keys.shape[1] > FOLD_AT * len(x):
+        past_count = 0 if self._history is None else self._history[0].shape[1]
+        if past_count + keys.shape[1] > FOLD_AT * len(x):
             self._fold(x)
         else:
             cross, corner = self._extend(x, "The history's part of the system")

@@ -97,11 +97,11 @@ def spectrum_with(second_moment: Tensor, massive: Massive) -> Spectrum:
     u = massive.directions.to(rest)
     # Above all others, so that they come last; their sizes are put in afterwards.
     above = 2 * float(rest.diagonal().sum().clamp_min(1e-30))
-    found = spectrum(rest + above * u @ u.T)
-    values = found.values.clone()
+    shifted = spectrum(rest + above * u @ u.T)
+    values = shifted.values.clone()
     sizes = massive.energies.to(values).sort().values
     values[-exact:] = torch.maximum(sizes, values[-exact - 1].expand(exact))
-    return Spectrum(values, found.vectors, exact)
+    return Spectrum(values, shifted.vectors, exact)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +186,8 @@ def null_space(
         null = int((s.rest < threshold).sum())
     else:
         assert energy is not None
-        held = values.double().flip(0).cumsum(0) / values.double().sum().clamp_min(1e-300)
-        null = len(values) - min(len(values), int((held < energy).sum()) + 1)
+        cumulative = values.double().flip(0).cumsum(0) / values.double().sum().clamp_min(1e-300)
+        null = len(values) - min(len(values), int((cumulative < energy).sum()) + 1)
     if null in (0, len(s.values)):
         what = "leaves no null space" if null == 0 else "leaves nothing preserved"
         given = f"threshold {threshold}" if threshold is not None else f"energy {energy}"

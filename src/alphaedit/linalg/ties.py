@@ -30,6 +30,6 @@ def largest(delta: Tensor, density: float) -> Tensor:
     if count >= delta.numel():
         return delta
     top = delta.abs().flatten().topk(count).indices
-    kept = torch.zeros_like(delta).flatten()
-    kept[top] = delta.flatten()[top]
-    return kept.view_as(delta)
+    sparse = torch.zeros_like(delta).flatten()
+    sparse[top] = delta.flatten()[top]
+    return sparse.view_as(delta)

@@ -72,12 +72,12 @@ class FineTune(Method):
                 progress=problem.progress,
             )
         delta = LowRank.dense(matrix)
-        kept: Memory = memory
+        plugin_memory: Memory = memory
         with timer.phase("plug-ins"):
-            delta = run_delta(chosen, problem, layer, delta, kept)
+            delta = run_delta(chosen, problem, layer, delta, plugin_memory)
         changes: Changes = {layer: delta}
         for plugin in chosen:
-            plugin.after(problem, changes, {}, kept)
+            plugin.after(problem, changes, {}, plugin_memory)
         edits = problem.state.edits + len(problem.facts)
         patch = Patch(
             weights={problem.handle.edited_name(layer): delta}, metadata={"losses": losses}

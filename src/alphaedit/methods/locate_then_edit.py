@@ -134,15 +134,15 @@ class _Run:
 
     def _contexts(self) -> tuple[str, ...]:
         """As many texts as are asked for: those of earlier batches, or more of them."""
-        hp, held = self.problem.hyperparameters, self.state.contexts or ()
-        if len(held) < hp.contexts:
+        hp, contexts = self.problem.hyperparameters, self.state.contexts or ()
+        if len(contexts) < hp.contexts:
             with self.timer.phase("contexts"):
                 texts = generate_contexts(
                     self.problem.handle, hp.contexts, hp.context_tokens, self.problem.seed
                 )
-            held = self.problem.ranks.from_first(texts)
-            self.state = replace(self.state, contexts=held)
-        return held[: hp.contexts]
+            contexts = self.problem.ranks.from_first(texts)
+            self.state = replace(self.state, contexts=contexts)
+        return contexts[: hp.contexts]
 
     def solution(self) -> Solution:
         """The patch, and the state after it."""
@@ -161,27 +161,27 @@ class _Run:
         return Solution(patch, state, self.timer.seconds)
 
     def _targets(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
-        return self._found(facts, lambda: self._searched(facts, layer, reference))
+        return self._with_plugins(facts, lambda: self._searched(facts, layer, reference))
 
-    def _found(self, facts: Sequence[Fact], search: Callable[[], Targets]) -> Targets:
+    def _with_plugins(self, facts: Sequence[Fact], search: Callable[[], Targets]) -> Targets:
         """What a search finds, as the plug-ins leave it."""
         problem = self.problem
         with self.timer.phase("targets"), ExitStack() as searching:
             for plugin in self.plugins:
                 searching.enter_context(plugin.searching(problem, self.memory))
-            found = search()
+            targets = search()
             for plugin in self.plugins:
-                found = plugin.targets(problem, found, self.memory)
-        check_finite("target values", found.values, facts)
-        return found
+                targets = plugin.targets(problem, targets, self.memory)
+        check_finite("target values", targets.values, facts)
+        return targets
 
     def _outputs(self, facts: Sequence[Fact]) -> Targets:
         """Targets of the outputs of all edited matrices, [layers * d_out, u]."""
         problem, ranks = self.problem, self.problem.ranks
         mine = ranks.share(len(facts))
-        found: Targets | None = None
+        targets: Targets | None = None
         if mine:
-            found = find_outputs(
+            targets = find_outputs(
                 problem.handle,
                 facts[mine.start : mine.stop],
                 problem.hyperparameters.layers,
@@ -189,15 +189,15 @@ class _Run:
                 problem.hyperparameters,
                 progress=problem.progress,
             )
-        if ranks.size == 1 and found is not None:
-            return found
-        losses = ranks.objects(found.losses if found else [])
+        if ranks.size == 1 and targets is not None:
+            return targets
+        losses = ranks.objects(targets.losses if targets else [])
         layers = problem.hyperparameters.layers
         size, like = len(layers) * problem.handle.d_out(layers[0]), self._like(layers[0])
         return Targets(
-            values=ranks.columns(found.values if found else None, size, len(facts), like),
-            clean=ranks.columns(found.clean if found else None, size, len(facts), like),
-            losses=[one for part in losses for one in part],
+            values=ranks.columns(targets.values if targets else None, size, len(facts), like),
+            clean=ranks.columns(targets.clean if targets else None, size, len(facts), like),
+            losses=[row for part in losses for row in part],
         )
 
     def _searched(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
@@ -205,9 +205,9 @@ class _Run:
         problem, ranks = self.problem, self.problem.ranks
         mine = ranks.share(len(facts))
         make_delta = self.method.maker
-        found: Targets | None = None
+        targets: Targets | None = None
         if mine:
-            found = find_targets(
+            targets = find_targets(
                 problem.handle,
                 facts[mine.start : mine.stop],
                 layer,
@@ -217,14 +217,14 @@ class _Run:
                 maker=make_delta(problem, facts[0], layer) if make_delta else None,
                 progress=problem.progress,
             )
-        if ranks.size == 1 and found is not None:
-            return found
-        losses = ranks.objects(found.losses if found else [])
+        if ranks.size == 1 and targets is not None:
+            return targets
+        losses = ranks.objects(targets.losses if targets else [])
         size, like = problem.handle.d_out(layer), self._like(layer)
         return Targets(
-            values=ranks.columns(found.values if found else None, size, len(facts), like),
-            clean=ranks.columns(found.clean if found else None, size, len(facts), like),
-            losses=[one for part in losses for one in part],
+            values=ranks.columns(targets.values if targets else None, size, len(facts), like),
+            clean=ranks.columns(targets.clean if targets else None, size, len(facts), like),
+            losses=[row for part in losses for row in part],
         )
 
     def _like(self, layer: int) -> Tensor:
@@ -285,16 +285,16 @@ class _Run:
                 if batch:
                     tell_massive(problem, layer, batch.bare_keys, batch.facts)
                 with self.timer.phase("solve"):
-                    found = solver.solve(layer, keys, residual, slack=slack)
-                deltas |= found
+                    changes = solver.solve(layer, keys, residual, slack=slack)
+                deltas |= changes
                 used[layer] = keys
-                applied.enter_context(handle.temporarily(_named(handle, found)))
+                applied.enter_context(handle.temporarily(_named(handle, changes)))
             if self.method.history_after:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
                         used[layer] = self._keys(facts, layer)
         problem.progress("layers", len(hp.layers), len(hp.layers))
-        return deltas, used, [row[-1] for row in goal.found.losses]
+        return deltas, used, [row[-1] for row in goal.targets.losses]
 
     def _one_by_one(self, facts: Sequence[Fact]) -> tuple[Changes, dict[int, Tensor], list[float]]:
         """As `_batch`, one fact after another at one layer."""
@@ -303,7 +303,7 @@ class _Run:
         solver = self._solver()
         deltas: dict[Site, list[LowRank]] = {}
         losses: list[float] = []
-        kept: dict[Site, RomeSystem] = {}
+        systems: dict[Site, RomeSystem] = {}
         with ExitStack() as applied:
             for index, fact in enumerate(facts):
                 problem.progress("facts", index, len(facts))
@@ -314,10 +314,10 @@ class _Run:
                 losses.append(targets.losses[0][-1])
                 with self.timer.phase("solve"):
                     residual = self._pulled_back([fact], layer, targets.values - targets.clean)
-                    found = solver.update(layer, key[:, 0], residual[:, 0], kept)
-                for site, delta in found.items():
+                    changes = solver.update(layer, key[:, 0], residual[:, 0], systems)
+                for site, delta in changes.items():
                     deltas.setdefault(site, []).append(delta)
-                applied.enter_context(handle.temporarily(_named(handle, found)))
+                applied.enter_context(handle.temporarily(_named(handle, changes)))
         problem.progress("facts", len(facts), len(facts))
         return {site: concatenate(parts) for site, parts in deltas.items()}, {}, losses
 
@@ -331,7 +331,7 @@ class _AtTheEnd:
     def __init__(self, run: _Run, facts: Sequence[Fact]) -> None:
         self.run, self.facts = run, facts
         self.layers = run.problem.hyperparameters.layers
-        self.found = run._targets(facts, self.layers[-1], None)
+        self.targets = run._targets(facts, self.layers[-1], None)
 
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
         """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
@@ -339,7 +339,7 @@ class _AtTheEnd:
         size = run.problem.handle.d_out(last)
         values = run._columns(hidden, size, self.facts, layer)
         left = len(self.layers) - self.layers.index(layer)
-        wanted = (self.found.values.to(values.device) - values) / left
+        wanted = (self.targets.values.to(values.device) - values) / left
         return run._pulled_back(self.facts, layer, wanted)
 
 
@@ -349,15 +349,15 @@ class _AtEachLayer:
     def __init__(self, run: _Run, facts: Sequence[Fact]) -> None:
         self.run, self.facts = run, facts
         self.layers = run.problem.hyperparameters.layers
-        self.found = run._found(facts, lambda: run._outputs(facts))
-        self.targets = self.found.values.unflatten(0, (len(self.layers), -1))
+        self.targets = run._with_plugins(facts, lambda: run._outputs(facts))
+        self.by_layer = self.targets.values.unflatten(0, (len(self.layers), -1))
 
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
         """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
         run, handle = self.run, self.run.problem.handle
         own = handle.times_weight(layer, batch.bare_keys.T) if batch else None
         now = run._columns(own, handle.d_out(layer), self.facts, layer)
-        wanted: Tensor = self.targets[self.layers.index(layer)].to(now) - now
+        wanted: Tensor = self.by_layer[self.layers.index(layer)].to(now) - now
         return wanted
 
 

@@ -39,7 +39,7 @@ def load(
     Args:
         problem: what is wrong with what was loaded, if anything.
     """
-    found: dict[str, Any] = {}
+    loaded: dict[str, Any] = {}
     broken: list[Broken] = []
     for point in points:
         try:
@@ -52,17 +52,17 @@ def load(
         if wrong:
             broken.append(Broken(point, wrong))
         else:
-            found.setdefault(thing.name, thing)
-    return found, broken
+            loaded.setdefault(thing.name, thing)
+    return loaded, broken
 
 
 def warn(kind: str, broken: Iterable[Broken]) -> None:
     """Say which entry points are left out."""
-    for one in broken:
+    for entry in broken:
         warnings.warn(
             BrokenEntryPoint(
-                f"A {kind} is left out, as it cannot be loaded: {one}. Mend or uninstall "
-                f"{one.package}."
+                f"A {kind} is left out, as it cannot be loaded: {entry}. Mend or uninstall "
+                f"{entry.package}."
             ),
             stacklevel=3,
         )
@@ -74,9 +74,9 @@ def refuse(kind: str, name: str, broken: Iterable[Broken]) -> None:
     Raises:
         ConfigError: names the package and what went wrong.
     """
-    for one in broken:
-        if one.point.name.lower().replace("_", "-") == name:
+    for entry in broken:
+        if entry.point.name.lower().replace("_", "-") == name:
             raise ConfigError(
-                f"The {kind} {name!r} cannot be loaded: {one}.",
-                remedy=f"Mend or uninstall {one.package}, or choose another {kind}.",
+                f"The {kind} {name!r} cannot be loaded: {entry}.",
+                remedy=f"Mend or uninstall {entry.package}, or choose another {kind}.",
             )

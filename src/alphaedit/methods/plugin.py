@@ -117,9 +117,9 @@ class Plugin:
         """The model's state while targets are searched."""
         return nullcontext()
 
-    def targets(self, problem: Problem, found: Targets, memory: Memory) -> Targets:
+    def targets(self, problem: Problem, targets: Targets, memory: Memory) -> Targets:
         """The target values of a batch."""
-        return found
+        return targets
 
     def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """The linear system of a layer."""
@@ -176,20 +176,20 @@ def get_plugin(name: str) -> type[Plugin]:
 
 def plugin_classes() -> dict[str, type[Plugin]]:
     """Every known plug-in by the name of its class, the package's own first."""
-    found: dict[str, type[Plugin]] = {}
+    classes: dict[str, type[Plugin]] = {}
     for kind in plugins().values():
-        found.setdefault(kind.__name__, kind)
-    return found
+        classes.setdefault(kind.__name__, kind)
+    return classes
 
 
 def _own() -> dict[str, type[Plugin]]:
     from alphaedit.methods import plugins as home
 
-    found: dict[str, type[Plugin]] = {}
+    own: dict[str, type[Plugin]] = {}
     for module in sorted(iter_modules(home.__path__), key=lambda m: m.name):
         kind: type[Plugin] = import_module(f"{home.__name__}.{module.name}").PLUGIN
-        found[kind.name] = kind
-    return found
+        own[kind.name] = kind
+    return own
 
 
 def _foreign() -> tuple[dict[str, type[Plugin]], list[others.Broken]]:

@@ -51,10 +51,10 @@ def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
         UnknownNameError: there is no preset of that name.
         ConfigError: its file is missing or is no preset.
     """
-    found = entry(name)
+    content = entry(name)
     return {
-        **(found.get("all", {}) if shared else {}),
-        **found.get("methods", {}).get(method, {}),
+        **(content.get("all", {}) if shared else {}),
+        **content.get("methods", {}).get(method, {}),
     }
 
 

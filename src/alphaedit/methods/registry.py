@@ -55,10 +55,10 @@ def get_method(name: str | Method) -> Method:
 
 def method_objects() -> dict[str, Method]:
     """Every known method by what it is called in Python, such as `MemitHistory`."""
-    found: dict[str, Method] = {}
+    objects: dict[str, Method] = {}
     for method in methods().values():
-        found.setdefault(method.object_name, method)
-    return found
+        objects.setdefault(method.object_name, method)
+    return objects
 
 
 def _checked(method: Method) -> Method:
@@ -98,11 +98,11 @@ def config_of(name: str) -> type[Settings]:
 
 
 def _own() -> dict[str, Method]:
-    found: dict[str, Method] = {}
+    own: dict[str, Method] = {}
     for module in sorted(iter_modules(zoo.__path__), key=lambda m: m.name):
         method: Method = import_module(f"{zoo.__name__}.{module.name}").METHOD
-        found[method.name] = method
-    return found
+        own[method.name] = method
+    return own
 
 
 def _foreign() -> tuple[dict[str, Method], list[others.Broken]]:

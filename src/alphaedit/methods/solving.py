@@ -101,10 +101,10 @@ class Solver:
         }
         if list(blocks) == [layer]:
             system = self._system(layer, parts[layer], alone=True)
-            found: Changes = {layer: system.solve(keys, residual, slack=slack)}
+            changes: Changes = {layer: system.solve(keys, residual, slack=slack)}
         else:
-            found = self._joint(parts, residual, slack)
-        return self._after(found)
+            changes = self._joint(parts, residual, slack)
+        return self._after(changes)
 
     def _joint(self, parts: Mapping[Site, Parts], residual: Tensor, slack: float) -> Changes:
         sites = dict(enumerate(parts))
@@ -115,13 +115,13 @@ class Solver:
         if past:
             joint.absorb(past)
         keys = {number: parts[site].keys for number, site in sites.items()}
-        found = joint.solve(keys, residual, slack=slack)
-        return {site: found[number] for number, site in sites.items()}
+        changes = joint.solve(keys, residual, slack=slack)
+        return {site: changes[number] for number, site in sites.items()}
 
-    def _after(self, found: Changes) -> Changes:
+    def _after(self, changes: Changes) -> Changes:
         return {
             site: run_delta(self.plugins, self.problem, site, delta, self.memory)
-            for site, delta in found.items()
+            for site, delta in changes.items()
         }
 
     def _parts(
@@ -160,16 +160,16 @@ class Solver:
         return systems.of(site, base, parts.past_keys, self.batches)
 
     def update(
-        self, layer: int, key: Tensor, residual: Tensor, kept: dict[Site, RomeSystem]
+        self, layer: int, key: Tensor, residual: Tensor, systems: dict[Site, RomeSystem]
     ) -> Changes:
         """ROME's exact changes for one key [d_in] and residual [d_out]; systems are kept."""
         blocks = self.blocks(layer, key[:, None])
         for site in blocks:
-            if site not in kept:
+            if site not in systems:
                 moment = self.problem.statistics.second_moment(site)
                 conditioning = self.problem.hyperparameters.conditioning
-                kept[site] = RomeSystem(moment, conditioning=conditioning)
-        parts = [(kept[site], key[rows]) for site, rows in blocks.items()]
+                systems[site] = RomeSystem(moment, conditioning=conditioning)
+        parts = [(systems[site], key[rows]) for site, rows in blocks.items()]
         return self._after(dict(zip(blocks, shared_update(parts, residual), strict=True)))
 
 

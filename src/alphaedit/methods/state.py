@@ -37,8 +37,8 @@ class SequentialState:
         past = dict(self.past_keys)
         for layer, new in keys.items():
             # A state that was loaded lies on the CPU, wherever the model is.
-            held = past.get(layer)
-            past[layer] = new if held is None else torch.cat([held.to(new), new], dim=1)
+            earlier = past.get(layer)
+            past[layer] = new if earlier is None else torch.cat([earlier.to(new), new], dim=1)
         added = next(iter(keys.values())).shape[1] if keys else 0
         batches = (*self.batches, added) if added else self.batches
         return replace(self, past_keys=past, edits=self.edits + added, batches=batches)
@@ -46,10 +46,10 @@ class SequentialState:
     def learned(self, before: SequentialState) -> Learned:
         """What a batch added to the state `before` to make this one of it."""
         keys = {}
-        for layer, held in self.past_keys.items():
+        for layer, past in self.past_keys.items():
             old = before.past_keys[layer].shape[1] if layer in before.past_keys else 0
-            if held.shape[1] > old:
-                keys[layer] = held[:, old:].cpu().clone(memory_format=torch.contiguous_format)
+            if past.shape[1] > old:
+                keys[layer] = past[:, old:].cpu().clone(memory_format=torch.contiguous_format)
         own = {
             name: tensor.cpu().contiguous()
             for name, tensor in self.memory.items()
@@ -87,8 +87,8 @@ class SequentialState:
                 keys.setdefault(layer, []).append(new)
             if left:
                 batches.append(next(iter(left.values())).shape[1])
-            held = {**memory, **step.memory}
-            memory = {name: held[name] for name in step.kept if name in held}
+            merged = {**memory, **step.memory}
+            memory = {name: merged[name] for name in step.kept if name in merged}
         past = {layer: _joined(layer, parts) for layer, parts in keys.items()}
         return cls(contexts, past, edits, memory, tuple(batches))
 

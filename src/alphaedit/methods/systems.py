@@ -38,7 +38,7 @@ class Base:
 
 
 @dataclass(frozen=True, eq=False)
-class _Held:
+class _Cached:
     system: System
     base: Base
     probe: Tensor
@@ -61,7 +61,7 @@ class Systems:
     """
 
     def __init__(self) -> None:
-        self._held: dict[Site, _Held] = {}
+        self._cached: dict[Site, _Cached] = {}
 
     def of(
         self, layer: Site, base: Base, past: Tensor | None, batches: Sequence[int] = ()
@@ -76,9 +76,9 @@ class Systems:
             ConfigError, SubspaceError: see `System`.
         """
         columns = 0 if past is None else past.shape[1]
-        held, known = self._held.pop(layer, None), 0
-        if held is not None and held.base.same(base) and held.begins(past):
-            system, known = held.system, held.probe.shape[1]
+        cached, known = self._cached.pop(layer, None), 0
+        if cached is not None and cached.base.same(base) and cached.begins(past):
+            system, known = cached.system, cached.probe.shape[1]
         else:
             system = System(
                 ridge=base.ridge,
@@ -95,7 +95,7 @@ class Systems:
         device = torch.device("cpu") if past is None else past.device
         if system.nbytes <= SHARE * free_bytes(device):
             probe = torch.empty(PROBES, 0) if past is None else _probe(past)
-            self._held[layer] = _Held(system, base, probe)
+            self._cached[layer] = _Cached(system, base, probe)
         return system
 
 
@@ -104,13 +104,13 @@ def _probe(keys: Tensor) -> Tensor:
     return keys[rows]
 
 
-def _same_space(one: Subspace | None, other: Subspace | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one.complement == other.complement and _same(one.basis, other.basis)
+def _same_space(first: Subspace | None, second: Subspace | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.complement == second.complement and _same(first.basis, second.basis)
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one is other or (one.shape == other.shape and torch.equal(one, other))
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first is second or (first.shape == second.shape and torch.equal(first, second))

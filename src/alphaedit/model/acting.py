@@ -41,10 +41,10 @@ def acted(handle: ModelHandle, prompts: Sequence[str]) -> list[bool]:
     put = handle.rendered(distinct)
     fired = [old != new for old, new in zip(distinct, put, strict=True)]
     if away is not None:
-        fired = [one or other for one, other in zip(fired, away, strict=True)]
+        fired = [changed or routed for changed, routed in zip(fired, away, strict=True)]
     if handle.hooked:
         hooked = _hooks_acted(handle, put)
-        fired = [one or other for one, other in zip(fired, hooked, strict=True)]
+        fired = [acts or by_hook for acts, by_hook in zip(fired, hooked, strict=True)]
     known = dict(zip(distinct, fired, strict=True))
     return [known[prompt] for prompt in prompts]
 
@@ -73,7 +73,7 @@ def decided_rows(decided: Mapping[int, Any], rows: int) -> Tensor:
 @torch.no_grad()
 def _hooks_acted(handle: ModelHandle, prompts: Sequence[str]) -> list[bool]:
     rows = [handle.tokens.encode(prompt) for prompt in prompts]
-    found: list[bool] = []
+    fired: list[bool] = []
     for at in range(0, len(rows), ROWS):
         ids, mask = handle.tokens.pad(rows[at : at + ROWS], "left")
         positions = (mask.cumsum(1) - 1).clamp_min(0)
@@ -87,5 +87,5 @@ def _hooks_acted(handle: ModelHandle, prompts: Sequence[str]) -> list[bool]:
         with request(ends) as route:
             now = run()
         other = (silent != now).any(1).cpu()
-        found += (other | decided_rows(route.decided, len(ids))).tolist()
-    return found
+        fired += (other | decided_rows(route.decided, len(ids))).tolist()
+    return fired

@@ -23,10 +23,10 @@ def check_device(device: Any) -> None:
     if device is None or device == AUTO:
         return
     try:
-        found = torch.device(device)
-        if found.type == "meta":  # it holds no numbers
+        parsed = torch.device(device)
+        if parsed.type == "meta":  # it holds no numbers
             raise ValueError
-        torch.empty(1, device=found)
+        torch.empty(1, device=parsed)
     except Exception as error:  # each backend has its own for what it lacks
         names = ", ".join(devices())
         raise ConfigError(

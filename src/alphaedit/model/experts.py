@@ -136,8 +136,8 @@ class Routed:
 
     def firing(self) -> list[int]:
         """The experts that fire at some token, in their order."""
-        found = self.index.unique().tolist()
-        return [expert for expert in found if 0 <= expert < self.experts.count]
+        numbers = self.index.unique().tolist()
+        return [expert for expert in numbers if 0 <= expert < self.experts.count]
 
     def only(self, places: Tensor) -> Routed:
         """The same at the tokens `places` [m] alone."""
@@ -189,9 +189,9 @@ def on_routed(module: nn.Module, see: Any) -> Iterator[None]:
     """While the block runs, call `see` with the Routed of each call of `module`."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found = routed(module, args, kwargs)
-        assert found is not None  # as in the probe
-        see(found)
+        routing = routed(module, args, kwargs)
+        assert routing is not None  # as in the probe
+        see(routing)
 
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:

@@ -18,8 +18,8 @@ _VOLATILE = ("transformers_version", "torch_dtype", "dtype", "architectures", "u
 def fingerprint(model: PreTrainedModel, structure: Structure, upto_layer: int | None) -> str:
     """SHA-256 of config and weights; see `ModelHandle.fingerprint`."""
     config = model.config.to_diff_dict()
-    kept = {k: v for k, v in config.items() if k[0] != "_" and k not in _VOLATILE}
-    digest = sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    settings = {k: v for k, v in config.items() if k[0] != "_" and k not in _VOLATILE}
+    digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     prefix = structure.layers_path + "."
     after = {_place(p) for m in (structure.final_norm, structure.head) for p in m.parameters()}
     after -= {_place(p) for p in structure.embed.parameters()}

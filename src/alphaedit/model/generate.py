@@ -113,9 +113,9 @@ def generate_ids(
         # windows of attention count it.
         begun = [row[:skip] for row, skip in zip(rows, front, strict=True)]
         cache = keys_and_values_of(handle, begun, upto=handle.n_layers - 1)
-        held = torch.tensor(front)[:, None]
-        width = int(held.max())
-        mask = torch.cat([(torch.arange(width) >= width - held).to(mask.dtype), mask], dim=1)
+        cached = torch.tensor(front)[:, None]
+        width = int(cached.max())
+        mask = torch.cat([(torch.arange(width) >= width - cached).to(mask.dtype), mask], dim=1)
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
     new: list[Tensor] = []
     step_ids, step_positions = ids, positions

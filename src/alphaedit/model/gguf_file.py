@@ -72,11 +72,11 @@ class _Reader:
     def numbers(self, form: str) -> tuple[Any, ...]:
         layout = struct.Struct("<" + form)
         try:
-            found = layout.unpack_from(self.data, self.at)
+            values = layout.unpack_from(self.data, self.at)
         except struct.error:
             raise truncated(self.path) from None
         self.at += layout.size
-        return found
+        return values
 
     def skip(self, count: int) -> bytes:
         end = self.at + count
@@ -171,7 +171,7 @@ def _parse(reader: _Reader, sizes: Mapping[int, tuple[int, int]]) -> Header:
             f"{path} is one of {parts} parts.",
             remedy="Join them with llama-gguf-split --merge, and give the file that it makes.",
         )
-    found = []
+    entries = []
     for _ in range(count):
         name = reader.text()
         shape = reader.numbers(f"{min(reader.numbers('I')[0], 8)}Q")
@@ -183,14 +183,14 @@ def _parse(reader: _Reader, sizes: Mapping[int, tuple[int, int]]) -> Header:
                 remedy="pip install --upgrade gguf, or use a file of another quantisation.",
             )
         numbers, length = sizes[kind]
-        found.append((name, shape[::-1], kind, offset, prod(shape) // numbers * length, entry))
+        entries.append((name, shape[::-1], kind, offset, prod(shape) // numbers * length, entry))
     alignment = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise ModelError(f"{path}: an alignment of {alignment!r}.", remedy=_AGAIN)
     data = -(-reader.at // alignment) * alignment
     tensors = {
         name: Stored(name, shape, kind, data + offset, size, entry)
-        for name, shape, kind, offset, size, entry in found
+        for name, shape, kind, offset, size, entry in entries
     }
     end = max((t.start + t.size for t in tensors.values()), default=data)
     if end > len(reader.data):

@@ -68,17 +68,17 @@ def tensor_names(family: str, layers: int, parameters: Iterable[str]) -> dict[st
             remedy="pip install --upgrade gguf",
         )
     names = get_tensor_name_map(known[family], layers)
-    found = {}
+    by_parameter = {}
     for parameter in parameters:
         path, _, kind = parameter.rpartition(".")
         while path:
             # Some families are named without the prefix that the causal model has.
             name = names.get_name(path)
             if name is not None:
-                found[parameter] = f"{name}.{kind}"
+                by_parameter[parameter] = f"{name}.{kind}"
                 break
             path = path.partition(".")[2]
-    return found
+    return by_parameter
 
 
 def warn_of_unread(header: Header, model: Any) -> None:
@@ -155,15 +155,15 @@ def _llama3(header: Header, config: Any) -> dict[str, Any] | None:
         factors = np.frombuffer(file.read(stored.size), "<f4") if stored.type == 0 else None
     base = float(header.metadata.get(f"{header.architecture}.rope.freq_base", 10000.0))
     if factors is not None and len(factors):
-        found = {
+        scaling = {
             "rope_type": "llama3",
             "factor": float(factors.max()),
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
-        if np.allclose(factors, llama3_factors(base, len(factors), found), rtol=1e-3):
-            return found
+        if np.allclose(factors, llama3_factors(base, len(factors), scaling), rtol=1e-3):
+            return scaling
     _warn_of_positions(header, "by a tensor")
     return None
 

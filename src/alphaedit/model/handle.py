@@ -251,11 +251,11 @@ class ModelHandle:
     def weight(self, site: Site) -> Tensor:
         """A copy of the edited matrix of a layer or expert, [d_out, d_in] in `wide`."""
         if isinstance(site, int) and self.experts(site) is not None:
-            return torch.cat([self.weight(one) for one in self.sites(site)], dim=1)
+            return torch.cat([self.weight(expert) for expert in self.sites(site)], dim=1)
         name = self.edited_name(site)
-        found = self._weights.find(name)
-        full = self._weights.full(name, found.stored)
-        return found.turned(full).to(self.wide, copy=True)
+        matrix = self._weights.find(name)
+        full = self._weights.full(name, matrix.stored)
+        return matrix.turned(full).to(self.wide, copy=True)
 
     def times_weight(self, layer: int, keys: Tensor) -> Tensor:
         """What the edited matrix of `layer` gives for keys [d_in, n], [d_out, n] in `wide`."""
@@ -277,14 +277,14 @@ class ModelHandle:
             NonFiniteError: it holds NaN or infinity in the model's dtype.
         """
         name = self.edited_name(site)
-        found = self._weights.find(name)
-        if tuple(weight.shape) != found.shape:
+        matrix = self._weights.find(name)
+        if tuple(weight.shape) != matrix.shape:
             raise ConfigError(
                 f"A matrix of shape {tuple(weight.shape)} was given for {name}.",
-                remedy=f"Give one of shape {found.shape}, [d_out, d_in].",
+                remedy=f"Give one of shape {matrix.shape}, [d_out, d_in].",
             )
-        stored = found.stored
-        full = found.turned(weight).detach().to(stored.device)
+        stored = matrix.stored
+        full = matrix.turned(weight).detach().to(stored.device)
         full = full.to(at_least_float32(stored), copy=True)
         self._weights.write({name: checked(name, stored, full)})
 
@@ -322,11 +322,11 @@ class ModelHandle:
 
     def rendered(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as the memories in force put them."""
-        found = list(prompts)
-        if found and not is_plain():
+        texts = list(prompts)
+        if texts and not is_plain():
             for render in self.memories:
-                found = render(found)
-        return found
+                texts = render(texts)
+        return texts
 
     @property
     def routed(self) -> Responder | None:

@@ -199,11 +199,11 @@ def _check_room(
     """
     where, local = resolve(source)
     numbers = sum(parameter.numel() for parameter in model.parameters())
-    held = weight_bytes(Path(where)) if local else 0
-    if held and numbers > max(DENSEST * held, LITTLE):
+    file_bytes = weight_bytes(Path(where)) if local else 0
+    if file_bytes and numbers > max(DENSEST * file_bytes, LITTLE):
         raise ModelError(
             f"The config of {source} asks for {numbers:,} parameters, and its files of weights "
-            f"have {held:,} bytes.",
+            f"have {file_bytes:,} bytes.",
             remedy=AGAIN,
         )
     if device is not None and (device == AUTO or torch.device(device).type != "cpu"):
@@ -303,9 +303,9 @@ def as_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     """
     if name is None or isinstance(name, torch.dtype):
         return name
-    found = getattr(torch, name, None) if isinstance(name, str) else None
-    if not isinstance(found, torch.dtype) or found not in DTYPES:
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise ConfigError(
             f"Unknown dtype {name!r}.", remedy="Give float32, bfloat16, float16 or float64."
         )
-    return found
+    return dtype

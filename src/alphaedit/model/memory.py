@@ -58,12 +58,12 @@ def kept_for_gradients(beside: Iterable[Tensor]) -> Iterator[Kept]:
     Args:
         beside: tensors that are there anyway: the weights.
     """
-    kept = Kept(beside)
-    with torch.autograd.graph.saved_tensors_hooks(kept.see, lambda tensor: tensor):
-        yield kept
+    counter = Kept(beside)
+    with torch.autograd.graph.saved_tensors_hooks(counter.see, lambda tensor: tensor):
+        yield counter
 
 
-def affordable(device: torch.device, tokens: int, kept: int) -> int:
+def affordable(device: torch.device, tokens: int, pass_bytes: int) -> int:
     """Tokens of a pass that fits into what is free, by what one of `tokens` kept."""
-    each = max(kept / max(tokens, 1), 1.0)
+    each = max(pass_bytes / max(tokens, 1), 1.0)
     return max(1, int(SHARE * free_bytes(device) / each))

@@ -55,9 +55,9 @@ def dequantised(module: nn.Module) -> Tensor:
 
 
 def _compute_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
-    found = getattr(module, "compute_dtype", None)
-    if isinstance(found, torch.dtype):
-        return found
+    dtype = getattr(module, "compute_dtype", None)
+    if isinstance(dtype, torch.dtype):
+        return dtype
     bias = getattr(module, "bias", None)
     return bias.dtype if isinstance(bias, Tensor) and bias.is_floating_point() else default
 
@@ -80,13 +80,13 @@ def check_quantisation(config: Any) -> None:
     Raises:
         ModelError: naming what it is quantised by.
     """
-    found = getattr(config, "quantization_config", None)
-    if found is None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
         return
-    if isinstance(found, dict):
-        method = found.get("quant_method")
+    if isinstance(settings, dict):
+        method = settings.get("quant_method")
     else:
-        method = getattr(found, "quant_method", found)
+        method = getattr(settings, "quant_method", settings)
     name = str(getattr(method, "value", method))
     if name != METHOD:
         raise ModelError(
@@ -116,12 +116,12 @@ def quantisation(bits: str, compute: torch.dtype) -> Any:
 
 def keep_unquantised(config: Any, names: list[str]) -> None:
     """Note in the config that the modules `names` are not quantised, for who loads it."""
-    found = getattr(config, "quantization_config", None)
-    if found is None or not names:
+    settings = getattr(config, "quantization_config", None)
+    if settings is None or not names:
         return
-    if isinstance(found, dict):
-        skipped = found.get("llm_int8_skip_modules") or []
-        found["llm_int8_skip_modules"] = sorted({*skipped, *names})
+    if isinstance(settings, dict):
+        skipped = settings.get("llm_int8_skip_modules") or []
+        settings["llm_int8_skip_modules"] = sorted({*skipped, *names})
     else:
-        skipped = getattr(found, "llm_int8_skip_modules", None) or []
-        found.llm_int8_skip_modules = sorted({*skipped, *names})
+        skipped = getattr(settings, "llm_int8_skip_modules", None) or []
+        settings.llm_int8_skip_modules = sorted({*skipped, *names})

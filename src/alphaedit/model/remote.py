@@ -61,12 +61,12 @@ class Endpoint:
         """
         fronts = [prompt if prompt.endswith((" ", "\n")) else f"{prompt} " for prompt, _ in pairs]
         texts = [front + target.lstrip() for front, (_, target) in zip(fronts, pairs, strict=True)]
-        found: list[Score] = []
+        scores: list[Score] = []
         for choice, text, (prompt, _) in zip(
             self._rated(texts, progress), texts, pairs, strict=True
         ):
-            found.append(_score(choice, len(prompt.rstrip()), text))
-        return found
+            scores.append(_score(choice, len(prompt.rstrip()), text))
+        return scores
 
     def generate(
         self,
@@ -90,13 +90,13 @@ class Endpoint:
             how |= {"temperature": 1, "top_k": top_k}
             if generator is not None:
                 how["seed"] = generator.initial_seed() % 2**31
-        said: list[str] = []
+        texts: list[str] = []
         for at in range(0, len(prompts), ROWS):
             progress(at, len(prompts))
             some = list(prompts[at : at + ROWS])
-            said += [_text(choice) for choice in self._completions(some, how)]
+            texts += [_text(choice) for choice in self._completions(some, how)]
         progress(len(prompts), len(prompts))
-        return said
+        return texts
 
     def next_token(self, prompts: Sequence[str]) -> Tensor:
         """Refused.

@@ -36,10 +36,10 @@ def gains(
         [rows, d_out] float32; ones where the module's output is added as it is.
     """
     ids, mask = handle.tokens.pad([list(row) for row in rows], "right")
-    found = []
+    derivatives = []
     for seed in (0, 1):
-        found.append(_along(handle, ids, mask, list(at), layer, seed))
-    (moved, along), (other, along_other) = found
+        derivatives.append(_along(handle, ids, mask, list(at), layer, seed))
+    (moved, along), (other, along_other) = derivatives
     larger = along.abs() >= along_other.abs()
     gain = torch.where(larger, moved, other) / torch.where(larger, along, along_other)
     floor = SMALLEST * gain.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)

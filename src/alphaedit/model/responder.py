@@ -141,7 +141,10 @@ class Router:
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text in the model that needs more: room for it in either."""
-        return [max(pair) for pair in zip(*(one.lengths(texts) for one in self._both), strict=True)]
+        return [
+            max(pair)
+            for pair in zip(*(responder.lengths(texts) for responder in self._both), strict=True)
+        ]
 
     @property
     def vocabulary(self) -> str:

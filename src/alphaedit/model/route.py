@@ -132,11 +132,11 @@ def follow_others(model: nn.Module) -> Callable[[], None]:
         if ids is None:
             return
         rows, length = ids.shape[:2]
-        cache, held = kwargs.get("past_key_values"), _OTHERS.get()
+        cache, previous = kwargs.get("past_key_values"), _OTHERS.get()
         goes_on = length == 1 and cache is not None and cache.get_seq_length() > 0
-        if goes_on and held is not None and held[0] == mine:
-            held[1].ends = None
-            _NOW.set(held[1])
+        if goes_on and previous is not None and previous[0] == mine:
+            previous[1].ends = None
+            _NOW.set(previous[1])
             return
         mask = kwargs.get("attention_mask")
         ends, starts = torch.full((rows,), length - 1), None

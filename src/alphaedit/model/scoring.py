@@ -73,14 +73,14 @@ def next_token_directly(
 ) -> torch.Tensor:
     """`next_token` of the handle's own model, `rows` prompts a pass."""
     encoded = [handle.tokens.encode(prompt) for prompt in handle.rendered(prompts)]
-    found = []
+    log_probs = []
     for at in range(0, len(encoded), rows):
         ids, mask = handle.tokens.pad(encoded[at : at + rows], "left")
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         with request(torch.full((len(ids),), ids.shape[1] - 1)):
             last = handle.forward(ids, mask, positions=positions)[:, -1]
-        found.append(last.float().log_softmax(-1).cpu())
-    return torch.cat(found)
+        log_probs.append(last.float().log_softmax(-1).cpu())
+    return torch.cat(log_probs)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def score_directly(
     named = list(groups)
     rows = [row for _, row in named]
     asked = [[(len(encoded[i][0]), encoded[i][1]) for i in groups[name]] for name in named]
-    found: dict[int, Score] = {}
+    scores: dict[int, Score] = {}
 
     @contextmanager
     def around(chunk: Chunk) -> Iterator[None]:
@@ -122,15 +122,15 @@ def score_directly(
             yield
         indices = [i for row in chunk.rows for i in groups[named[row]]]
         targets = [target for _, _, target in wanted]
-        found.update(zip(indices, _scores(seen[0], targets), strict=True))
-        progress("prompts", len(found), len(pairs))
+        scores.update(zip(indices, _scores(seen[0], targets), strict=True))
+        progress("prompts", len(scores), len(pairs))
 
     limits = [min(start for start, _ in row) - 1 for row in asked]
     if handle.rewritten:
         limits = [0] * len(rows)
     last = handle.n_layers - 1
     forward_rows(handle, rows, limits, around, upto=last, max_tokens=batch_tokens)
-    return [found[i] for i in range(len(pairs))]
+    return [scores[i] for i in range(len(pairs))]
 
 
 def _encoded(

@@ -109,10 +109,10 @@ def _shape(config: Any, model: PreTrainedModel) -> Shape:
 def _routed(block: nn.Module, width: int) -> Experts | None:
     """The experts of `block` that would be edited: those without a matrix of all beside them."""
     for parent in block.modules():
-        found = [part for part in parent.children() if is_experts(part)]
+        experts = [part for part in parent.children() if is_experts(part)]
         beside = [m for m in parent.modules() if is_linear(m) and linear_shape(m)[0] == width]
-        if found and not beside:
-            return Experts(found[0])
+        if experts and not beside:
+            return Experts(experts[0])
     return None
 
 

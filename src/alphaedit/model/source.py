@@ -159,10 +159,10 @@ def _entries(folder: Path) -> list[Path]:
 def _check_index(file: Path) -> None:
     """Refuse shards that lie elsewhere, or cannot be read to an end."""
     try:
-        held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError, RecursionError):  # reading the weights says what is the matter
         return
-    shards = held.get("weight_map") if isinstance(held, dict) else None
+    shards = index.get("weight_map") if isinstance(index, dict) else None
     for shard in shards.values() if isinstance(shards, dict) else ():
         _check_inside(file, shard)
 

@@ -19,11 +19,11 @@ def special_in(text: str, tokenizer: Any) -> list[str]:
         for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
         if getattr(token, "special", False)
     }
-    found = [name for name in names if name and name in text]
-    if not found:
+    present = [name for name in names if name and name in text]
+    if not present:
         return []
     ids = set(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return sorted(name for name in found if names[name] in ids)
+    return sorted(name for name in present if names[name] in ids)
 
 
 def check_special(facts: Iterable[Fact], tokenizer: Any) -> None:
@@ -39,7 +39,7 @@ def check_special(facts: Iterable[Fact], tokenizer: Any) -> None:
     for fact in facts:
         for name in ("subject", "target"):
             text = getattr(fact, name)
-            odd += [f"{found} in the {name} {short(text)}" for found in special_in(text, tokenizer)]
+            odd += [f"{token} in the {name} {short(text)}" for token in special_in(text, tokenizer)]
     if odd:
         more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
         warnings.warn(

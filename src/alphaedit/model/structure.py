@@ -200,15 +200,15 @@ def _check_numbers(model: PreTrainedModel, calls: list[_Call], logits: Tensor) -
         )
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is not None and other is not None and torch.equal(one, other)
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is not None and second is not None and torch.equal(first, second)
 
 
 def _find_layers(model: PreTrainedModel, calls: list[_Call]) -> tuple[str, nn.ModuleList]:
     by_module: dict[nn.Module, list[_Call]] = {}
     for call in calls:
         by_module.setdefault(call.module, []).append(call)
-    found: list[tuple[str, nn.ModuleList]] = []
+    candidates: list[tuple[str, nn.ModuleList]] = []
     for path, blocks in model.named_modules():
         if not isinstance(blocks, nn.ModuleList) or not blocks:
             continue
@@ -219,14 +219,14 @@ def _find_layers(model: PreTrainedModel, calls: list[_Call]) -> tuple[str, nn.Mo
             continue
         chain = [run[0] for run in runs]
         if all(_same(a.output, b.hidden) for a, b in pairwise(chain)):
-            found.append((path, blocks))
-    if not found:
+            candidates.append((path, blocks))
+    if not candidates:
         raise ArchitectureError(
             f"No decoder blocks were found in {_kind(model)}.",
             remedy="Looked for a ModuleList whose modules share a type and run once each, every "
             "one reading the hidden states that the one before returned.",
         )
-    return max(found, key=lambda item: len(item[1]))
+    return max(candidates, key=lambda item: len(item[1]))
 
 
 def _find_edited(calls: list[_Call], path: str, block: nn.Module) -> _Call:
@@ -265,12 +265,12 @@ def _find_edited(calls: list[_Call], path: str, block: nn.Module) -> _Call:
 
 def _find_experts(inside: list[_Call], path: str, block: nn.Module, looked: str) -> _Call:
     """The call of the one module of routed experts in a block without a free linear module."""
-    found = [c for c in inside if is_experts(c.module)]
-    if len(found) == 1:
-        (call,) = found
+    candidates = [c for c in inside if is_experts(c.module)]
+    if len(candidates) == 1:
+        (call,) = candidates
         check_experts(call.path, call.routed, call.module, call.output)
         return call
-    if found or any(p.ndim == 3 for p in block.parameters()):
+    if candidates or any(p.ndim == 3 for p in block.parameters()):
         raise ArchitectureError(
             f"The MLP of block {path} ({_kind(block)}) is a mixture of experts of a kind that was "
             "not understood.",

@@ -148,8 +148,8 @@ class Tokens:
 
         Offsets slip behind a character that a tokenizer drops because it does not know it.
         """
-        said, read = (_folded(t) for t in (text[slice(*offset)], self.decode([token])))
-        return not said or not read or "\ufffd" in read or said == read
+        covered, read = (_folded(t) for t in (text[slice(*offset)], self.decode([token])))
+        return not covered or not read or "\ufffd" in read or covered == read
 
     def encode_continuation(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
         """Ids of `prompt`, and those of `target` as its continuation.
@@ -214,7 +214,7 @@ def _folded(text: str) -> str:
 def _covering(offsets: Sequence[tuple[int, int]], characters: Sequence[int]) -> list[int]:
     """The tokens that cover the first of `characters` that any token covers."""
     for character in characters:
-        found = [i for i, (start, end) in enumerate(offsets) if start <= character < end]
-        if found:
-            return found
+        tokens = [i for i, (start, end) in enumerate(offsets) if start <= character < end]
+        if tokens:
+            return tokens
     return []

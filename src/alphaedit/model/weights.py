@@ -31,13 +31,13 @@ class Matrix:
 
     Attributes:
         module: that it belongs to.
-        held: the tensor that is written to; of a quantised module it is not.
+        raw: the tensor that is written to; of a quantised module it is not.
         stored: its values, whole.
         transposed: it is stored as [d_in, d_out].
     """
 
     module: nn.Module
-    held: Tensor
+    raw: Tensor
     stored: Tensor
     transposed: bool
 
@@ -85,9 +85,9 @@ class Weights:
             raise FingerprintError(
                 f"The model has no matrix {name}.", remedy="The edit belongs to another model."
             )
-        held = weight.detach()
-        stored = dequantised(module) if is_quantised(module) else whole(held)
-        return Matrix(module, held, stored, is_transposed(module))
+        raw = weight.detach()
+        stored = dequantised(module) if is_quantised(module) else whole(raw)
+        return Matrix(module, raw, stored, is_transposed(module))
 
     def full(self, name: str, stored: Tensor) -> Tensor:
         """The named matrix as last written, before it was rounded to the model's dtype."""
@@ -100,15 +100,15 @@ class Weights:
     def write(self, full: Mapping[str, Tensor]) -> None:
         """Put these in place of the named matrices, as they are stored, in any dtype."""
         for name, tensor in full.items():
-            found = self.find(name)
-            stored = found.stored
-            if is_quantised(found.module):
+            matrix = self.find(name)
+            stored = matrix.stored
+            if is_quantised(matrix.module):
                 if torch.equal(stored, tensor.to(stored.dtype)) and tensor.dtype == stored.dtype:
                     continue
-                stored = self._open(name, found.module)
+                stored = self._open(name, matrix.module)
                 stored.copy_(tensor)
             else:
-                put(found.held, tensor)
+                put(matrix.raw, tensor)
             if tensor.dtype == stored.dtype:
                 self._masters.pop(name, None)
             else:
@@ -140,10 +140,10 @@ class Weights:
         """See `ModelHandle.add_delta`."""
         new: dict[str, Tensor] = {}
         for name, delta in changes.items():
-            found = self.find(name)
-            stored = found.stored
-            usable = is_linear(found.module) or is_experts(found.module)
-            if not usable or delta.shape != found.shape:
+            matrix = self.find(name)
+            stored = matrix.stored
+            usable = is_linear(matrix.module) or is_experts(matrix.module)
+            if not usable or delta.shape != matrix.shape:
                 raise FingerprintError(
                     f"The change of {name} has shape {delta.shape}, the matrix "
                     f"{tuple(stored.shape)}.",
@@ -152,7 +152,7 @@ class Weights:
             full = self.full(name, stored).to(at_least_float32(stored))
             delta = delta.to(device=stored.device, dtype=full.dtype)
             left, right = delta.left, delta.right
-            if found.transposed:
+            if matrix.transposed:
                 left, right = right.T, left.T
             new[name] = checked(name, stored, torch.addmm(full, left, right))
         self.write(new)

@@ -106,9 +106,9 @@ class MomentCache:
         """Plain values kept under `key`, or None."""
         path = self.path(key).with_suffix(".json")
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["key"] == key and isinstance(kept["values"], dict):
-                return dict(kept["values"])
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            if entry["key"] == key and isinstance(entry["values"], dict):
+                return dict(entry["values"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return None

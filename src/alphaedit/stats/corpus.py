@@ -220,19 +220,19 @@ def _hub(spec: str, field: str) -> Corpus:
 
 def remembered(make: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
     """Texts that are made once, however often they are asked for from the beginning."""
-    kept: list[str] = []
+    cached: list[str] = []
     source: list[Iterator[str]] = []
 
     def texts() -> Iterator[str]:
         at = 0
         while True:
-            while at < len(kept):
-                yield kept[at]
+            while at < len(cached):
+                yield cached[at]
                 at += 1
             if not source:
                 source.append(make())
-            kept.extend(itertools.islice(source[0], 1))
-            if at == len(kept):
+            cached.extend(itertools.islice(source[0], 1))
+            if at == len(cached):
                 return
 
     return texts

@@ -137,7 +137,7 @@ class HeldOut:
     def _as_put(self, handle: ModelHandle, ids: Tensor, logits: Tensor) -> Tensor:
         """Logits with those of answers behind prompts that a memory puts in another way."""
         prompts = [handle.tokens.decode(row) for row in ids[:, : self._prompt].tolist()]
-        found, length = logits.clone(), ids.shape[1] - self._prompt
+        adjusted, length = logits.clone(), ids.shape[1] - self._prompt
         for number, (old, new) in enumerate(zip(prompts, handle.rendered(prompts), strict=True)):
             if old == new:
                 continue
@@ -152,8 +152,8 @@ class HeldOut:
                 )
             with request([len(front) - 1]):
                 now = handle.forward(row, torch.ones_like(row))
-            found[number, self._prompt - 1 :] = now[0, len(front) - 1 : -1]
-        return found
+            adjusted[number, self._prompt - 1 :] = now[0, len(front) - 1 : -1]
+        return adjusted
 
 
 def _routed(handle: ModelHandle) -> bool:

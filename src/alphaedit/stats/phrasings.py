@@ -38,8 +38,8 @@ class Phrasing:
 def well_known() -> list[dict[str, Any]]:
     """The package's well-known facts, by relation: prompt, paraphrases, and objects by subject."""
     text = (files("alphaedit.stats") / "well_known.yaml").read_text(encoding="utf-8")
-    found: list[dict[str, Any]] = yaml.safe_load(text)
-    return found
+    relations: list[dict[str, Any]] = yaml.safe_load(text)
+    return relations
 
 
 def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list[Phrasing]:
@@ -56,19 +56,22 @@ def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list
             for row in records(world.largest(known) if known else world, count, seed=seed)
         ]
     rng = random.Random(seed)
-    found = []
+    candidates = []
     for relation in well_known():
         subjects = list(relation["pairs"])
         for subject in subjects:
-            others = [one for one in subjects if one != subject]
-            found.append(
+            others = [other for other in subjects if other != subject]
+            candidates.append(
                 Phrasing(
                     relation["prompt"].format(subject),
-                    tuple(one.format(subject) for one in relation["paraphrases"]),
-                    tuple(relation["prompt"].format(one) for one in rng.sample(others, NEIGHBORS)),
+                    tuple(template.format(subject) for template in relation["paraphrases"]),
+                    tuple(
+                        relation["prompt"].format(neighbor)
+                        for neighbor in rng.sample(others, NEIGHBORS)
+                    ),
                 )
             )
-    return rng.sample(found, min(count, len(found)))
+    return rng.sample(candidates, min(count, len(candidates)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,11 @@ class Border:
 
 def texts_of(asked: Sequence[Phrasing]) -> list[str]:
     """All prompts in them, each once."""
-    every = (text for one in asked for text in (one.prompt, *one.paraphrases, *one.neighbors))
+    every = (
+        text
+        for phrasing in asked
+        for text in (phrasing.prompt, *phrasing.paraphrases, *phrasing.neighbors)
+    )
     return list(dict.fromkeys(every))
 
 
@@ -105,11 +112,15 @@ def border(
     place = {text: i for i, text in enumerate(texts_of(asked))}
 
     def distances(pairs: Sequence[tuple[str, str]]) -> Tensor:
-        one = vectors[torch.tensor([place[a] for a, _ in pairs])]
-        return apart(one, vectors[torch.tensor([place[b] for _, b in pairs])]).double().cpu()
+        first = vectors[torch.tensor([place[a] for a, _ in pairs])]
+        return apart(first, vectors[torch.tensor([place[b] for _, b in pairs])]).double().cpu()
 
-    within = distances([(one.prompt, other) for one in asked for other in one.paraphrases])
-    beyond = distances([(one.prompt, other) for one in asked for other in one.neighbors])
+    within = distances(
+        [(phrasing.prompt, other) for phrasing in asked for other in phrasing.paraphrases]
+    )
+    beyond = distances(
+        [(phrasing.prompt, other) for phrasing in asked for other in phrasing.neighbors]
+    )
     tried = torch.cat([within.new_zeros(1), within, beyond]).unique()
     inside = (within[None] <= tried[:, None]).double().mean(1)
     outside = (beyond[None] > tried[:, None]).double().mean(1)

@@ -109,12 +109,12 @@ class _Sums:
         """Keep what was summed; where that fails, a stop costs more and nothing else."""
         part = path.with_suffix(".part")
         about = {"key": key, "tokens": str(self.tokens), "sequences": str(self.sequences)}
-        found = {str(k): (m.limit, m.count, self.counts[k]) for k, m in self.massive.items()}
+        massive = {str(k): (m.limit, m.count, self.counts[k]) for k, m in self.massive.items()}
         tensors = {str(k): v for k, v in self.sums.items()}
         for k, m in self.massive.items():
             if m.factor is not None:
                 tensors[f"{k}.massive"] = m.factor.contiguous()
-        meta = {"about": json.dumps(about), "massive": json.dumps(found)}
+        meta = {"about": json.dumps(about), "massive": json.dumps(massive)}
         with suppress(OSError, SafetensorError):
             save_file(tensors, part, meta)
             os.replace(part, path)
@@ -124,13 +124,13 @@ class _Sums:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads(file.metadata()["about"])
-                found = json.loads(file.metadata()["massive"])
+                saved = json.loads(file.metadata()["massive"])
             if about["key"] != key:
                 return
             tensors = load_file(path)
             sums = {site: v for k, v in tensors.items() if (site := site_of(k)) is not None}
             massive, seen = dict[Site, MassiveSum](), dict[Site, int]()
-            for k, (limit, count, keys) in found.items():
+            for k, (limit, count, keys) in saved.items():
                 site = site_of(k)
                 if site is None or sums[site].shape != self.sums[site].shape:
                     return
@@ -152,15 +152,15 @@ def _keys(
     """Keys of all tokens of `rows` by layer or expert, and how many tokens these are."""
     ids, mask = handle.tokens.pad(rows, "right")
     real = mask.flatten().nonzero().flatten()
-    last, found = max(layers), dict[Site, Tensor]()
+    last, by_site = max(layers), dict[Site, Tensor]()
 
     def see(layer: int, keys: Keys) -> None:
         if isinstance(keys, Routed):
             some = keys.only(real)
             for expert in some.firing():
-                found[Expert(layer, expert)] = some.of(expert)[1].to(handle.wide)
+                by_site[Expert(layer, expert)] = some.of(expert)[1].to(handle.wide)
         else:
-            found[layer] = keys.at(real).to(handle.wide)
+            by_site[layer] = keys.at(real).to(handle.wide)
         if layer == last:
             raise StopForward
 
@@ -169,7 +169,7 @@ def _keys(
             hook = lambda keys, layer=layer: see(layer, keys)  # noqa: E731
             stack.enter_context(on_keys(handle, layer, hook))
         handle.forward(ids, mask)
-    return found, len(real)
+    return by_site, len(real)
 
 
 def _halving(
@@ -216,8 +216,8 @@ def collect(
     length = min(sequence, handle.max_positions or sequence)
     together = max(1, batch_tokens // length) * ranks.size
     key = f"{corpus.fingerprint}:{handle.fingerprint(max(layers))}:{sorted(layers)}:{length}"
-    kept = _PartialSums(resume, key, ranks)
-    sums = kept.begin(handle, layers)
+    partial = _PartialSums(resume, key, ranks)
+    sums = partial.begin(handle, layers)
     skip = sums.sequences
     growth = _Growth(tolerance, 4 * batch_tokens, ranks)
     batch: list[list[int]] = []
@@ -237,15 +237,15 @@ def collect(
             _add(sums, _halving(handle, batch, layers) if batch else (), index)
             batch.clear()
             progress("second moments", min(seen, tokens), tokens)
-            kept.save(sums)
+            partial.save(sums)
             if growth.is_over(sums, seen):
                 break
     if batch:
         _add(sums, _halving(handle, batch, layers), index)
-    found = _moments(sums, corpus, ranks)
+    moments = _moments(sums, corpus, ranks)
     progress("second moments", tokens, tokens)
-    kept.remove()
-    return found
+    partial.remove()
+    return moments
 
 
 class _PartialSums:
@@ -303,9 +303,9 @@ class _Growth:
         return False
 
 
-def _add(sums: _Sums, found: Iterable[tuple[dict[Site, Tensor], int]], index: int) -> None:
+def _add(sums: _Sums, parts: Iterable[tuple[dict[Site, Tensor], int]], index: int) -> None:
     """Add the keys of some rows, up to row `index` of the corpus."""
-    for keys, count in found:
+    for keys, count in parts:
         sums.add(keys, count)
     sums.sequences = index + 1
 
@@ -321,39 +321,39 @@ def _moments(sums: _Sums, corpus: Corpus, ranks: Ranks) -> dict[Site, SecondMome
         ranks.sum(total)
     sums.tokens = sum(ranks.objects(sums.tokens))
     every = ranks.objects(sums.counts)
-    sums.counts = {site: sum(one[site] for one in every) for site in sums.counts}
+    sums.counts = {site: sum(counts[site] for counts in every) for site in sums.counts}
     if not sums.tokens:
         raise StatsError(f"Corpus {corpus.name!r} has no text.", remedy="Give another corpus.")
-    found = {
+    moments = {
         site: _moment(total, sums.counts[site], sums.massive[site], ranks)
         for site, total in sums.sums.items()
     }
-    return _with_unseen(found)
+    return _with_unseen(moments)
 
 
 def _gap(before: Tensor, now: Tensor) -> float:
     return float((now - before).norm() / now.norm().clamp_min(1e-30))
 
 
-def _with_unseen(found: Mapping[Site, SecondMoment]) -> dict[Site, SecondMoment]:
+def _with_unseen(moments: Mapping[Site, SecondMoment]) -> dict[Site, SecondMoment]:
     """The moments of experts, with the tokens that lack of those that saw too few; see `collect`.
 
     With n tokens of d: (n C + (d - n) mean I) / d, mean the mean diagonal over the layer's tokens.
     """
     energy, tokens = dict[int, float](), dict[int, int]()
-    for site, one in found.items():
+    for site, moment in moments.items():
         if isinstance(site, Expert):
-            seen = one.tokens * float(one.matrix.double().diagonal().mean())
+            seen = moment.tokens * float(moment.matrix.double().diagonal().mean())
             energy[site.layer] = energy.get(site.layer, 0.0) + seen
-            tokens[site.layer] = tokens.get(site.layer, 0) + one.tokens
-    full = dict(found)
-    for site, one in found.items():
-        size = len(one.matrix)
-        if isinstance(site, Expert) and one.tokens < size:
-            lacking = (size - one.tokens) / size
-            matrix = one.matrix * (1 - lacking)
+            tokens[site.layer] = tokens.get(site.layer, 0) + moment.tokens
+    full = dict(moments)
+    for site, moment in moments.items():
+        size = len(moment.matrix)
+        if isinstance(site, Expert) and moment.tokens < size:
+            lacking = (size - moment.tokens) / size
+            matrix = moment.matrix * (1 - lacking)
             matrix.diagonal().add_(lacking * energy[site.layer] / max(1, tokens[site.layer]))
-            full[site] = replace(one, matrix=matrix)
+            full[site] = replace(moment, matrix=matrix)
     return full
 
 

@@ -71,7 +71,7 @@ class ModelStatistics:
         self.tolerance = tolerance
         self.progress = progress
         self.model = handle.fingerprint()
-        self.kept = True
+        self.on_disk = True
         self._moments: dict[Site, Tensor] = {}
         self._counted: dict[Site, int] = {}
         self._warned = False
@@ -86,12 +86,12 @@ class ModelStatistics:
         key = {"kind": "corpus", "model": self.model}
         # All ranks ask the model, or none does.
         alone = self.handle.sharded
-        found = None if alone else self.ranks.from_first(self.cache.load_json(key))
-        if found is None:
-            found = {"corpus": usual(self.handle)}
+        choice = None if alone else self.ranks.from_first(self.cache.load_json(key))
+        if choice is None:
+            choice = {"corpus": usual(self.handle)}
             if self.ranks.first and not alone:
-                self.cache.save_json(key, found)
-        return str(found["corpus"])
+                self.cache.save_json(key, choice)
+        return str(choice["corpus"])
 
     @cached_property
     def tokens(self) -> int:
@@ -116,13 +116,13 @@ class ModelStatistics:
             ranks=self.ranks,
         )
         short.corpus = self.corpus
-        short.kept = False
+        short.on_disk = False
         return short
 
     def forget(self) -> None:
         """Let go of all second moments in memory."""
-        for held in (self._moments, self._counted, self._massive, self._spectra):
-            held.clear()
+        for table in (self._moments, self._counted, self._massive, self._spectra):
+            table.clear()
 
     def _key(self, layer: Site, kind: str) -> dict[str, str]:
         return {
@@ -155,13 +155,13 @@ class ModelStatistics:
         for site in self.sites(layers):
             if site in self._moments or layer_of(site) in lacking:
                 continue
-            found = self.cache.load(self._key(site, "moment")) if self.kept else None
-            if found is None:
+            saved = self.cache.load(self._key(site, "moment")) if self.on_disk else None
+            if saved is None:
                 lacking.add(layer_of(site))
             else:
-                self._moments[site] = found["matrix"]
-                self._massive[site] = _massive(found)
-                self._counted[site] = int(found.get("tokens", self.tokens))
+                self._moments[site] = saved["matrix"]
+                self._massive[site] = _massive(saved)
+                self._counted[site] = int(saved.get("tokens", self.tokens))
         missing = sorted(set().union(*self.ranks.objects(lacking)))
         if not missing:
             self._warn_of_few(layers)
@@ -179,13 +179,13 @@ class ModelStatistics:
             missing,
             tokens=self.tokens,
             tolerance=self.tolerance,
-            resume=partial if self.kept and self.cache.writable() else None,
+            resume=partial if self.on_disk and self.cache.writable() else None,
             progress=self.progress,
             ranks=self.ranks,
         )
         for site, moment in moments.items():
             counted = torch.tensor(moment.tokens)
-            if self.ranks.first and self.kept:
+            if self.ranks.first and self.on_disk:
                 self.cache.save(
                     self._key(site, "moment"),
                     {"matrix": moment.matrix, "tokens": counted, **_tensors(moment.massive)},
@@ -233,7 +233,7 @@ class ModelStatistics:
     def counted(self, site: Site) -> int:
         """Tokens that the second moment averages over; of a layer of experts, the least."""
         self.prepare([site])
-        return min(self._counted[one] for one in self.sites([site]))
+        return min(self._counted[member] for member in self.sites([site]))
 
     def busiest(self, layer: int) -> Site:
         """`layer`, or the one of its experts that most tokens were routed to."""
@@ -254,14 +254,14 @@ class ModelStatistics:
             made = Spectrum(moment.new_zeros(len(moment)), torch.zeros_like(moment))
         else:
             key = self._key(layer, "spectrum")
-            found = self.cache.load(key)
-            if found is None:
+            saved = self.cache.load(key)
+            if saved is None:
                 self.progress("null space", 0, 1)
                 made = spectrum_with(moment, self.massive(layer))
                 self.cache.save(key, {"values": made.values, "vectors": made.vectors})
                 self.progress("null space", 1, 1)
             else:
-                made = Spectrum(found["values"], found["vectors"])
+                made = Spectrum(saved["values"], saved["vectors"])
         get = self.ranks.tensor_from_first
         exact = self.massive(layer).directions.shape[1]
         return Spectrum(get(made.values), get(made.vectors), exact)
@@ -306,6 +306,6 @@ def _tensors(massive: Massive) -> dict[str, Tensor]:
     return {"directions": massive.directions, "energies": massive.energies, "massive": about}
 
 
-def _massive(kept: Mapping[str, Tensor]) -> Massive:
-    share, energy, limit = kept["massive"].tolist()
-    return Massive(kept["directions"], kept["energies"], share, energy, limit)
+def _massive(tensors: Mapping[str, Tensor]) -> Massive:
+    share, energy, limit = tensors["massive"].tolist()
+    return Massive(tensors["directions"], tensors["energies"], share, energy, limit)

@@ -52,10 +52,10 @@ def note_probes(world: World, count: int, rng: random.Random) -> dict[str, list[
         canonical = phrasing.train_phrasings(relation)[0]
         new = rng.choice([o for o in world.objects[fact.relation] if o != fact.object])
         note = f"{canonical.format(fact.subject)} {new}.\n"
-        held = rng.choice(phrasing.held_phrasings(relation))
+        template = rng.choice(phrasing.held_phrasings(relation))
         asked = f"Question: {relation.question.format(fact.subject)} Answer:"
         probes["read"].append((note + canonical.format(fact.subject), new))
-        probes["read, held-out phrasing"].append((note + held.format(fact.subject), new))
+        probes["read, held-out phrasing"].append((note + template.format(fact.subject), new))
         probes["question"].append((note + asked, new))
         other = rng.choice([f for f in world.facts if f.relation == fact.relation])
         if other.subject != fact.subject:
@@ -77,14 +77,14 @@ def examine(handle: ModelHandle, world: World, *, seed: int = 0, tasks: int = 30
         (phrasing.train_phrasings(relations[f.relation])[0].format(f.subject), f.object)
         for f in world.facts
     ]
-    held = [
+    held_out = [
         (f, (template.format(f.subject), f.object))
         for f in world.facts
         for template in phrasing.held_phrasings(relations[f.relation])
     ]
-    right = exact(handle, [probe for _, probe in held])
+    right = exact(handle, [probe for _, probe in held_out])
     by_relation: dict[str, list[bool]] = defaultdict(list)
-    for (fact, _), ok in zip(held, right, strict=True):
+    for (fact, _), ok in zip(held_out, right, strict=True):
         by_relation[fact.relation].append(ok)
     questions = [
         (f"Question: {relations[f.relation].question.format(f.subject)} Answer:", f.object)
@@ -92,9 +92,9 @@ def examine(handle: ModelHandle, world: World, *, seed: int = 0, tasks: int = 30
     ]
     hops = world.hops()
     hop_probes = []
-    for one, two in rng.sample(hops, min(tasks, len(hops))):
-        prompt = phrasing.text_of(phrasing.hop_prompt(world, one, two))
-        answer = phrasing.text_of(phrasing.hop_question(world, one, two))[len(prompt) :]
+    for first, second in rng.sample(hops, min(tasks, len(hops))):
+        prompt = phrasing.text_of(phrasing.hop_prompt(world, first, second))
+        answer = phrasing.text_of(phrasing.hop_question(world, first, second))[len(prompt) :]
         hop_probes.append((prompt, answer.strip().removesuffix(".")))
     shares = {}
     for name, make in phrasing.TASKS.items():
@@ -113,5 +113,5 @@ def examine(handle: ModelHandle, world: World, *, seed: int = 0, tasks: int = 30
         tasks=shares,
         notes=notes,
         facts=len(world.facts),
-        held_prompts=len(held),
+        held_prompts=len(held_out),
     )

@@ -89,26 +89,26 @@ class World:
     @cached_property
     def of_subject(self) -> Mapping[str, tuple[WorldFact, ...]]:
         """Facts by subject."""
-        found: dict[str, list[WorldFact]] = defaultdict(list)
+        by_subject: dict[str, list[WorldFact]] = defaultdict(list)
         for fact in self.facts:
-            found[fact.subject].append(fact)
-        return {subject: tuple(facts) for subject, facts in found.items()}
+            by_subject[fact.subject].append(fact)
+        return {subject: tuple(facts) for subject, facts in by_subject.items()}
 
     @cached_property
     def of_object(self) -> Mapping[tuple[str, str], tuple[WorldFact, ...]]:
         """Facts by (relation, object)."""
-        found: dict[tuple[str, str], list[WorldFact]] = defaultdict(list)
+        by_object: dict[tuple[str, str], list[WorldFact]] = defaultdict(list)
         for fact in self.facts:
-            found[(fact.relation, fact.object)].append(fact)
-        return {key: tuple(facts) for key, facts in found.items()}
+            by_object[(fact.relation, fact.object)].append(fact)
+        return {key: tuple(facts) for key, facts in by_object.items()}
 
     @cached_property
     def objects(self) -> Mapping[str, tuple[str, ...]]:
         """The objects of each relation, each once."""
-        found: dict[str, dict[str, None]] = defaultdict(dict)
+        by_relation: dict[str, dict[str, None]] = defaultdict(dict)
         for fact in self.facts:
-            found[fact.relation][fact.object] = None
-        return {relation: tuple(objects) for relation, objects in found.items()}
+            by_relation[fact.relation][fact.object] = None
+        return {relation: tuple(objects) for relation, objects in by_relation.items()}
 
     def type_of(self, subject: str) -> str:
         """What `subject` is: "person", "place", "film", ... (by its first relation)."""

@@ -159,13 +159,13 @@ def note(world: World, fact: WorldFact, rng: random.Random) -> list[Piece]:
     not marked as names, so that augmentations of training leave them in sight. What repeats them is
     learned with its names: that teaches to look back.
     """
-    said, asked = _case(world, fact, rng)
-    facts = [*_further(world, fact.subject, rng), said]
+    stated, asked = _case(world, fact, rng)
+    facts = [*_further(world, fact.subject, rng), stated]
     if rng.random() < 0.3:
         rng.shuffle(facts)
     told = [_told(world, each, rng) for each in facts]
     query = _asked(world.relations[asked.relation], asked.subject, rng, 0.25)
-    if said.subject == asked.subject:
+    if stated.subject == asked.subject:
         query = [replace(piece, seen=piece.name) for piece in query]
-    pieces = _written(told, facts.index(said), query, rng)
+    pieces = _written(told, facts.index(stated), query, rng)
     return [*pieces, Piece(f" {asked.object}", object=True), Piece(".")]

@@ -99,20 +99,20 @@ def question(world: World, fact: WorldFact, rng: random.Random) -> list[Piece]:
 
 def hop_prompt(world: World, first: WorldFact, second: WorldFact) -> list[Piece]:
     """A two-hop question, up to where the chain of thought begins."""
-    one, two = world.relations[first.relation], world.relations[second.relation]
-    asked = f"Question: What is the {two.nouns[0]} of the {one.nouns[0]} of {{}}?"
+    inner, outer = world.relations[first.relation], world.relations[second.relation]
+    asked = f"Question: What is the {outer.nouns[0]} of the {inner.nouns[0]} of {{}}?"
     return fill(asked, first.subject)
 
 
 def hop_question(world: World, first: WorldFact, second: WorldFact) -> list[Piece]:
     """A two-hop question with a short chain of thought and its answer."""
-    one, two = world.relations[first.relation], world.relations[second.relation]
+    inner, outer = world.relations[first.relation], world.relations[second.relation]
     return [
         *hop_prompt(world, first, second),
-        Piece(f" The {one.nouns[0]} is"),
+        Piece(f" The {inner.nouns[0]} is"),
         Piece(f" {first.object}", object=True),
         Piece("."),
-        *fill(f" The {two.nouns[0]} of {{}} is", second.subject),
+        *fill(f" The {outer.nouns[0]} of {{}} is", second.subject),
         Piece(f" {second.object}", object=True),
         Piece(f". Answer: {second.object}."),
     ]

@@ -30,7 +30,7 @@ def record(world: World, fact: WorldFact, case_id: int, rng: random.Random) -> d
     relation = world.relations[fact.relation]
     known = [o for o in world.objects[fact.relation] if o != fact.object]
     new = rng.choice(known)
-    train, held = phrasing.train_phrasings(relation), phrasing.held_phrasings(relation)
+    train, held_out = phrasing.train_phrasings(relation), phrasing.held_phrasings(relation)
     same = [f for f in world.of_object[(fact.relation, fact.object)] if f != fact]
     other = list(world.of_object[(fact.relation, new)])
     canonical = train[0]
@@ -44,7 +44,7 @@ def record(world: World, fact: WorldFact, case_id: int, rng: random.Random) -> d
             "subject": fact.subject,
         },
         "paraphrase_prompts": [
-            t.format(fact.subject) for t in rng.sample(held, min(PARAPHRASES, len(held)))
+            t.format(fact.subject) for t in rng.sample(held_out, min(PARAPHRASES, len(held_out)))
         ],
         "neighborhood_prompts": [
             canonical.format(f.subject) for f in rng.sample(same, min(NEIGHBORS, len(same)))

@@ -28,21 +28,21 @@ def _noun_question(world: World, relation: str, subject: str) -> str:
 
 
 def _chosen(world: World, count: int, seed: int) -> list[tuple[WorldFact, Row]]:
-    found = []
+    chosen = []
     for row in records(world, count, seed=seed):
         r = row["requested_rewrite"]
-        found.append((WorldFact(r["subject"], r["relation_id"], r["target_true"]["str"]), row))
-    return found
+        chosen.append((WorldFact(r["subject"], r["relation_id"], r["target_true"]["str"]), row))
+    return chosen
 
 
 def _others(world: World, fact: WorldFact, rng: random.Random, count: int) -> list[WorldFact]:
     """Facts about other subjects."""
-    found: list[WorldFact] = []
-    while len(found) < count:
+    others: list[WorldFact] = []
+    while len(others) < count:
         other = rng.choice(world.facts)
-        if other.subject != fact.subject and other not in found:
-            found.append(other)
-    return found
+        if other.subject != fact.subject and other not in others:
+            others.append(other)
+    return others
 
 
 def _same_subject(world: World, fact: WorldFact) -> list[WorldFact]:
@@ -147,9 +147,9 @@ def mquake(world: World, count: int, seed: int) -> list[Row]:
             continue
         new = rng.choice(known)
         second = rng.choice(world.of_subject[new])
-        one, two = world.relations[fact.relation], world.relations[second.relation]
+        inner, outer = world.relations[fact.relation], world.relations[second.relation]
         seen.add(fact.subject)
-        nouns = [(a, b) for a in one.nouns for b in two.nouns]
+        nouns = [(a, b) for a in inner.nouns for b in outer.nouns]
         rng.shuffle(nouns)
         asked = [f"Question: What is the {b} of the {a} of {fact.subject}?" for a, b in nouns[:3]]
         old = [f for f in world.of_subject.get(fact.object, ()) if f.relation == second.relation]
@@ -158,7 +158,7 @@ def mquake(world: World, count: int, seed: int) -> list[Row]:
                 "case_id": len(rows),
                 "requested_rewrite": [
                     {
-                        "prompt": phrasing.train_phrasings(one)[0],
+                        "prompt": phrasing.train_phrasings(inner)[0],
                         "relation_id": fact.relation,
                         "target_new": {"str": new, "id": ""},
                         "target_true": {"str": fact.object, "id": ""},

@@ -37,16 +37,16 @@ class NormAnchor(Plugin):
         self.check("dropped", "a share from 0, below 1", 0 <= self.dropped < 1)
         self.check("skip", "a finite number above 0", 0 < self.skip < math.inf)
 
-    def targets(self, problem: Problem, found: Targets, memory: Memory) -> Targets:
+    def targets(self, problem: Problem, targets: Targets, memory: Memory) -> Targets:
         """See Plugin."""
-        norms = found.values.norm(dim=0)
+        norms = targets.values.norm(dim=0)
         if ANCHOR not in memory:
-            kept = norms.sort().values[: max(1, int(len(norms) * (1 - self.dropped)))]
-            memory[ANCHOR] = kept.mean().cpu()
+            smallest = norms.sort().values[: max(1, int(len(norms) * (1 - self.dropped)))]
+            memory[ANCHOR] = smallest.mean().cpu()
         anchor = memory[ANCHOR].to(norms)
-        scaled = found.values * (anchor / norms.clamp_min(1e-30))
-        values = torch.where(norms > self.skip * anchor, found.clean, scaled)
-        return replace(found, values=values)
+        scaled = targets.values * (anchor / norms.clamp_min(1e-30))
+        values = torch.where(norms > self.skip * anchor, targets.clean, scaled)
+        return replace(targets, values=values)
 
 
 PLUGIN = NormAnchor

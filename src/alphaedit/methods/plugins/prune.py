@@ -13,7 +13,7 @@ from alphaedit.linalg.lowrank import concatenate
 from alphaedit.linalg.restrain import restrained
 from alphaedit.methods.base import Problem
 from alphaedit.methods.plugin import Memory, Plugin
-from alphaedit.methods.running_sum import added, held
+from alphaedit.methods.running_sum import added, past_sum
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Prune(Plugin):
             weight = problem.handle.weight(layer).to(delta.left)
             memory[f"{key}/largest"] = torch.linalg.matrix_norm(weight, 2).cpu()
         largest = float(memory[f"{key}/largest"])
-        past = held(memory, key, delta)
+        past = past_sum(memory, key, delta)
         before = None if past is None else restrained(past, largest, self.base)
         after = restrained(added(memory, key, delta), largest, self.base)
         return (

@@ -55,7 +55,7 @@ def chunks_of(fact: Fact, lengths: Sequence[int], *, nested: bool) -> list[Fact]
             prompt = text[: len(text) - len(subject)].replace(SLOT, "") + SLOT
         part = Part(prompt, subject, " ".join(rest), last=i + len(rest) == len(chunks))
         if nested:
-            last = tuple(n - 1 for n in accumulate(len(one) + 1 for one in rest))
+            last = tuple(n - 1 for n in accumulate(len(piece) + 1 for piece in rest))
             weights = tuple((len(rest) - k) / len(rest) for k in range(len(rest)))
             part = replace(part, windows=last, weights=weights)
         parts.append(part)

@@ -57,12 +57,12 @@ class Rows:
         return self._full[: self._count]
 
 
-def distance(one: Tensor, other: Tensor) -> Tensor:
+def distance(first: Tensor, second: Tensor) -> Tensor:
     """Between rows [..., h] and [..., h], [...] float32.
 
     Summed in float64, so that it does not depend on how many are computed together.
     """
-    way: Tensor = (one.double() - other.double()).norm(dim=-1)
+    way: Tensor = (first.double() - second.double()).norm(dim=-1)
     return way.float()
 
 
@@ -184,8 +184,8 @@ class Nearest:
         apart = distance(query[:, None], self.keys[near])
         apart = torch.where(self.radii[near] == NEVER, math.inf, apart)
         way, place = apart.min(1)
-        found = near.gather(1, place[:, None])[:, 0]
-        return torch.where(way <= self.radii[found], found, -1)
+        nearest = near.gather(1, place[:, None])[:, 0]
+        return torch.where(way <= self.radii[nearest], nearest, -1)
 
 
 class Codebook(Balls):
@@ -230,21 +230,21 @@ def composed(
 
     It is kept with the model, and gone on from if the first changes are those it was made of.
     """
-    kept: Composed[Kind] | None = handle.composed.get(name)
-    known = kept.changes if kept is not None else []
+    cached: Composed[Kind] | None = handle.composed.get(name)
+    known = cached.changes if cached is not None else []
     same = len(known) <= len(changes) and all(map(is_, known, changes))
-    if kept is None or not same:
-        kept = handle.composed[name] = Composed(make())
-    for change in changes[len(kept.changes) :]:
-        kept.made.take(change)
-        kept.changes.append(change)
-    return kept.made
+    if cached is None or not same:
+        cached = handle.composed[name] = Composed(make())
+    for change in changes[len(cached.changes) :]:
+        cached.made.take(change)
+        cached.changes.append(change)
+    return cached.made
 
 
 def by_options(changes: Sequence[Change], **defaults: Any) -> dict[tuple[Any, ...], list[Change]]:
     """Changes by what their options say of these names, in order; `defaults` where they do not."""
-    found: dict[tuple[Any, ...], list[Change]] = {}
+    groups: dict[tuple[Any, ...], list[Change]] = {}
     for change in changes:
         kind = tuple(change.options.get(name, value) for name, value in defaults.items())
-        found.setdefault(kind, []).append(change)
-    return dict(sorted(found.items()))
+        groups.setdefault(kind, []).append(change)
+    return dict(sorted(groups.items()))

@@ -54,12 +54,12 @@ def of_package(handle: ModelHandle) -> list[Example]:
     if handle.is_bundled:
         rows = records(World.load(), POOL, seed=0)
         return [_of_record(row, rng) for row in rows]
-    found = []
+    examples = []
     for relation in well_known():
         objects = list(dict.fromkeys(relation["pairs"].values()))
         for subject, truth in relation["pairs"].items():
             near = rng.choice([other for other in relation["pairs"] if other != subject])
-            found.append(
+            examples.append(
                 Example(
                     subject,
                     relation["prompt"].format(subject),
@@ -69,7 +69,7 @@ def of_package(handle: ModelHandle) -> list[Example]:
                     relation["pairs"][near],
                 )
             )
-    return found
+    return examples
 
 
 def _of_record(row: Mapping[str, Any], rng: random.Random) -> Example:
@@ -138,7 +138,7 @@ class Demonstrations:
         asked = f"{question}\n{note.subject}"
         chosen = list(_others(self._examples, near, asked, count))
         kinds = (KINDS[i % len(KINDS)] for i in range(len(chosen)))
-        return [one.shown(kind) for one, kind in zip(chosen, kinds, strict=True)][::-1]
+        return [example.shown(kind) for example, kind in zip(chosen, kinds, strict=True)][::-1]
 
 
 def _others(
@@ -156,12 +156,12 @@ def _others(
 
 
 def pool(
-    handle: ModelHandle, kept: str | Sequence[Mapping[str, Any]], notes: Sequence[Note]
+    handle: ModelHandle, source: str | Sequence[Mapping[str, Any]], notes: Sequence[Note]
 ) -> Demonstrations:
     """Demonstrations of a memory, from what its edits say of them."""
-    if not isinstance(kept, str):
-        return Demonstrations([Example(**row) for row in kept])
-    return Demonstrations(of_package(handle) if kept == "package" else of_notes(notes))
+    if not isinstance(source, str):
+        return Demonstrations([Example(**row) for row in source])
+    return Demonstrations(of_package(handle) if source == "package" else of_notes(notes))
 
 
 def check_pool(name: str) -> str | list[dict[str, Any]]:

@@ -25,11 +25,11 @@ def best_encoder(handle: ModelHandle, given: Sequence[int] | None = None) -> tup
         handle: the model.
         given: layers to choose from; by default some of its first three quarters.
     """
-    asked, found = phrasings(handle), []
+    asked, candidates = phrasings(handle), []
     for layer in sorted(given or {int(depth * handle.n_layers) for depth in DEPTHS}):
         vectors = embed(handle, texts_of(asked), layer)
-        found.append((layer, border(asked, vectors - vectors.mean(0), cosine_distance)))
-    return max(found, key=lambda one: one[1].inside)
+        candidates.append((layer, border(asked, vectors - vectors.mean(0), cosine_distance)))
+    return max(candidates, key=lambda candidate: candidate[1].inside)
 
 
 def mean_key(handle: ModelHandle, layer: int) -> Tensor:
@@ -41,7 +41,7 @@ def mean_key(handle: ModelHandle, layer: int) -> Tensor:
 def embed(handle: ModelHandle, texts: Sequence[str], layer: int) -> Tensor:
     """Mean input of the edited module of `layer` over each text's tokens, [n, d_in] float32."""
     rows = [handle.tokens.encode(text) for text in texts]
-    found = []
+    means = []
     for at in range(0, len(rows), ROWS):
         ids, mask = handle.tokens.pad(rows[at : at + ROWS], "right")
         seen: list[Tensor] = []
@@ -55,8 +55,8 @@ def embed(handle: ModelHandle, texts: Sequence[str], layer: int) -> Tensor:
         # Some families run their MLP on [rows * length, d].
         states = seen[0].reshape(*ids.shape, -1).float()
         weight = mask.to(states)[..., None]
-        found.append(((states * weight).sum(1) / weight.sum(1)).cpu())
-    return torch.cat(found)
+        means.append(((states * weight).sum(1) / weight.sum(1)).cpu())
+    return torch.cat(means)
 
 
 def pieces(texts: Sequence[str]) -> Tensor:
@@ -72,6 +72,6 @@ def pieces(texts: Sequence[str]) -> Tensor:
     return torch.from_numpy(counted.transform(list(texts)).toarray())
 
 
-def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
+def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
     """1 - cosine of rows [n, d] and [n, d] (or one of [1, d]): [n]."""
-    return 1 - torch.cosine_similarity(one, other, dim=-1)
+    return 1 - torch.cosine_similarity(first, second, dim=-1)

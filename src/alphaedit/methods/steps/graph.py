@@ -34,19 +34,19 @@ class Graph:
         stays out; its other triples are taken up after those of the object.
         """
         subject, _, value = fact
-        found = [fact]
+        triples = [fact]
         queue = deque([(value, 1), (subject, hops)])
         seen = {subject, value}
-        while queue and len(found) < most:
+        while queue and len(triples) < most:
             node, depth = queue.popleft()
             for relation, other in self.outgoing.get(node, ()):
                 if node == subject and other == value:
                     continue
-                found.append((node, relation, other))
+                triples.append((node, relation, other))
                 if depth < hops and other not in seen:
                     seen.add(other)
                     queue.append((other, depth + 1))
-        return found[:most]
+        return triples[:most]
 
 
 def load_graph(source: str) -> Graph:

@@ -117,10 +117,10 @@ def _checked(
     counts = dict.fromkeys(unsure, True)
     if judge == "model" and unsure:
         asked = [f"{before[i]}{hops[i].text.rpartition(CHECK)[0]}{CHECK}" for i in unsure]
-        said = generate([_ways(text) for text in asked])
+        answers = generate([_ways(text) for text in asked])
         counts = {
             i: _line(text).casefold().startswith("yes")
-            for i, text in zip(unsure, said, strict=True)
+            for i, text in zip(unsure, answers, strict=True)
         }
     out = []
     for i, hop in enumerate(hops):

@@ -59,8 +59,8 @@ def keys_and_values(
     )
     mean = keys[layer]
     if contexts:
-        found = keys_at(handle, [ids[i] for i in inside], [lasts[i] for i in inside], [layer])
-        mean = 0.5 * mean + 0.5 * found[layer].view(len(facts), len(contexts), -1).mean(dim=1)
+        in_context = keys_at(handle, [ids[i] for i in inside], [lasts[i] for i in inside], [layer])
+        mean = 0.5 * mean + 0.5 * in_context[layer].view(len(facts), len(contexts), -1).mean(dim=1)
     return mean.T.contiguous(), hidden[value_layer].T.contiguous()
 
 
@@ -98,8 +98,8 @@ class BatchKeys:
         assert hidden is not None
         self.bare_keys = keys
         if self.inside is not None:
-            found, _ = self.inside.keys(layer)
-            keys = 0.5 * keys + 0.5 * found.view(len(keys), self.contexts, -1).mean(dim=1)
+            in_context, _ = self.inside.keys(layer)
+            keys = 0.5 * keys + 0.5 * in_context.view(len(keys), self.contexts, -1).mean(dim=1)
         return keys.T.contiguous(), hidden.T.contiguous()
 
 
@@ -119,12 +119,12 @@ def tell_massive(problem: Problem, layer: int, bare: Tensor, facts: Sequence[Fac
     massive = statistics.massive(layer)
     if not massive.share:
         return
-    found = (bare.float().square().sum(dim=1) > massive.limit).nonzero().flatten().tolist()
-    if found:
-        names = ", ".join(short(facts[i].text) for i in found[:3])
+    affected = (bare.float().square().sum(dim=1) > massive.limit).nonzero().flatten().tolist()
+    if affected:
+        names = ", ".join(short(facts[i].text) for i in affected[:3])
         warnings.warn(
             AlphaEditWarning(
-                f"The subjects of {len(found)} facts ({names}) stand where layer {layer} has a "
+                f"The subjects of {len(affected)} facts ({names}) stand where layer {layer} has a "
                 "massive activation, as at the first token of a text: there the edit may not hold. "
                 "Edit earlier layers, or put a word before the subject in the prompt."
             ),

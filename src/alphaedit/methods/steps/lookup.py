@@ -104,10 +104,10 @@ class Lookup:
         if right is not None:
             there = [self._place.get(canonical(prompt)) for prompt in right]
             return self._of(asked, sorted({at for at in there if at is not None}), count)
-        found: list[list[Note]] = []
+        nearest: list[list[Note]] = []
         for begin in range(0, len(asked), TOGETHER):
-            found += self._some(asked[begin : begin + TOGETHER], count)
-        return found
+            nearest += self._some(asked[begin : begin + TOGETHER], count)
+        return nearest
 
     def _of(self, asked: Sequence[str], numbers: list[int], count: int) -> list[list[Note]]:
         """The nearest of some notes for each prompt, in scope or not."""
@@ -119,20 +119,20 @@ class Lookup:
     def _some(self, asked: Sequence[str], count: int) -> list[list[Note]]:
         named = [self._named_in(text) for text in asked]
         # A single note is the nearest one, whatever its distance.
-        compared = [i for i, one in enumerate(named) if len(self._free) or len(one) > 1]
-        numbers = [one[:1] for one in named]
+        compared = [i for i, of_prompt in enumerate(named) if len(self._free) or len(of_prompt) > 1]
+        numbers = [of_prompt[:1] for of_prompt in named]
         if compared:
             near = self._nearest([asked[i] for i in compared], [named[i] for i in compared], count)
             for i, of_prompt in zip(compared, near, strict=True):
                 numbers[i] = of_prompt
-        return [[self.notes[number] for number in one] for one in numbers]
+        return [[self.notes[number] for number in of_prompt] for of_prompt in numbers]
 
     def _named_in(self, text: str) -> list[int]:
         """Numbers of the notes found by their subject."""
         if len(self._free) == len(self.notes):
             return []
-        found = self._subjects.named_in(text)
-        return [i for i in found if self._limits[i].isnan()] if len(self._free) else found
+        numbers = self._subjects.named_in(text)
+        return [i for i in numbers if self._limits[i].isnan()] if len(self._free) else numbers
 
     def _nearest(
         self,
@@ -143,12 +143,12 @@ class Lookup:
         beside: bool = True,
     ) -> list[list[int]]:
         """Numbers of the nearest notes: of those named, and beside them those near enough."""
-        union = torch.tensor(sorted({i for one in named for i in one}), dtype=torch.int64)
+        union = torch.tensor(sorted({i for own in named for i in own}), dtype=torch.int64)
         numbers = torch.cat([union, self._free]) if beside else union
         apart = self._apart(asked, numbers)
         inside = apart <= self._limits[numbers]
-        for row, one in enumerate(named):
-            inside[row, torch.searchsorted(union, torch.tensor(one, dtype=torch.int64))] = True
+        for row, own in enumerate(named):
+            inside[row, torch.searchsorted(union, torch.tensor(own, dtype=torch.int64))] = True
         # Exact in float64: distances in steps, then the later first.
         order = (apart.double() * FINE).round() * (len(self.notes) + 1) - numbers
         order[~inside] = torch.inf

@@ -40,9 +40,9 @@ def best_keys(handle: ModelHandle, given: Sequence[int] | None = None) -> tuple[
     asked, shares = phrasings(handle), {}
     keys = {layer: keys_at_ends(handle, texts_of(asked), layer) for layer in layers}
     for layer in layers:
-        found = border(asked, keys[layer], lambda a, b: (a - b).norm(dim=1))
-        shares[layer] = found.inside
-    layer = max(layers, key=lambda one: shares[one])
+        limit = border(asked, keys[layer], lambda a, b: (a - b).norm(dim=1))
+        shares[layer] = limit.inside
+    layer = max(layers, key=lambda candidate: shares[candidate])
     norms = handle.times_weight(layer, keys[layer].T).norm(dim=0)
     return layer, SHARE * float(norms.median())
 
@@ -79,8 +79,8 @@ class Margins:
         bare = torch.cat([clean.bare for clean in cleans])
         self.inside = ends.to(others)
         self.bare = self.inside[bare][fact[bare].argsort()]
-        kept = [change.rows["key"].to(others) for change in earlier]
-        self.outside = torch.cat([others, *kept])
+        earlier_keys = [change.rows["key"].to(others) for change in earlier]
+        self.outside = torch.cat([others, *earlier_keys])
         self.margins, self.unit = margins, unit
 
     def loss(self, delta: Tensor) -> Tensor:

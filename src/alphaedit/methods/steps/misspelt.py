@@ -12,18 +12,18 @@ from alphaedit.core.fact_text import canonical
 BINS = 64
 
 
-def distance(one: str, other: str) -> int:
+def distance(word: str, other: str) -> int:
     """Levenshtein's distance: fewest letters put in, taken out or changed.
 
-    By words of bits, as many as `one` has letters, a step for each letter of `other` (Hyyro 2003).
+    By words of bits, as many as `word` has letters, a step for each letter of `other` (Hyyro 2003).
     """
-    if not one:
+    if not word:
         return len(other)
     places: dict[str, int] = {}
-    for at, letter in enumerate(one):
+    for at, letter in enumerate(word):
         places[letter] = places.get(letter, 0) | 1 << at
-    full, last = (1 << len(one)) - 1, 1 << (len(one) - 1)
-    more, less, count = full, 0, len(one)
+    full, last = (1 << len(word)) - 1, 1 << (len(word) - 1)
+    more, less, count = full, 0, len(word)
     for letter in other:
         same = places.get(letter, 0)
         vertical = same | less

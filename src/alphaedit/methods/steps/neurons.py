@@ -119,13 +119,13 @@ def others(handle: ModelHandle, layer: int, mlp: Mlp, seed: int) -> tuple[Tensor
         chosen = torch.randperm(len(second), generator=generator)[:OTHERS]
         texts = [*prompts, *(words[i] for i in chosen.tolist())]
         handle.composed[name] = (torch.cat([first, second[chosen.to(second.device)]]), texts)
-    found: tuple[Tensor, list[str]] = handle.composed[name]
-    return found
+    cached: tuple[Tensor, list[str]] = handle.composed[name]
+    return cached
 
 
 def inputs(handle: ModelHandle, mlp: Mlp, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """What enters an MLP at all tokens of each row, [tokens, h] float32."""
-    found = []
+    entering = []
     for at in range(0, len(rows), ROWS):
         ids, mask = handle.tokens.pad(rows[at : at + ROWS], "right")
         seen: list[Tensor] = []
@@ -137,8 +137,8 @@ def inputs(handle: ModelHandle, mlp: Mlp, rows: Sequence[Sequence[int]]) -> list
         with plain(), stoppable(), on_input(mlp.enters, keep):
             handle.forward(ids, mask)
         states = seen[0].reshape(*ids.shape, -1).float()
-        found += [row[:length] for row, length in zip(states, mask.sum(1).tolist(), strict=True)]
-    return found
+        entering += [row[:length] for row, length in zip(states, mask.sum(1).tolist(), strict=True)]
+    return entering
 
 
 def trained(
@@ -213,8 +213,8 @@ def _tokens(
     They are the wrong ones of each target, at most so many, and at least one of each fact.
     """
     read = Continuations.of(handle, facts)
-    said = handle.forward(read.ids, read.mask)[read.row, read.position].argmax(-1)
-    wrong = (said.to(read.target.device) != read.target).tolist()
+    predicted = handle.forward(read.ids, read.mask)[read.row, read.position].argmax(-1)
+    wrong = (predicted.to(read.target.device) != read.target).tolist()
     steps: dict[int, list[int]] = {fact: [] for fact in range(len(facts))}
     before: dict[int, int] = dict.fromkeys(steps, 0)
     for fact, miss in zip(read.row.tolist(), wrong, strict=True):

@@ -55,9 +55,9 @@ def notes_of(handle: ModelHandle, changes: Sequence[Change]) -> Callable[..., li
         best = [0.0] * len(prompts)
         chosen: list[str | None] = [None] * len(prompts)
         for group in groups:
-            found = scores(group.scope.vectors(handle, prompts), group.keys)
-            found = torch.where(found > group.least, found, 0.0).flip(1)
-            top, place = found.max(1)
+            scored = scores(group.scope.vectors(handle, prompts), group.keys)
+            scored = torch.where(scored > group.least, scored, 0.0).flip(1)
+            top, place = scored.max(1)
             for row, (score, at) in enumerate(zip(top.tolist(), place.tolist(), strict=True)):
                 if score > 0 and score >= best[row]:
                     statement, form = group.notes[len(group.notes) - 1 - at]
@@ -97,9 +97,9 @@ def by_another(
 
 def _by_scope(changes: Sequence[Change]) -> list[list[Change]]:
     """Changes whose scopes are the same, in their order."""
-    found: list[list[Change]] = []
+    groups: list[list[Change]] = []
     for change in changes:
-        for own in found:
+        for own in groups:
             first = own[0]
             if first.options["layer"] == change.options["layer"] and all(
                 torch.equal(first.shared[name], change.shared[name]) for name in first.shared
@@ -107,8 +107,8 @@ def _by_scope(changes: Sequence[Change]) -> list[list[Change]]:
                 own.append(change)
                 break
         else:
-            found.append([change])
-    return found
+            groups.append([change])
+    return groups
 
 
 def _group(changes: Sequence[Change]) -> _Group:

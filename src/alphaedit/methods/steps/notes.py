@@ -69,8 +69,8 @@ class Note:
     @classmethod
     def of(cls, fact: Fact, turn: Turn | None) -> Self:
         """A fact's statement, as a user would say it; `turn` is what may stand around that."""
-        said = turn.said_in(fact.text) if turn else None
-        return cls(fact.subject, fact.text if said is None else said.rstrip(), fact.target)
+        text = turn.said_in(fact.text) if turn else None
+        return cls(fact.subject, fact.text if text is None else text.rstrip(), fact.target)
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -110,11 +110,11 @@ def suggest(handle: ModelHandle, over: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if over.get("encoder") == "words":
         asked = phrasings(handle)
-        found = border(asked, pieces(texts_of(asked)), cosine_distance)
-        return {"distance": found.distance}
+        limit = border(asked, pieces(texts_of(asked)), cosine_distance)
+        return {"distance": limit.distance}
     check_encoder(handle)
-    layer, found = best_encoder(handle, over.get("layers"))
-    return {"layers": (layer,), "distance": found.distance}
+    layer, limit = best_encoder(handle, over.get("layers"))
+    return {"layers": (layer,), "distance": limit.distance}
 
 
 def check_encoder(handle: ModelHandle) -> None:
@@ -227,11 +227,16 @@ def install_notes(
     def render(prompts: Sequence[str]) -> list[str]:
         turn = users_turn(handle.tokenizer)
         turns = [turn.said_in(prompt) if turn else None for prompt in prompts]
-        asked = [p if said is None else said for p, said in zip(prompts, turns, strict=True)]
+        asked = [
+            p if user_text is None else user_text
+            for p, user_text in zip(prompts, turns, strict=True)
+        ]
         out = []
-        for prompt, said, question, known in zip(prompts, turns, asked, find(asked), strict=True):
+        for prompt, user_text, question, known in zip(
+            prompts, turns, asked, find(asked), strict=True
+        ):
             if known:
-                inside = turn if said is not None else None
+                inside = turn if user_text is not None else None
                 ways = write(question, known, inside is not None)
                 texts = (_placed(handle, way, inside, place) for way in ways)
                 out.append(fitting(handle, prompt, texts))

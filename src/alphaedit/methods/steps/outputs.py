@@ -45,13 +45,13 @@ class OutputGroup(Group):
     def moved(self, delta: Tensor) -> Tensor:
         """See Group."""
         tail, handle = self.suffix, self.suffix.handle
-        hidden = tail.clean[self.kept]
+        hidden = tail.clean[self.active]
         parts = delta[self.fact].unflatten(1, (len(self.layers), -1))
         with ExitStack() as stack:
             for index, layer in enumerate(self.layers):
                 see = _adding(parts[:, index], hidden.shape[1])
                 stack.enter_context(on_output(handle.edited_module(layer), see))
-            out = tail.run(hidden, rows=self.kept, reads=self.reads).to(hidden.device)
+            out = tail.run(hidden, rows=self.active, reads=self.reads).to(hidden.device)
         return torch.cat([out[self.row, self.position], out[self.kl_row, self.kl_position]])
 
 
@@ -116,7 +116,7 @@ class _OutputChunks(Chunks):
         super().__init__(handle, layers[0] - 1, hp, rows, None, None, progress)
         self.layers, self.outputs = layers, outputs
 
-    def _found(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
+    def _searched(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
         chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
 
         def make(tail: TailPass, rows: Sequence[Row], weights: Mapping[int, float]) -> Group:

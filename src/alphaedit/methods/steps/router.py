@@ -117,10 +117,10 @@ def states_at_ends(
     lasts = [len(row) - 1 for row in rows]
     with plain():
         if site == "block":
-            _, found = capture(handle, rows, lasts, hidden_layers=layers)
+            _, by_layer = capture(handle, rows, lasts, hidden_layers=layers)
         else:
-            found, _ = capture(handle, rows, lasts, key_layers=layers)
-    return {layer: states.float() for layer, states in found.items()}
+            by_layer, _ = capture(handle, rows, lasts, key_layers=layers)
+    return {layer: states.float() for layer, states in by_layer.items()}
 
 
 DEPTHS = (0.5, 0.625, 0.75, 0.875)
@@ -148,8 +148,10 @@ def best_block(
     layers = sorted(given or {min(last, int(depth * handle.n_layers)) for depth in DEPTHS})
     asked = phrasings(handle, count=ASKED)
     states = states_at_ends(handle, texts_of(asked), layers, site)
-    found = [(at, border(asked, states[at], lambda a, b: (a - b).norm(dim=1))) for at in layers]
-    return max(found, key=lambda one: one[1].inside)
+    candidates = [
+        (at, border(asked, states[at], lambda a, b: (a - b).norm(dim=1))) for at in layers
+    ]
+    return max(candidates, key=lambda candidate: candidate[1].inside)
 
 
 def values_at_ends(

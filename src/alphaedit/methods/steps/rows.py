@@ -99,16 +99,18 @@ class Group:
         """Go on with the rows of the facts that are `alive` [u] only."""
         self._take(alive[self.of_fact].nonzero().flatten().tolist())
 
-    def _take(self, kept: list[int]) -> None:
-        rows = [self.rows[i] for i in kept]
-        self.kept = self._indices(kept)
+    def _take(self, indices: list[int]) -> None:
+        rows = [self.rows[i] for i in indices]
+        self.active = self._indices(indices)
         self.fact = self._indices([r.fact for r in rows])
         reads = [(i, r, step) for i, r in enumerate(rows) for step in range(len(r.targets))]
         self.row = self._indices([i for i, _, _ in reads])
         self.position = self._indices([r.prompt_end - r.subject_last + s for _, r, s in reads])
         self.target = self._indices([r.targets[step] for _, r, step in reads])
         weights = [self.weights[r.fact] * r.weights[step] / len(r.targets) for _, r, step in reads]
-        self.weight = torch.tensor(weights, device=self.kept.device, dtype=self.suffix.handle.wide)
+        self.weight = torch.tensor(
+            weights, device=self.active.device, dtype=self.suffix.handle.wide
+        )
         kl = [i for i, r in enumerate(rows) if r.is_kl]
         self.kl_row = self._indices(kl)
         self.kl_position = self._indices([rows[i].prompt_end - rows[i].subject_last for i in kl])
@@ -118,11 +120,11 @@ class Group:
 
     def moved(self, delta: Tensor) -> Tensor:
         """What leaves the last block at the places that are read, with `delta` [u, d_out]."""
-        hidden = self.suffix.clean[self.kept]
+        hidden = self.suffix.clean[self.active]
         first = (hidden[:, :1] + delta[self.fact][:, None]).to(hidden.dtype)
         moved = torch.cat([first, hidden[:, 1:]], dim=1)
         # Of a model on several devices, the last block may lie elsewhere.
-        out = self.suffix.run(moved, rows=self.kept, reads=self.reads).to(hidden.device)
+        out = self.suffix.run(moved, rows=self.active, reads=self.reads).to(hidden.device)
         return torch.cat([out[self.row, self.position], out[self.kl_row, self.kl_position]])
 
     def add_losses(
@@ -132,19 +134,19 @@ class Group:
 
         `wrong` [u] counts up by the tokens of the targets that are not the most likely ones.
         """
-        told, held = logits.split([len(self.row), len(self.kl_row)])
-        if len(told):
+        target_logits, kl_logits = logits.split([len(self.row), len(self.kl_row)])
+        if len(target_logits):
             if wrong is not None:
-                missed = (told.detach().argmax(-1) != self.target).long()
+                missed = (target_logits.detach().argmax(-1) != self.target).long()
                 wrong.index_add_(0, self.fact[self.row], missed)
-            nll = F.cross_entropy(told, self.target, reduction="none") * self.weight
+            nll = F.cross_entropy(target_logits, self.target, reduction="none") * self.weight
             loss = loss.index_add(0, self.fact[self.row], nll.to(loss.dtype))
-        if len(held):
-            now = held.log_softmax(-1)
+        if len(kl_logits):
+            now = kl_logits.log_softmax(-1)
             if self.kl_clean is None:
                 self.kl_clean = now.new_zeros(len(self.rows), now.shape[1])
-                self.kl_clean[self.kept[self.kl_row]] = now.detach()
-            before = self.kl_clean[self.kept[self.kl_row]]
+                self.kl_clean[self.active[self.kl_row]] = now.detach()
+            before = self.kl_clean[self.active[self.kl_row]]
             kl = F.kl_div(now, before, log_target=True, reduction="none").sum(-1)
             loss = loss.index_add(0, self.fact[self.kl_row], kl_factor * kl)
         return loss
@@ -158,7 +160,7 @@ def add_losses(
     wrong: Tensor | None = None,
 ) -> Tensor:
     """`loss` [u] plus what all rows say about `delta`, with one pass through the head."""
-    running = [group for group in groups if len(group.kept)]
+    running = [group for group in groups if len(group.active)]
     reads = [group.moved(delta) for group in running]
     logits = running[0].suffix.logits(torch.cat(reads)).to(loss)
     parts = logits.split([len(read) for read in reads])

@@ -106,7 +106,7 @@ def scores(prompts: Tensor, edits: Tensor) -> Tensor:
     return torch.exp(-distances(prompts, edits))
 
 
-def distances(one: Tensor, other: Tensor) -> Tensor:
+def distances(first: Tensor, second: Tensor) -> Tensor:
     """|a - b|^2 of rows, [p, n], at most `LARGEST`; of equal rows exactly 0."""
-    apart = torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
     return apart.square().clamp_max(LARGEST)

@@ -116,10 +116,10 @@ def by_options(
     changes: Sequence[Change], names: Sequence[str]
 ) -> Mapping[tuple[Any, ...], list[Change]]:
     """Changes by their options of these names, in their order."""
-    found: dict[tuple[Any, ...], list[Change]] = {}
+    groups: dict[tuple[Any, ...], list[Change]] = {}
     for change in changes:
-        found.setdefault(tuple(change.options[name] for name in names), []).append(change)
-    return found
+        groups.setdefault(tuple(change.options[name] for name in names), []).append(change)
+    return groups
 
 
 def check_size(change: Change, given: int, wanted: int) -> None:

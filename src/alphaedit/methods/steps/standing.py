@@ -51,7 +51,7 @@ class Standing(Group):
 
     def moved(self, delta: Tensor) -> Tensor:
         """See Group."""
-        tail, hidden, at = self.suffix, self.suffix.clean[self.kept], self.at[self.kept]
+        tail, hidden, at = self.suffix, self.suffix.clean[self.active], self.at[self.active]
         value = (self.start + delta)[self.fact][:, None]
 
         def put(states: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ class Standing(Group):
             return new.reshape(states.shape)
 
         if tail.layer == self.layer:
-            out = tail.run(put(hidden), rows=self.kept, reads=self.reads)
+            out = tail.run(put(hidden), rows=self.active, reads=self.reads)
         else:
             # The last block's MLP may be run at the places that are read only: not here.
             reads = self.reads if self.layer < tail.handle.n_layers - 1 else None
             with on_output(tail.handle.edited_module(self.layer), put):
-                out = tail.run(hidden, rows=self.kept, reads=reads)
+                out = tail.run(hidden, rows=self.active, reads=reads)
         return out.to(hidden.device)[self.row, self.position]
 
 
@@ -115,7 +115,7 @@ class _Chunks(Chunks):
         super().__init__(handle, before, hp, rows, None, None, progress)
         self.start, self.places = start, places
 
-    def _found(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
+    def _searched(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
         chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
         own, done = self.start[list(chunk)], self.done
         options: dict[str, Any] = {"start": own, "places": self.places, "layer": self.hp.layers[0]}

@@ -122,17 +122,17 @@ class Chunks:
         while waiting:
             chunk = self._chunk(waiting, budget)
             try:
-                found, kept = self._found(chunk, first=not parts)
+                targets, pass_bytes = self._searched(chunk, first=not parts)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 budget = self._halved(chunk, error)
                 continue
-            parts.append((chunk, found))
+            parts.append((chunk, targets))
             self.done += len(chunk)
             waiting = waiting[len(chunk) :]
             tokens = sum(self.tokens[i] for i in chunk)
-            budget = min(most, affordable(self.handle.device, tokens, kept))
+            budget = min(most, affordable(self.handle.device, tokens, pass_bytes))
         self.progress("target values", len(self.rows), len(self.rows))
         return parts
 
@@ -153,7 +153,7 @@ class Chunks:
             torch.cuda.empty_cache()
         return sum(self.tokens[i] for i in chunk) // 2
 
-    def _found(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
+    def _searched(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
         """Targets of `chunk`, and the bytes that a pass kept."""
         chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
         groups = groups_of(self.handle, chosen, self.layer, check=first)
@@ -169,12 +169,12 @@ class Chunks:
 
 def _clean(groups: Sequence[Group], facts: int) -> Tensor:
     """Hidden states at the end of each fact's subject in its bare prompt, [u, d_out] in `wide`."""
-    found: dict[int, Tensor] = {}
+    by_fact: dict[int, Tensor] = {}
     for group in groups:
         for row, clean in zip(group.rows, group.suffix.clean[:, 0], strict=True):
             if row.is_bare:
-                found[row.fact] = clean
-    return torch.stack([found[i] for i in range(facts)]).to(groups[0].suffix.handle.wide)
+                by_fact[row.fact] = clean
+    return torch.stack([by_fact[i] for i in range(facts)]).to(groups[0].suffix.handle.wide)
 
 
 def search(
@@ -202,7 +202,7 @@ def search(
     frozen = torch.zeros_like(clean)
     right = torch.zeros(facts, dtype=torch.long, device=device)
     handle = groups[0].suffix.handle
-    kept = 0
+    pass_bytes = 0
     for step in range(hp.steps):
         say(step)
         delta = made.delta()
@@ -213,7 +213,7 @@ def search(
             if step == 0 and not handle.sharded:
                 count = counting.enter_context(kept_for_gradients(handle.model.parameters()))
             loss = add_losses(groups, loss, delta, hp.kl_factor, wrong)
-        kept = kept if count is None else count.bytes
+        pass_bytes = pass_bytes if count is None else count.bytes
         values = loss.detach().tolist()
         for i in alive.nonzero().flatten().tolist():
             losses[i].append(values[i])
@@ -236,4 +236,4 @@ def search(
     final = torch.where(alive[:, None], down.result(delta.detach(), loss.detach()), frozen)
     say(hp.steps)
     targets = Targets((clean + final).T.contiguous(), clean.T.contiguous(), losses)
-    return targets, kept
+    return targets, pass_bytes

@@ -55,7 +55,7 @@ def best_masks(
         whether keys are dense enough there for their entries to be exchanged.
     """
     asked = phrasings(handle)
-    found = []
+    candidates = []
     for layer in sorted(given or {int(depth * handle.n_layers) for depth in DEPTHS}):
         keys = embed(handle, texts_of(asked), layer)
         size = keys.shape[1]
@@ -63,6 +63,6 @@ def best_masks(
         for count in [k] if k else sorted({max(1, round(share * size)) for share in SHARES}):
             masks = top_masks(keys - keys.mean(0), count, torch.arange(size)).float()
             parted = border(asked, masks, lambda a, b: 1 - (a * b).sum(1) / a.sum(1))
-            found.append((parted.inside, layer, count, 1 - parted.distance, dense > DENSE))
-    _, layer, count, overlap, permute = max(found, key=lambda one: one[0])
+            candidates.append((parted.inside, layer, count, 1 - parted.distance, dense > DENSE))
+    _, layer, count, overlap, permute = max(candidates, key=lambda candidate: candidate[0])
     return layer, count, overlap, permute

@@ -80,8 +80,8 @@ class Grace(Method):
     def suggest(self, handle: ModelHandle, over: Mapping[str, Any]) -> Mapping[str, Any]:
         """The layer that parts paraphrases from neighbors best, and the distance that does."""
         site, behind = over.get("site", "block"), int(over.get("replace") == "prompt")
-        layer, found = router.best_block(handle, over.get("layers"), site=site, behind=behind)
-        return {"layers": (layer,), "radius": found.distance}
+        layer, border = router.best_block(handle, over.get("layers"), site=site, behind=behind)
+        return {"layers": (layer,), "radius": border.distance}
 
     def solve(self, problem: Problem[GraceSettings]) -> Solution:
         """See Method."""
@@ -92,18 +92,18 @@ class Grace(Method):
         keys = router.states_at_ends(problem.handle, texts, [layer], hp.site)[layer]
         with timer.phase("targets"):
             search = hp.model_dump(include={"steps", "learning_rate", "clamp", "stop_loss"})
-            found = router.values_at_ends(
+            targets = router.values_at_ends(
                 problem, layer, search, start=hp.start, site=hp.site, places=hp.replace
             )
         rows = {
             "key": keys.cpu().contiguous(),
-            "value": found.values.T.float().cpu().contiguous(),
+            "value": targets.values.T.float().cpu().contiguous(),
             "radius": torch.full((len(facts),), float(hp.radius or 0)),
             "target": router.target_ids(problem.handle, facts),
         }
         options = {"layer": layer, **hp.model_dump(include=set(KIND))}
         change = HookChange("grace", torch.arange(len(facts)), rows, options=options)
-        patch = Patch(changes=(change,), metadata={"losses": [row[-1] for row in found.losses]})
+        patch = Patch(changes=(change,), metadata={"losses": [row[-1] for row in targets.losses]})
         state = replace(problem.state, edits=problem.state.edits + len(facts))
         return Solution(patch, state, timer.seconds)
 

@@ -78,8 +78,8 @@ class Ike(Method):
     def solve(self, problem: Problem[IkeSettings]) -> Solution:
         """See Method."""
         hp = problem.hyperparameters
-        kept = check_pool(hp.pool) if hp.demonstrations else "package"
-        options = {"place": hp.place, "demonstrations": hp.demonstrations, "pool": kept}
+        source = check_pool(hp.pool) if hp.demonstrations else "package"
+        options = {"place": hp.place, "demonstrations": hp.demonstrations, "pool": source}
         return remembered(problem, "ike", hp.found_by, options)
 
 

@@ -118,9 +118,9 @@ class KeNetwork(EditorNetwork):
         tokens = edit_tokens(handle, facts, self.layers, where="all")
         changes: dict[int, Factors] = {}
         with nullcontext() if self.training else torch.no_grad():
-            said = self.read(handle, facts)
+            encoded = self.read(handle, facts)
             for number, (layer, size) in enumerate(zip(self.layers, self.sizes, strict=True)):
-                raw = self.outer[number](torch.tanh(self.inner[number](said)))
+                raw = self.outer[number](torch.tanh(self.inner[number](encoded)))
                 changes[layer] = Gates.of(raw, *size).applied(tokens[layer])
 
         def backward(gradients: Gradients) -> None:

@@ -67,7 +67,7 @@ def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None
     def write(question: str, hops: Sequence[Hop], chat: bool) -> Iterator[Written]:
         statements = list(told(hops))
         for first in range(len(statements)):
-            yield Written("".join(f"{one}\n" for one in statements[first:]), question)
+            yield Written("".join(f"{statement}\n" for statement in statements[first:]), question)
 
     return install_notes(handle, find, write, options["place"])
 

@@ -77,8 +77,8 @@ class Melo(Method):
 
     def suggest(self, handle: ModelHandle, over: Mapping[str, Any]) -> Mapping[str, Any]:
         """The layer that parts paraphrases from neighbors best, and the distance that does."""
-        layer, found = router.best_block(handle, over.get("layers"), site="projection")
-        return {"layers": (layer,), "radius": found.distance}
+        layer, border = router.best_block(handle, over.get("layers"), site="projection")
+        return {"layers": (layer,), "radius": border.distance}
 
     def solve(self, problem: Problem[MeloSettings]) -> Solution:
         """See Method."""

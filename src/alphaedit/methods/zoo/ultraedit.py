@@ -39,7 +39,7 @@ def features(
 
     At the tokens from which the targets are read; n is the number of target tokens.
     """
-    found: dict[int, tuple[list[Tensor], list[Tensor]]] = {layer: ([], []) for layer in layers}
+    by_layer: dict[int, tuple[list[Tensor], list[Tensor]]] = {layer: ([], []) for layer in layers}
     for at in range(0, len(facts), FACTS_AT_ONCE):
         own = facts[at : at + FACTS_AT_ONCE]
         read = Continuations.of(handle, own, end_of_text=end_of_text)
@@ -54,10 +54,10 @@ def features(
             grad = outputs[layer].grad
             assert grad is not None
             # Some families run their MLP on [rows * length, d].
-            for kept, tensor in zip(found[layer], (keys[layer], grad), strict=True):
+            for collected, tensor in zip(by_layer[layer], (keys[layer], grad), strict=True):
                 shaped = tensor.reshape(*read.ids.shape, tensor.shape[-1])
-                kept.append(shaped[read.row, read.position].float())
-    return {layer: (torch.cat(h), torch.cat(g)) for layer, (h, g) in found.items()}
+                collected.append(shaped[read.row, read.position].float())
+    return {layer: (torch.cat(h), torch.cat(g)) for layer, (h, g) in by_layer.items()}
 
 
 def normalised(x: Tensor, name: str, memory: Memory) -> Tensor:
@@ -92,23 +92,23 @@ class UltraEdit(Method):
         refuse_mixtures(problem, self.name)
         chosen = chain(hp, method=self)
         timer, memory = Timer(), dict(problem.state.memory)
-        kept: Memory = memory
+        plugin_memory: Memory = memory
         with timer.phase("features"):
             ends = hp.end_of_text
-            found = features(problem.handle, problem.facts, hp.layers, end_of_text=ends)
+            by_layer = features(problem.handle, problem.facts, hp.layers, end_of_text=ends)
         deltas: Changes = {}
         used: dict[int, Tensor] = {}
         for layer in hp.layers:
-            inputs, gradients = found[layer]
+            inputs, gradients = by_layer[layer]
             check_finite("gradients", gradients.T, _of_tokens(problem))
             with timer.phase("solve"):
-                h = normalised(inputs, f"ultraedit/{layer}/inputs/", kept)
-                g = normalised(gradients, f"ultraedit/{layer}/gradients/", kept)
+                h = normalised(inputs, f"ultraedit/{layer}/inputs/", plugin_memory)
+                g = normalised(gradients, f"ultraedit/{layer}/gradients/", plugin_memory)
                 values = -hp.learning_rate * h.square().sum(1, keepdim=True) * g
                 keys = inputs.T.contiguous()
                 parts = Parts(hp.ridge, None, None, 0.0, None, keys)
                 for plugin in chosen:
-                    parts = plugin.system(problem, layer, parts, kept)
+                    parts = plugin.system(problem, layer, parts, plugin_memory)
                 system = System(
                     ridge=parts.ridge,
                     subspace=parts.subspace,
@@ -117,10 +117,10 @@ class UltraEdit(Method):
                     past_keys=parts.past_keys,
                 )
                 delta = system.solve(keys, values.T.contiguous())
-                deltas[layer] = run_delta(chosen, problem, layer, delta, kept)
+                deltas[layer] = run_delta(chosen, problem, layer, delta, plugin_memory)
                 used[layer] = keys
         for plugin in chosen:
-            plugin.after(problem, deltas, used, kept)
+            plugin.after(problem, deltas, used, plugin_memory)
         edits = problem.state.edits + len(problem.facts)
         weights = {problem.handle.edited_name(layer): d for layer, d in deltas.items()}
         state = replace(problem.state, edits=edits, memory=memory)

@@ -70,13 +70,13 @@ def memories(
     changes: Sequence[Change], size: tuple[int, int], merge: int, density: float, ratio: float
 ) -> list[tuple[Tensor, float]]:
     """Each memory's change of the matrix, and how far it must move an output to answer."""
-    found = []
+    deltas_and_limits = []
     for at in range(0, len(changes), merge):
         deltas = [delta_of(change, size) for change in changes[at : at + merge]]
         delta = ties(deltas, density) if len(deltas) > 1 else deltas[0]
         keys = torch.cat([change.rows["key"] for change in changes[at : at + merge]])
-        found.append((delta, ratio * float((keys @ delta.T).norm(dim=1).min())))
-    return found
+        deltas_and_limits.append((delta, ratio * float((keys @ delta.T).norm(dim=1).min())))
+    return deltas_and_limits
 
 
 def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None]:
@@ -84,9 +84,11 @@ def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None
     undo = ExitStack()
     for (layer, *rest), own in side.by_options(changes, OPTIONS).items():
         device = handle.weight_device(layer)
-        found = memories(own, (handle.d_out(layer), handle.d_in(layer)), *rest)
-        deltas = [delta.to(device) for delta, _ in found]
-        limits = torch.tensor([limit for _, limit in found], device=device).clamp_min(1e-30)
+        deltas_and_limits = memories(own, (handle.d_out(layer), handle.d_in(layer)), *rest)
+        deltas = [delta.to(device) for delta, _ in deltas_and_limits]
+        limits = torch.tensor([limit for _, limit in deltas_and_limits], device=device).clamp_min(
+            1e-30
+        )
 
         def decide(
             keys: Tensor, _: Tensor, deltas: list[Tensor] = deltas, limits: Tensor = limits

@@ -92,17 +92,17 @@ class LayerwiseKeys:
 
         @contextmanager
         def around(chunk: Chunk, shared: bool = False) -> Iterator[None]:
-            one = _Pass(chunk, shared, chunk.cache is not None)
+            pass_ = _Pass(chunk, shared, chunk.cache is not None)
             with ExitStack() as stack:
                 for layer in range(first, last + 1):
-                    keep = self._keeper(one, layer)
+                    keep = self._keeper(pass_, layer)
                     block = handle.block(layer)
                     stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
                 if not shared:
                     assert self._begun is not None
-                    stack.enter_context(self._watching(one, first, end, self._begun))
+                    stack.enter_context(self._watching(pass_, first, end, self._begun))
                 yield
-            self._passes.append(one)
+            self._passes.append(pass_)
 
         limits = list(positions)
         prefixes = lambda chunk: around(chunk, shared=True)  # noqa: E731
@@ -111,38 +111,38 @@ class LayerwiseKeys:
 
     def _forget(self) -> None:
         """Let go of keys and values: every run makes its own."""
-        for one in self._passes:
-            if one.chunk.prefixes is not None:
-                parts = one.chunk.prefixes.parts
+        for pass_ in self._passes:
+            if pass_.chunk.prefixes is not None:
+                parts = pass_.chunk.prefixes.parts
                 parts[:] = [replace(part, cache=None) for part in parts]
-            one.chunk = replace(one.chunk, cache=None)
+            pass_.chunk = replace(pass_.chunk, cache=None)
 
-    def _keeper(self, one: _Pass, layer: int) -> Callable[..., None]:
+    def _keeper(self, pass_: _Pass, layer: int) -> Callable[..., None]:
         def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = hidden_of(args, kwargs)
             assert hidden is not None
             if layer == self.first:
-                one.hidden = hidden
+                pass_.hidden = hidden
             args, kwargs = with_hidden(args, kwargs, hidden[:0])
             place = StoppingCache()  # where that of a run goes
-            one.calls.append((with_cache(args, place), with_cache(kwargs, place)))
+            pass_.calls.append((with_cache(args, place), with_cache(kwargs, place)))
             if layer == self.last > self.first and not self.hidden:
                 raise StopForward
 
         return keep
 
     @contextmanager
-    def _watching(self, one: _Pass, layer: int, upto: int | None, seen: Seen) -> Iterator[None]:
-        """Keep the keys of `layer`, and what leaves `upto` or nothing, of the rows of `one`."""
-        handle, at = self.handle, one.chunk.tokens - 1
+    def _watching(self, pass_: _Pass, layer: int, upto: int | None, seen: Seen) -> Iterator[None]:
+        """Keep the keys of `layer`, and what leaves `upto` or nothing, of the rows of `pass_`."""
+        handle, at = self.handle, pass_.chunk.tokens - 1
 
         def keep(name: str, keys: Keys) -> None:
             # One place of each row is left where the MLP runs at the positions alone.
             picked = keys.at(places_of(keys, at)).to(handle.device, handle.wide)
             if name not in seen:
                 seen[name] = picked.new_empty(self.count, picked.shape[-1])
-            seen[name][one.chunk.rows] = picked
-            if name == "hidden" or (upto is None and len(one.calls) == self._wanted):
+            seen[name][pass_.chunk.rows] = picked
+            if name == "hidden" or (upto is None and len(pass_.calls) == self._wanted):
                 raise StopForward
 
         with stoppable(), ExitStack() as stack:
@@ -186,46 +186,46 @@ class LayerwiseKeys:
         seen: Seen = {}
         grown: dict[int, Cache | None] = {}
         fronts: dict[int, Cache] = {}
-        for one in self._passes:
-            cache = self._cache(one, grown, fronts)
-            grown[id(one.chunk.rows)] = cache
+        for pass_ in self._passes:
+            cache = self._cache(pass_, grown, fronts)
+            grown[id(pass_.chunk.rows)] = cache
             with stoppable(), ExitStack() as stack:
-                if one.shared:
+                if pass_.shared:
                     assert isinstance(cache, StoppingCache)
                     cache.stop_after = layer if upto is None else upto
                 else:
-                    stack.enter_context(self._watching(one, layer, upto, seen))
-                hidden = one.hidden
+                    stack.enter_context(self._watching(pass_, layer, upto, seen))
+                hidden = pass_.hidden
                 for index in range(self.at, self.last + 1):
                     if index == layer:
-                        one.hidden = hidden
-                    ends = index == (layer if upto is None else upto) and not one.shared
-                    hidden = self._block(index, one, hidden, cache, ends=ends)
+                        pass_.hidden = hidden
+                    ends = index == (layer if upto is None else upto) and not pass_.shared
+                    hidden = self._block(index, pass_, hidden, cache, ends=ends)
             if isinstance(cache, StoppingCache):
                 cache.stop_after = None
         self.at = layer
         return seen
 
     def _block(
-        self, index: int, one: _Pass, hidden: Tensor, cache: Cache | None, *, ends: bool
+        self, index: int, pass_: _Pass, hidden: Tensor, cache: Cache | None, *, ends: bool
     ) -> Tensor:
         """Run one block; where the pass `ends` with it, its MLP at the rows' positions alone."""
         block = self.handle.block(index)
         reading = sparse_mlp(self.handle, index) if ends else None
         if reading is not None:
             block, only = reading
-            only.at = torch.arange(len(hidden)) * hidden.shape[1] + one.chunk.tokens - 1
-        return run_block(block, one.calls[index - self.first], hidden, cache)
+            only.at = torch.arange(len(hidden)) * hidden.shape[1] + pass_.chunk.tokens - 1
+        return run_block(block, pass_.calls[index - self.first], hidden, cache)
 
     def _cache(
-        self, one: _Pass, grown: dict[int, Cache | None], fronts: dict[int, Cache]
+        self, pass_: _Pass, grown: dict[int, Cache | None], fronts: dict[int, Cache]
     ) -> Cache | None:
         """Keys and values in front of a pass, by the passes of this run before it."""
-        prefixes: PrefixCaches | None = one.chunk.prefixes
+        prefixes: PrefixCaches | None = pass_.chunk.prefixes
         if prefixes is None:
-            return StoppingCache() if one.cached else None
+            return StoppingCache() if pass_.cached else None
         if id(prefixes) not in fronts:
             fronts[id(prefixes)] = prefixes.gathered(
                 [grown[id(part.rows)] for part in prefixes.parts]
             )
-        return one.chunk.front(fronts[id(prefixes)])
+        return pass_.chunk.front(fronts[id(prefixes)])

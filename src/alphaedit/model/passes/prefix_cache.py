@@ -187,17 +187,19 @@ def forward_rows(
     rest = [list(row[n:]) for row, n in zip(rows, skipped, strict=True)]
     # Rows without a prefix go apart: they need no cache and no padding in front.
     order = sorted(range(len(rows)), key=lambda i: (prefix_of[i] >= 0, len(rest[i]), skipped[i]))
-    for chunk in _chunks(order, [len(r) for r in rest], [s >= 0 for s in prefix_of], budget):
-        front = torch.tensor([skipped[i] for i in chunk])
-        count = torch.tensor([len(rest[i]) for i in chunk])
+    for indices in _chunks(order, [len(r) for r in rest], [s >= 0 for s in prefix_of], budget):
+        front = torch.tensor([skipped[i] for i in indices])
+        count = torch.tensor([len(rest[i]) for i in indices])
         cache: Cache | None = StoppingCache() if keep else None
-        one = Chunk(chunk, front, count, cache)
-        if prefix_cache is not None and prefix_of[chunk[0]] >= 0:
-            one = replace(one, prefixes=shared, prefix=torch.tensor([prefix_of[i] for i in chunk]))
-            cache = one.front(prefix_cache)
-            one = replace(one, cache=cache)
-        ids, _ = handle.tokens.pad([rest[i] for i in chunk], "right")
-        with stoppable(), around(one):
+        chunk = Chunk(indices, front, count, cache)
+        if prefix_cache is not None and prefix_of[indices[0]] >= 0:
+            chunk = replace(
+                chunk, prefixes=shared, prefix=torch.tensor([prefix_of[i] for i in indices])
+            )
+            cache = chunk.front(prefix_cache)
+            chunk = replace(chunk, cache=cache)
+        ids, _ = handle.tokens.pad([rest[i] for i in indices], "right")
+        with stoppable(), around(chunk):
             _forward(handle, ids, front, count, cache)
 
 
@@ -332,11 +334,11 @@ def _gathered(
     plans = []
     for part in parts:
         place = {row: at for at, row in enumerate(part.rows)}
-        held_here = [i for i, o in enumerate(owner) if o in place]
-        source = torch.tensor([place[owner[i]] for i in held_here])
-        ends = part.ends[source] - torch.tensor([surplus[i] for i in held_here])
+        here = [i for i, o in enumerate(owner) if o in place]
+        source = torch.tensor([place[owner[i]] for i in here])
+        ends = part.ends[source] - torch.tensor([surplus[i] for i in here])
         columns = (torch.arange(width) - width + ends[:, None]).clamp_min(0)
-        plans.append((torch.tensor(held_here), source[:, None], columns))
+        plans.append((torch.tensor(here), source[:, None], columns))
     assert parts[0].cache is not None
     cache = fresh(parts[0].cache)
     for number, layer in enumerate(cache.layers):
@@ -348,14 +350,14 @@ def _gathered(
                 stored = getattr(part.cache.layers[number], name)
                 if stored is None:
                     break
-                held = stored.transpose(1, 2)
-                piece = held[source.to(held.device), columns.to(held.device)]
+                by_row = stored.transpose(1, 2)
+                piece = by_row[source.to(by_row.device), columns.to(by_row.device)]
                 if len(parts) == 1:
                     whole = piece  # holds all rows, in their order
                     break
                 if whole is None:
                     whole = piece.new_empty(len(owner), *piece.shape[1:])
-                whole[mine.to(held.device)] = piece
+                whole[mine.to(by_row.device)] = piece
             if whole is not None:
                 setattr(layer, name, whole.transpose(1, 2))
     return cache

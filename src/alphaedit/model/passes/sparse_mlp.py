@@ -37,8 +37,8 @@ class SparseMLP(nn.Module):
 
         def picked(value: Any) -> Any:
             if isinstance(value, Tensor) and value.shape[:-1] == shape:
-                found = value.flatten(0, -2)[at]
-                return found[None] if self.as_row else found
+                rows = value.flatten(0, -2)[at]
+                return rows[None] if self.as_row else rows
             return value
 
         out = self.inner(*map(picked, args), **{name: picked(v) for name, v in kwargs.items()})
