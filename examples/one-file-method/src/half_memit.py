@@ -44,10 +44,10 @@ class Scaled(LocateThenEdit):
 
     def solve(self, problem: Problem[Any]) -> Solution:
         """See Method."""
-        found = super().solve(problem)
+        solution = super().solve(problem)
         scale = problem.hyperparameters.scale
-        weights = {n: LowRank(scale * d.left, d.right) for n, d in found.patch.weights.items()}
-        return replace(found, patch=replace(found.patch, weights=weights))
+        weights = {n: LowRank(scale * d.left, d.right) for n, d in solution.patch.weights.items()}
+        return replace(solution, patch=replace(solution.patch, weights=weights))
 
 
 METHOD = Scaled(
