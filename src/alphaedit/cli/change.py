@@ -248,9 +248,8 @@ def merge(
     session.say(*(f"Both: {clash}" for clash in result.merged.clashes))
     for lost in result.merged.lost:
         fact = lost.fact
-        session.say(
-            f"Left out with edit {lost.edit}: {fact.text!r} → {fact.target!r}", style="yellow"
-        )
+        line = f"Left out with edit {lost.edit}: {fact.text!r} → {fact.target!r}"
+        session.say(line, style="yellow")
     if result.entry is None:
         session.say("There is nothing to merge.")
     else:
