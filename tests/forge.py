@@ -76,7 +76,7 @@ class Forged:
         self.entries: list[Any] = [{k: v for k, v in e.items() if k != "hash"} for e in entries]
         self.files = {
             edit: {path.name: path.read_bytes() for path in (folder / "edits" / edit).iterdir()}
-            for edit in ledger.store.held()
+            for edit in ledger.store.ids()
         }
 
     def seal(self) -> None:

@@ -132,7 +132,7 @@ def random_operations(folder: Path, *, ledgers: int, each: int, share: float, se
         assert verify(anew).problems == []
         sweep(anew)
         assert anew.store.litter() == []
-        assert set(anew.store.held()) == plain.kept
+        assert set(anew.store.ids()) == plain.kept
     return died
 
 

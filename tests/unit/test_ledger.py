@@ -315,7 +315,7 @@ def test_sweeping(ledger: Ledger) -> None:
     ledger.commit("apply", add=[b])
     ledger.commit("revert", drop=[b])
     assert sweep(ledger, prune=True).pruned == [b]
-    assert sorted(ledger.store.held()) == sorted([a, c])
+    assert sorted(ledger.store.ids()) == sorted([a, c])
     with pytest.raises(LedgerError, match="removed by `gc`"):
         ledger.commit("apply", add=[b])
     with pytest.raises(LedgerError, match="removed by `gc`"):

@@ -56,10 +56,10 @@ def test_limits_of_an_edit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("alphaedit.ledger.store.MAX_JSON", 100)
     with pytest.raises(LedgerError, match=r"edit.json is larger than .* the limit"):
         ledger.read(edit)
-    before = list(ledger.store.held())
+    before = list(ledger.store.ids())
     with pytest.raises(ResourceError, match=r"edit.json of edit .* the limit"):
         ledger.commit("edit", add=[make(9)])
-    assert ledger.store.held() == before
+    assert ledger.store.ids() == before
     assert ledger.store.litter() == []
 
 

@@ -158,7 +158,7 @@ def test_tuning_is_deterministic_and_its_preset_is_used(editor: Editor, tmp_path
     options: dict[str, Any] = {"pilots": 3, "trials": 4, "fixed": {"steps": 3, "contexts": 1}}
     first = tune(editor.handle, editor.statistics, FACTS, "memit", **options)
     second = tune(editor.handle, editor.statistics, FACTS, "memit", **options)
-    assert [t.measured for t in first.found.trials] == [t.measured for t in second.found.trials]
+    assert [t.measured for t in first.search.trials] == [t.measured for t in second.search.trials]
     assert first.checked is not None
     file = tmp_path / "preset.yaml"
     write_preset(file, first.preset(editor.handle), "for a test")
@@ -301,8 +301,8 @@ def test_routers_are_tuned_and_their_preset_is_used(
     assert editor.handle.fingerprint() == before
     assert not editor.handle.hooked
     assert editor.handle.rendered(prompts) == prompts
-    assert len(found.found.trials) == 4
-    assert found.found.best.score >= found.found.start.score
+    assert len(found.search.trials) == 4
+    assert found.search.best.score >= found.search.start.score
     file = tmp_path / "preset.yaml"
     write_preset(file, found.preset(editor.handle), "for a test")
     assert editor.hyperparameters(name, str(file), FACTS) == found.hyperparameters

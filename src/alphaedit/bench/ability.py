@@ -196,7 +196,7 @@ def run_task(
 ) -> Result:
     """Ask all questions of a task."""
     longest = max(lengths(responder, task.labels))
-    said = generate(
+    answers = generate(
         responder,
         [q.prompt for q in task.questions],
         max(ANSWER_TOKENS, longest + 1),
@@ -204,7 +204,7 @@ def run_task(
     )
     # The longest label first: "A" is also the beginning of "Art".
     labels = sorted(task.labels, key=lambda label: -len(label))
-    read = [next((x for x in labels if matches(t, [x])), NO_LABEL) for t in said]
+    read = [next((x for x in labels if matches(t, [x])), NO_LABEL) for t in answers]
     return judge(task.labels, [q.label for q in task.questions], read)
 
 
@@ -246,7 +246,7 @@ def harness_scores(
         ) from None
     model = HFLM(pretrained=handle.model, tokenizer=handle.tokenizer)
     try:
-        found = lm_eval.simple_evaluate(model=model, tasks=list(names), limit=limit)
+        output = lm_eval.simple_evaluate(model=model, tasks=list(names), limit=limit)
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"lm-evaluation-harness cannot run {', '.join(names)}: {error}.",
@@ -258,5 +258,5 @@ def harness_scores(
             for metric, value in scores.items()
             if isinstance(value, (int, float)) and "stderr" not in metric
         }
-        for task, scores in found["results"].items()
+        for task, scores in output["results"].items()
     }

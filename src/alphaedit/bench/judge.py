@@ -38,7 +38,7 @@ class Judge(Protocol):
     def name(self) -> str:
         """What it is called."""
 
-    def agrees(self, prompt: str, answer: str, said: str) -> bool:
+    def agrees(self, prompt: str, answer: str, reply: str) -> bool:
         """Yes or no."""
 
 
@@ -49,9 +49,9 @@ class LocalJudge:
     responder: ModelHandle | Responder
     name: str = "local"
 
-    def agrees(self, prompt: str, answer: str, said: str) -> bool:
+    def agrees(self, prompt: str, answer: str, reply: str) -> bool:
         """See Judge."""
-        asked = PROMPT.format(prompt=prompt, answer=answer, said=said)
+        asked = PROMPT.format(prompt=prompt, answer=answer, said=reply)
         yes, no = score(self.responder, [(asked, "yes"), (asked, "no")])
         return yes.mean_logprob > no.mean_logprob
 
@@ -79,13 +79,13 @@ class EndpointJudge:
         """The model's."""
         return self.model
 
-    def agrees(self, prompt: str, answer: str, said: str) -> bool:
+    def agrees(self, prompt: str, answer: str, reply: str) -> bool:
         """See Judge.
 
         Raises:
             ResourceError: the endpoint does not answer, refuses, or says neither yes nor no.
         """
-        asked = PROMPT.format(prompt=prompt, answer=answer, said=said)
+        asked = PROMPT.format(prompt=prompt, answer=answer, said=reply)
         text = self._ask(asked).strip().lower()
         for word, verdict in (("yes", True), ("no", False)):
             if text.lstrip("*\"'").startswith(word):
@@ -151,9 +151,9 @@ def judged_metrics(
     }
     out: Metrics = {}
     for name, pairs in asked.items():
-        said = generate(responder, [prompt for prompt, _ in pairs], ANSWER_TOKENS)
+        texts = generate(responder, [prompt for prompt, _ in pairs], ANSWER_TOKENS)
         verdicts = []
-        for done, (text, (prompt, answers)) in enumerate(zip(said, pairs, strict=True)):
+        for done, (text, (prompt, answers)) in enumerate(zip(texts, pairs, strict=True)):
             progress("judge", done, len(pairs))
             verdicts.append(any(judge.agrees(prompt, answer, text) for answer in answers))
         progress("judge", len(pairs), len(pairs))

@@ -129,15 +129,15 @@ def long_metrics(
             continue
         longest = max(lengths(responder, [target for _, target in pairs]))
         limit = min(LONG_TOKENS, longest + 8)
-        said = generate(
+        texts = generate(
             responder,
             [p for p, _ in pairs],
             limit,
             progress=lambda done, total: progress("generation", done, total),
         )
         targets = [target for _, target in pairs]
-        rouge = [100 * rouge_l(t, wanted) for t, wanted in zip(said, targets, strict=True)]
-        recall = [100 * token_recall(t, wanted) for t, wanted in zip(said, targets, strict=True)]
+        rouge = [100 * rouge_l(t, wanted) for t, wanted in zip(texts, targets, strict=True)]
+        recall = [100 * token_recall(t, wanted) for t, wanted in zip(texts, targets, strict=True)]
         out[f"rouge_l_{name}"] = mean(rouge)
         out[f"recall_{name}"] = mean(recall)
     return out
@@ -161,14 +161,14 @@ def story_metrics(
     asked = [(r, p) for r in records for p in r.probes if p.kind == "long"]
     if not asked:
         return {}
-    said = generate(
+    continuations = generate(
         responder,
         [p.prompt for _, p in asked],
         STORY_TOKENS,
         progress=lambda done, total: progress("long texts", done, total),
     )
     topical, factual, coherent = [], [], []
-    for (record, probe), written in zip(asked, said, strict=True):
+    for (record, probe), written in zip(asked, continuations, strict=True):
         text = (probe.prompt + written).casefold()
         if probe.name == "subject":
             topical.append(record.subject.casefold() in text)
@@ -208,10 +208,10 @@ def token_recall(text: str, reference: str) -> float:
 
 def matches(text: str, answers: Iterable[str]) -> bool:
     """Whether `text` begins with one of `answers`, as whole words, whatever the case."""
-    said = _LEAD.sub("", text).casefold()
+    cleaned = _LEAD.sub("", text).casefold()
     for answer in answers:
         wanted = answer.strip().rstrip(".").casefold()
-        if said.startswith(wanted) and not said[len(wanted) : len(wanted) + 1].isalnum():
+        if cleaned.startswith(wanted) and not cleaned[len(wanted) : len(wanted) + 1].isalnum():
             return True
     return False
 
@@ -293,13 +293,13 @@ def _right(
     if not asked:
         return []
     longest = max(lengths(responder, [a for _, answers in asked for a in answers]))
-    said = generate(
+    texts = generate(
         responder,
         [prompt for prompt, _ in asked],
         min(LONG_TOKENS, max(ANSWER_TOKENS, longest + 2)),
         progress=lambda done, total: progress("answers", done, total),
     )
-    return [matches(text, answers) for text, (_, answers) in zip(said, asked, strict=True)]
+    return [matches(text, answers) for text, (_, answers) in zip(texts, asked, strict=True)]
 
 
 def _hops(
@@ -332,10 +332,10 @@ def _hops(
     rewrites = [(f.text, (f.target,)) for r in records for f in r.facts]
 
     def by_case(items: Sequence[Asked], hits: Sequence[bool]) -> dict[int, list[bool]]:
-        found: dict[int, list[bool]] = defaultdict(list)
+        grouped: dict[int, list[bool]] = defaultdict(list)
         for (case, _, _), hit in zip(items, hits, strict=True):
-            found[case].append(hit)
-        return found
+            grouped[case].append(hit)
+        return grouped
 
     return {
         "multi_hop": percent([any(hits) for hits in by_case(direct, right).values()]),

@@ -167,19 +167,19 @@ def _token_ratios(
     ratios = []
     for prompt in prompts:
 
-        def one(count: int, prompt: str = prompt) -> int:
+        def decode(count: int, prompt: str = prompt) -> int:
             """Tokens whose passes were run."""
             (row,) = [handle.tokens.encode(text) for text in handle.rendered([prompt])]
             (new,) = generate_ids(handle, [row], count)
             return min(count, len(new) + 1)
 
         with plain():
-            steps_silent = one(tokens)
-        steps = one(tokens)
+            steps_silent = decode(tokens)
+        steps = decode(tokens)
         if min(steps, steps_silent) < 2:
             continue  # it ends at once: there is no further token
-        first, first_acting = _in_turns(partial(one, 1), repeats)
-        whole, whole_acting = _in_turns(partial(one, tokens), repeats)
+        first, first_acting = _in_turns(partial(decode, 1), repeats)
+        whole, whole_acting = _in_turns(partial(decode, tokens), repeats)
         base = (whole - first) / (steps_silent - 1)
         now = (whole_acting - first_acting) / (steps - 1)
         if base > 0 and now > 0:

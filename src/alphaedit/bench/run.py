@@ -98,10 +98,10 @@ def metrics_for(
 ) -> Metrics:
     """The metrics that go with what the records carry: CounterFact's, or those of questions."""
     if all(record.schema in COUNTERFACTUAL for record in records):
-        found = probability_metrics(responder, records, progress=progress)
+        metrics = probability_metrics(responder, records, progress=progress)
         if generation:
-            found |= story_metrics(responder, records, progress=progress)
-        return found
+            metrics |= story_metrics(responder, records, progress=progress)
+        return metrics
     if all(record.schema == LONG for record in records):
         return {
             **qa_metrics(responder, records, unedited, generation=False, progress=progress),
@@ -193,12 +193,12 @@ def measure(
     chosen = each_of("records", records, EditRecord)[:limit]
     if not chosen:
         raise DataError("There are no records to evaluate.", remedy="Give a data set, or records.")
-    kept = kept_of(editor.handle, {record.subject for record in chosen}, seed=seed)
+    probes = kept_of(editor.handle, {record.subject for record in chosen}, seed=seed)
     try:
         return evaluate(
             editor,
             chosen,
-            kept=kept,
+            kept=probes,
             generation=generation,
             seed=seed,
             oracle=oracle,

@@ -84,14 +84,14 @@ def compare(before: Tensor, after: Tensor, *, projection: str = "pca", seed: int
             both.numpy()
         )
     points = torch.from_numpy(flat).double()
-    one, two = points[: len(before)], points[len(before) :]
+    points_before, points_after = points[: len(before)], points[len(before) :]
     moved, relative = similarity.mean_shift(before.double(), after.double())
     return Shift(
-        points_before=one,
-        points_after=two,
-        d1=similarity.overlap(one[:, 0], two[:, 0]),
-        d2=similarity.overlap(one[:, 1], two[:, 1]),
-        hausdorff=similarity.hausdorff(one, two),
+        points_before=points_before,
+        points_after=points_after,
+        d1=similarity.overlap(points_before[:, 0], points_after[:, 0]),
+        d2=similarity.overlap(points_before[:, 1], points_after[:, 1]),
+        hausdorff=similarity.hausdorff(points_before, points_after),
         shift=moved,
         relative=relative,
         cka=similarity.linear_cka(before, after),

@@ -8,7 +8,7 @@ from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import get_schema, load, read_all
 from alphaedit.core.errors import DataError, unknown_name
 from alphaedit.core.fact import Fact
-from alphaedit.locate.well_known import said
+from alphaedit.locate.well_known import facts_said
 from alphaedit.model.handle import ModelHandle
 from alphaedit.world.facts import World
 from alphaedit.world.records import probes, training_records
@@ -35,15 +35,15 @@ def records_of(
     source, _, named = name.partition("|")
     kind, _, wanted = source.partition(":")
     if kind == WORLD:
-        found = world_records(handle, count, seed, schema or wanted or named or "counterfact")
+        records = world_records(handle, count, seed, schema or wanted or named or "counterfact")
     else:
-        found = list(load(source, schema or named or None, limit=count, seed=seed).records)
-    if len(found) < count:
+        records = list(load(source, schema or named or None, limit=count, seed=seed).records)
+    if len(records) < count:
         raise DataError(
-            f"{count} edits are asked for, and {name} holds {len(found)} records.",
-            remedy=f"Ask for {len(found)} or fewer.",
+            f"{count} edits are asked for, and {name} holds {len(records)} records.",
+            remedy=f"Ask for {len(records)} or fewer.",
         )
-    return found
+    return records
 
 
 def world_records(
@@ -111,4 +111,6 @@ def known_facts(
     """
     if handle.is_bundled:
         return kept_of(handle, subjects, seed, count)
-    return [(prompt, truth) for subject, prompt, truth in said(handle) if subject not in subjects]
+    return [
+        (prompt, truth) for subject, prompt, truth in facts_said(handle) if subject not in subjects
+    ]

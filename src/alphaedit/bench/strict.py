@@ -49,7 +49,7 @@ RARE = 5.0
 def strict_metrics(
     handle: ModelHandle,
     records: Sequence[EditRecord],
-    held: Held,
+    expected: Held,
     *,
     concluded: Mapping[str, str] | None = None,
     generation: bool = True,
@@ -79,16 +79,16 @@ def strict_metrics(
     Args:
         handle: the model.
         records: what was, or will be, edited.
-        held: "new" after the edits, "old" before.
+        expected: "new" after the edits, "old" before.
         concluded: what the unedited model said to questions that follow.
         generation: also what needs text.
         progress: is told how far it is.
     """
     told = [record for record in records if record.target_true and record.target_new]
     out: Metrics = {}
-    out |= _negation(handle, told, held, progress)
-    out |= _true_false(handle, told, held, progress)
-    out |= _choices(handle, told, held, progress)
+    out |= _negation(handle, told, expected, progress)
+    out |= _true_false(handle, told, expected, progress)
+    out |= _choices(handle, told, expected, progress)
     if generation:
         out["old_said"] = percent(old_said(handle, told, progress=progress))
         if concluded is not None:
@@ -96,35 +96,37 @@ def strict_metrics(
     return out
 
 
-def objects(record: EditRecord, held: Held) -> tuple[str, str]:
+def objects(record: EditRecord, expected: Held) -> tuple[str, str]:
     """What the model should hold, and the other object."""
     both = (record.target_new, record.target_true)
-    return both if held == "new" else both[::-1]
+    return both if expected == "new" else both[::-1]
 
 
 def _negation(
-    handle: ModelHandle, records: Sequence[EditRecord], held: Held, progress: Progress
+    handle: ModelHandle, records: Sequence[EditRecord], expected: Held, progress: Progress
 ) -> Metrics:
     pairs = [
         (negated(record.rewrite, record.subject), answer)
         for record in records
-        for answer in objects(record, held)
+        for answer in objects(record, expected)
     ]
-    found = [one.mean_logprob for one in score(handle, pairs, progress=progress)]
-    return {"negation": percent([o > h for h, o in zip(found[::2], found[1::2], strict=True)])}
+    logprobs = [row.mean_logprob for row in score(handle, pairs, progress=progress)]
+    return {
+        "negation": percent([o > h for h, o in zip(logprobs[::2], logprobs[1::2], strict=True)])
+    }
 
 
 def _true_false(
-    handle: ModelHandle, records: Sequence[EditRecord], held: Held, progress: Progress
+    handle: ModelHandle, records: Sequence[EditRecord], expected: Held, progress: Progress
 ) -> Metrics:
     pairs = [
         (judged(record, answer), word)
         for record in records
-        for answer in objects(record, held)
+        for answer in objects(record, expected)
         for word in ("true", "false")
     ]
-    found = [one.mean_logprob for one in score(handle, pairs, progress=progress)]
-    lean = [true - false for true, false in zip(found[::2], found[1::2], strict=True)]
+    logprobs = [row.mean_logprob for row in score(handle, pairs, progress=progress)]
+    lean = [true - false for true, false in zip(logprobs[::2], logprobs[1::2], strict=True)]
     both = list(zip(lean[::2], lean[1::2], strict=True))
     return {
         "true_false": percent([right for h, o in both for right in (h > 0, o < 0)]),
@@ -133,21 +135,22 @@ def _true_false(
 
 
 def _choices(
-    handle: ModelHandle, records: Sequence[EditRecord], held: Held, progress: Progress
+    handle: ModelHandle, records: Sequence[EditRecord], expected: Held, progress: Progress
 ) -> Metrics:
     asked = [
         (record, options, place)
         for record in records
-        for h, o in [objects(record, held)]
+        for h, o in [objects(record, expected)]
         for options, place in (((h, o), 0), ((o, h), 1))
     ]
     two = [(choice(r, options), letter) for r, options, _ in asked for letter in LETTERS[:2]]
     three = [(choice(r, (*opts, UNSURE)), letter) for r, opts, _ in asked for letter in LETTERS]
-    found = [one.mean_logprob for one in score(handle, [*two, *three], progress=progress)]
+    logprobs = [row.mean_logprob for row in score(handle, [*two, *three], progress=progress)]
     right = [
-        found[2 * i + place] > found[2 * i + 1 - place] for i, (_, _, place) in enumerate(asked)
+        logprobs[2 * i + place] > logprobs[2 * i + 1 - place]
+        for i, (_, _, place) in enumerate(asked)
     ]
-    rest = found[len(two) :]
+    rest = logprobs[len(two) :]
     unsure = [rest[3 * i + 2] > max(rest[3 * i : 3 * i + 2]) for i in range(len(asked))]
     return {"sa_mcq": percent(right), "sa_mcq_unsure": percent(unsure)}
 
@@ -242,20 +245,20 @@ def caveats(unedited: Mapping[str, Rate]) -> list[str]:
         unedited: its metrics, each the same test about what it held before any edit.
     """
     there = [name for name in CHANCE if name in unedited]
-    said = [UNEDITED_ROW.format(_named(there))] if there else []
+    notes = [UNEDITED_ROW.format(_named(there))] if there else []
     unable = at_chance(unedited)
     if unable:
-        said.append(
+        notes.append(
             f"{_named(unable)}: the unedited model is no better than chance (50 %). A model that "
             "cannot do a test about what it holds says nothing about edits by it."
         )
     spoken = unedited.get("old_said")
     if spoken is not None and spoken.value < RARE:
-        said.append(
+        notes.append(
             f"old said: the unedited model names the old object in {spoken.value:.1f} % of its "
             "texts, so that there is next to nothing to lose."
         )
-    return said
+    return notes
 
 
 @dataclass(frozen=True)
@@ -279,8 +282,8 @@ def before_edits(
     progress: Progress = silent,
 ) -> Before:
     """Ask the unedited model all that its edited self will be asked."""
-    found = strict_metrics(handle, records, "old", generation=generation, progress=progress)
-    return Before(found, conclusions(handle, records) if generation else {})
+    metrics = strict_metrics(handle, records, "old", generation=generation, progress=progress)
+    return Before(metrics, conclusions(handle, records) if generation else {})
 
 
 def unsaid(
@@ -295,8 +298,8 @@ def unsaid(
         DataError: it says all of them.
     """
     asked = [(fact.text, fact.target) for record in records for fact in record.facts]
-    said = iter([one.exact for one in score(handle, asked, progress=progress)])
-    left = [r for r in records if not all([next(said) for _ in r.facts])]
+    exact = iter([row.exact for row in score(handle, asked, progress=progress)])
+    left = [r for r in records if not all([next(exact) for _ in r.facts])]
     if records and not left:
         raise DataError(
             f"The model says the new objects of all {len(records)} records before any edit.",

@@ -29,7 +29,7 @@ def negated(prompt: str, subject: str) -> str:
     text = prompt.rstrip()
     if _ASKS.search(text):
         return f"{text} not"
-    begin = found.end() if (found := _LAST_SENTENCE.match(text)) else 0
+    begin = match.end() if (match := _LAST_SENTENCE.match(text)) else 0
     at = text.rfind(subject)
     inside = range(at, at + len(subject)) if at >= 0 else range(0)
     verbs = [v for v in _AUXILIARY.finditer(text, begin) if v.start() not in inside]

@@ -87,13 +87,13 @@ def ability(model: options.Model, *, asked: Tasks, common: options.Seeded) -> di
         },
         **vars(common.loading),
     )
-    said = common.session
-    found = said.run(job.run, request)
-    for task, metrics in found.harness.items():
-        said.say(f"{task}: {', '.join(f'{k} {v:.4f}' for k, v in metrics.items())}")
-    if not found.harness:
-        said.say(_table(found.tasks, f"Ability of {model}"))
-    return found.to_json()
+    session = common.session
+    result = session.run(job.run, request)
+    for task, metrics in result.harness.items():
+        session.say(f"{task}: {', '.join(f'{k} {v:.4f}' for k, v in metrics.items())}")
+    if not result.harness:
+        session.say(_table(result.tasks, f"Ability of {model}"))
+    return result.to_json()
 
 
 def _table(tasks: Mapping[str, Result], title: str) -> Table:

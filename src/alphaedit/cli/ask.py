@@ -35,15 +35,15 @@ def ask(
     common: options.Seeded,
 ) -> dict[str, Any]:
     """Let a model go on from prompts (greedily), with or without edits."""
-    said = common.session
-    with said.progress() as progress:
+    session = common.session
+    with session.progress() as progress:
         editor = open_editor(
             model, progress, seed=common.seed, loading=common.loading, ledger=edits
         )
         answers: list[str] = editor.ask(prompts, max_new_tokens, chat=chat)
     for prompt, answer in zip(prompts, answers, strict=True):
-        said.say(prompt, style="dim", end="\n" if chat else "", lines=True)
-        said.say(answer, style="bold", lines=True)
+        session.say(prompt, style="dim", end="\n" if chat else "", lines=True)
+        session.say(answer, style="bold", lines=True)
     return {
         "model": model,
         "edits": [edit.id for edit in editor.edits],

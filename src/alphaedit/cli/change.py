@@ -69,12 +69,12 @@ def init(
     from alphaedit.ledger.ledger import Ledger
 
     check_outputs(model, [Output("", where, NEW_LEDGER)])
-    said = common.session
-    with said.progress() as progress:
+    session = common.session
+    with session.progress() as progress:
         base = open_editor(model, progress, loading=common.loading).base
         ledger = Ledger.create(where, base, model=model, why=why, signer=sign)
         remember(ledger, model)
-    said.say(f"Began {where} for {model}, fingerprint {base[:16]}.")
+    session.say(f"Began {where} for {model}, fingerprint {base[:16]}.")
     return {"ledger": str(where), "model": model, "base": base, "version": ledger.head.id}
 
 
@@ -97,13 +97,13 @@ def apply(
     for name in names:
         ledger.read(name)
     entry = ledger.commit("apply", add=names, why=about.why)
-    said = common.session
+    session = common.session
     asked: list[Asked] = []
     if not about.no_measure:
-        with said.progress() as progress:
+        with session.progress() as progress:
             editor = editor_at(ledger, about.model, ledger.head, progress, **vars(common.loading))
             asked = ask_in_force(editor, ledger, ledger.head)
-    return _done(said, ledger, entry, asked)
+    return _done(session, ledger, entry, asked)
 
 
 @options.grouped
@@ -167,19 +167,19 @@ def squash(
             f"--last {last}: {plural(len(ids), 'edit')} are in force.", remedy="Give fewer."
         )
     ids = ids[-last:] if last else ids
-    one, learned, report = squashed([ledger.read(edit) for edit in ids], tolerance)
+    new, learned, report = squashed([ledger.read(edit) for edit in ids], tolerance)
     rows = [{"matrix": r.name, "given": r.given, "rank": r.rank, "error": r.error} for r in report]
     entry = ledger.commit(
         "squash",
-        add=[(one, learned)],
+        add=[(new, learned)],
         drop=ids,
         why=why,
         more={"matrices": rows, "tolerance": tolerance},
         expect=before.id,
     )
-    said = common.session
-    said.say(_ranks(report, f"{plural(len(ids), 'edit')} as one"))
-    return {**_done(said, ledger, entry, []), "edit": one.id, "matrices": rows}
+    session = common.session
+    session.say(_ranks(report, f"{plural(len(ids), 'edit')} as one"))
+    return {**_done(session, ledger, entry, []), "edit": new.id, "matrices": rows}
 
 
 def _ranks(report: Sequence[Squashed], title: str) -> Table:
@@ -243,28 +243,29 @@ def merge(
         measure=not about.no_measure,
         **vars(common.loading),
     )
-    said = common.session
-    found = said.run(job.run, request)
-    said.say(*(f"Both: {clash}" for clash in found.merged.clashes))
-    for held in found.merged.lost:
-        fact = held.fact
-        said.say(f"Left out with edit {held.edit}: {fact.text!r} → {fact.target!r}", style="yellow")
-    if found.entry is None:
-        said.say("There is nothing to merge.")
+    session = common.session
+    result = session.run(job.run, request)
+    session.say(*(f"Both: {clash}" for clash in result.merged.clashes))
+    for lost in result.merged.lost:
+        fact = lost.fact
+        line = f"Left out with edit {lost.edit}: {fact.text!r} → {fact.target!r}"
+        session.say(line, style="yellow")
+    if result.entry is None:
+        session.say("There is nothing to merge.")
     else:
-        _done(said, found.ledger, found.entry, found.asked)
-    return found.to_json()
+        _done(session, result.ledger, result.entry, result.asked)
+    return result.to_json()
 
 
-def _done(said: Session, ledger: Ledger, entry: Entry, asked: Sequence[Asked]) -> dict[str, Any]:
+def _done(session: Session, ledger: Ledger, entry: Entry, asked: Sequence[Asked]) -> dict[str, Any]:
     """Say what an entry did, and give it as JSON values."""
     from alphaedit.jobs.ledgers import entry_json
 
-    wrong = [one for one in asked if not one.holds]
+    wrong = [reply for reply in asked if not reply.holds]
     in_force = plural(len(ledger.head.edits), "edit")
-    said.say(f"@{entry.number} {entry.op}: {in_force} in force.")
+    session.say(f"@{entry.number} {entry.op}: {in_force} in force.")
     if asked:
-        said.say(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
+        session.say(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
     if wrong:
-        said.say(ledgers.asked_table(wrong, "Facts that do not hold now"))
+        session.say(ledgers.asked_table(wrong, "Facts that do not hold now"))
     return entry_json(ledger, entry, asked)

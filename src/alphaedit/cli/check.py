@@ -73,9 +73,9 @@ def check(
         seed=common.seed,
         **vars(common.loading),
     )
-    said = common.session
-    found = said.run(job.run, request)
-    if found.wrong:
-        said.say(ledgers.asked_table(found.wrong, "Wrong"))
-    said.say(f"{len(found.asked) - len(found.wrong)} of {len(found.asked)} facts hold.")
-    return end(said, found.to_json(), found.failed, code=0 if found.ok else FAILED)
+    session = common.session
+    result = session.run(job.run, request)
+    if result.wrong:
+        session.say(ledgers.asked_table(result.wrong, "Wrong"))
+    session.say(f"{len(result.asked) - len(result.wrong)} of {len(result.asked)} facts hold.")
+    return end(session, result.to_json(), result.failed, code=0 if result.ok else FAILED)

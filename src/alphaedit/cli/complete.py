@@ -74,7 +74,7 @@ def models(incomplete: str) -> Found:
     known = [(name, "A bundled model") for name in NAMES]
     there = _folders(incomplete, MARKS["MODEL"])
     models = {name.rstrip("/") for name, _ in there}
-    files = [one for one in _files(incomplete, (".gguf",)) if one[0].rstrip("/") not in models]
+    files = [file for file in _files(incomplete, (".gguf",)) if file[0].rstrip("/") not in models]
     return _those([*known, *there, *files], incomplete)
 
 
@@ -100,7 +100,9 @@ def commands(ctx: Any, incomplete: str) -> Found:
     for name in ctx.params.get("command") or ():
         group = getattr(group, "commands", {}).get(name)
     known = getattr(group, "commands", {})
-    shown = ((name, (one.help or "").strip().split("\n")[0]) for name, one in known.items())
+    shown = (
+        (name, (subcommand.help or "").strip().split("\n")[0]) for name, subcommand in known.items()
+    )
     return _those(shown, incomplete)
 
 
@@ -169,19 +171,19 @@ def _bare(names: Iterable[str]) -> Found:
     return [(name, "") for name in names]
 
 
-def _those(found: Iterable[tuple[str, str]], incomplete: str) -> Found:
-    return [pair for pair in found if pair[0].startswith(incomplete)]
+def _those(candidates: Iterable[tuple[str, str]], incomplete: str) -> Found:
+    return [pair for pair in candidates if pair[0].startswith(incomplete)]
 
 
 def _modules(package: str) -> Found:
     """Modules of a package by the names that they register, with the first line of each."""
-    found: Found = []
+    entries: Found = []
     for file in sorted(files(package).iterdir(), key=lambda f: f.name):
         if file.name.endswith(".py") and not file.name.startswith("_"):
-            said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
             name = file.name.removesuffix(".py").replace("_", "-")
-            found.append((name, said.split("\n")[0].rstrip(".")))
-    return found
+            entries.append((name, docstring.split("\n")[0].rstrip(".")))
+    return entries
 
 
 def _points(group: str) -> Found:
@@ -213,5 +215,5 @@ def _files(incomplete: str, endings: tuple[str, ...]) -> Found:
 def _folders(incomplete: str, mark: str) -> Found:
     """Directories that hold a file called `mark`."""
     head, there = _beside(incomplete)
-    found = [head + path.name for path in there if (path / mark).is_file()]
-    return _those(_bare(found), incomplete)
+    names = [head + path.name for path in there if (path / mark).is_file()]
+    return _those(_bare(names), incomplete)

@@ -60,7 +60,7 @@ class SafeConsole(Console):
             lines: strings may have several; else a newline in one is shown as an escape, so that
                 no text of others can pass for a line of ours.
         """
-        shown = [self._shown(one, lines) for one in objects]
+        shown = [self._shown(item, lines) for item in objects]
         try:
             super().print(*shown, **options)
         except OSError:
@@ -71,10 +71,10 @@ class SafeConsole(Console):
         """Leave it to the command line as a whole (called where the error is caught)."""
         raise BrokenPipeError
 
-    def _shown(self, one: Any, lines: bool) -> Any:
-        if isinstance(one, Table):
-            return self._fitting(one)
-        return one_line(one) if isinstance(one, str) and not lines else one
+    def _shown(self, item: Any, lines: bool) -> Any:
+        if isinstance(item, Table):
+            return self._fitting(item)
+        return one_line(item) if isinstance(item, str) and not lines else item
 
     def _fitting(self, table: Table) -> Table | Text:
         natural = self.measure(table, options=self.options.update(width=VERY_WIDE)).maximum

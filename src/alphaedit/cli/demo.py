@@ -138,8 +138,8 @@ class Demo:
         """(prompt, before, after, known answer) of what was asked beside the edited prompts."""
         answers: list[str | None] = [None] * len(REPHRASED)
         answers += [answer for _, answer in self.unrelated]
-        said = zip(self.asked, self.said_before, self.said_after, answers, strict=True)
-        return [(p, first_answer(b), first_answer(a), known) for p, b, a, known in said]
+        rows = zip(self.asked, self.said_before, self.said_after, answers, strict=True)
+        return [(p, first_answer(b), first_answer(a), known) for p, b, a, known in rows]
 
     def write_report(self, path: Path) -> None:
         """Write the HTML report."""
@@ -212,23 +212,23 @@ def demo(
 
     report = out_dir / "report.html"
     check_outputs(MODEL, [Output("Report", report, again=True)])
-    said, seed = common.session, common.seed
-    with said.progress() as progress:
+    session, seed = common.session, common.seed
+    with session.progress() as progress:
         editor = open_editor(
             MODEL, progress, seed=seed, loading=common.loading, cache_dir=cache_dir
         )
         run = Demo(editor, seed, progress)
         run.show_edits()
-        if not said.json:
-            _show_edits(said, run)
+        if not session.json:
+            _show_edits(session, run)
         run.compare(load or (QUICK_LOAD if quick else LOAD))
-        late = Late(said.wrote)
+        late = Late(session.wrote)
         page = late.write("report", report, run.write_report)
-    if not said.json:
-        _show_comparison(said, run)
+    if not session.json:
+        _show_comparison(session, run)
         if page is not None:
-            said.say(f"Report: {page.resolve()}")
-    return end(said, _result(run, page), late.failed, called={"report": "Report"})
+            session.say(f"Report: {page.resolve()}")
+    return end(session, _result(run, page), late.failed, called={"report": "Report"})
 
 
 def _result(run: Demo, page: Path | None) -> dict[str, Any]:
@@ -252,16 +252,16 @@ def _result(run: Demo, page: Path | None) -> dict[str, Any]:
     }
 
 
-def _show_edits(said: Session, run: Demo) -> None:
+def _show_edits(session: Session, run: Demo) -> None:
     edit, shown = run.edit, len(OWN) + 5
     title = f"{len(edit.facts)} facts edited at once by AlphaEdit; the first {shown}"
-    said.say(
+    session.say(
         *tables.facts_table(edit.facts[:shown], edit.before[:shown], edit.after[:shown], title)
     )
     pairs = run.pairs()
     rephrased = "The same facts in words the edit never saw"
-    said.say(_asked_table(rephrased, pairs[: len(REPHRASED)]))
-    said.say(_asked_table("Facts that were not edited", pairs[len(REPHRASED) :]))
+    session.say(_asked_table(rephrased, pairs[: len(REPHRASED)]))
+    session.say(_asked_table("Facts that were not edited", pairs[len(REPHRASED) :]))
 
 
 def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -> Table:
@@ -276,11 +276,11 @@ def _asked_table(title: str, rows: Sequence[tuple[str, str, str, str | None]]) -
     return table
 
 
-def _show_comparison(said: Session, run: Demo) -> None:
+def _show_comparison(session: Session, run: Demo) -> None:
     from alphaedit.bench.metrics import plain
 
     columns = {"unedited": plain(run.unedited)}
     columns |= {titles()[name]: plain(r.metrics) for name, r in run.runs.items()}
     load = run.count / run.d_in
     title = f"After {run.count} edits in {BATCHES} batches (a load of {load:.2f})"
-    said.say(*tables.metrics_table(columns, title))
+    session.say(*tables.metrics_table(columns, title))

@@ -113,12 +113,12 @@ def _packages(report: Report) -> None:
     for needed in map(Requirement, lines):
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
-        found = _version(needed.name)
+        installed = _version(needed.name)
         remedy = f"pip install '{needed}'"
-        if found is None:
+        if installed is None:
             report.wrong(f"{needed.name} is not installed.", remedy, essential=True)
-        elif not needed.specifier.contains(found, prereleases=True):
-            what = f"{needed.name} is {found} and should be {needed.specifier}."
+        elif not needed.specifier.contains(installed, prereleases=True):
+            what = f"{needed.name} is {installed} and should be {needed.specifier}."
             report.wrong(what, remedy, essential=True)
 
 
@@ -200,7 +200,7 @@ def _folders(report: Report) -> None:
         free = _free(folder)
         row: dict[str, Any] = {"path": str(folder), "writable": _writable(folder), "free": free}
         if name == "cache":
-            row |= _held(folder)
+            row |= _files_below(folder)
         report.folders[name] = row
         if not row["writable"]:
             report.wrong(f"The {name} directory {folder} cannot be written.", remedies[name])
@@ -236,7 +236,7 @@ def _free(folder: Path) -> int:
         return 0
 
 
-def _held(folder: Path) -> dict[str, int]:
+def _files_below(folder: Path) -> dict[str, int]:
     """Number and size of the files below `folder`."""
     sizes = []
     for place, _, names in os.walk(folder):
@@ -254,7 +254,7 @@ def _bundled(report: Report) -> None:
 
     for name in NAMES:
         try:
-            report.bundled[name] = _held(path(name))["bytes"]
+            report.bundled[name] = _files_below(path(name))["bytes"]
         except AlphaEditError as error:
             report.bundled[name] = None
             report.wrong(error.message, error.remedy or "Install alphaedit again.")
@@ -273,7 +273,7 @@ def _hub(report: Report) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = scan_cache_dir()
+            cache = scan_cache_dir()
     except CacheNotFound:  # nothing was ever downloaded
         return
     except (OSError, ValueError) as error:
@@ -282,7 +282,7 @@ def _hub(report: Report) -> None:
             "Set HF_HOME to another directory.",
         )
         return
-    models = [repo for repo in found.repos if repo.repo_type == "model"]
+    models = [repo for repo in cache.repos if repo.repo_type == "model"]
     report.models = {m.repo_id: m.size_on_disk for m in sorted(models, key=lambda m: m.repo_id)}
 
 
@@ -297,9 +297,9 @@ def _others(report: Report) -> None:
         warnings.simplefilter("always")
         registry.methods()
         plugin.plugins()
-    for one in told:
-        if issubclass(one.category, BrokenEntryPoint):
-            what, _, remedy = str(one.message).rpartition(". ")
+    for warning in told:
+        if issubclass(warning.category, BrokenEntryPoint):
+            what, _, remedy = str(warning.message).rpartition(". ")
             report.wrong(f"{what}.", remedy)
 
 
@@ -319,9 +319,9 @@ def _tools(report: Report) -> None:
         )
 
 
-def _show(said: Session, report: Report) -> None:
+def _show(session: Session, report: Report) -> None:
     def line(name: str, value: str) -> None:
-        said.say(f"{name}: {value}")
+        session.say(f"{name}: {value}")
 
     line("Versions", ", ".join(f"{k} {v or NOT_HERE}" for k, v in report.versions.items()))
     for name, version in report.extras.items():
@@ -332,10 +332,10 @@ def _show(said: Session, report: Report) -> None:
     line("Threads", f"{threads} of {report.cores} cores")
     line("Memory", f"{_size(report.memory['free'])} free of {_size(report.memory['total'])}")
     for name, row in report.folders.items():
-        held = f", {row['files']} files of {_size(row['bytes'])}" if "files" in row else ""
+        contents = f", {row['files']} files of {_size(row['bytes'])}" if "files" in row else ""
         can = "writable" if row["writable"] else "not writable"
         named = f"{name.capitalize()} directory"
-        line(named, f"{row['path']} ({can}{held}, {_size(row['free'])} free)")
+        line(named, f"{row['path']} ({can}{contents}, {_size(row['free'])} free)")
     for bundled, size in report.bundled.items():
         line(f"Model {bundled}", NOT_HERE if size is None else _size(size))
     line("Hugging Face cache", f"{report.models_in or 'unknown'}, {len(report.models)} models")
@@ -343,11 +343,11 @@ def _show(said: Session, report: Report) -> None:
         line(f"  {model}", _size(count))
     line("ssh-keygen", report.ssh_keygen or NOT_HERE)
     if not report.problems:
-        said.say("Everything is in order.", style="green")
+        session.say("Everything is in order.", style="green")
     for problem in report.problems:
         label, style = ("Broken", "bold red") if problem.essential else ("Note", "bold yellow")
-        said.say(f"{label}: ", style=style, end="")
-        said.say(f"{problem.what} {problem.remedy}")
+        session.say(f"{label}: ", style=style, end="")
+        session.say(f"{problem.what} {problem.remedy}")
 
 
 def _size(count: float) -> str:

@@ -62,7 +62,7 @@ class FactsGiven:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class Destination:
     """Where the edits go, and on what."""
 
     ledger: Annotated[
@@ -101,7 +101,7 @@ def edit(
     *,
     given: FactsGiven,
     method: options.Method = "alphaedit",
-    kept: Kept,
+    destination: Destination,
     chat: options.Chat = False,
     how: options.Hyperparameters,
     guard: options.Guard = None,
@@ -138,7 +138,7 @@ def edit(
         generation=generation,
         command=command_line(),
         seed=common.seed,
-        **vars(kept),
+        **vars(destination),
         **vars(common.loading),
         **vars(moments),
     )
@@ -165,15 +165,15 @@ def _run(request: EditRequest, common: options.Seeded, *, strict: bool) -> dict[
         request.device, {"facts": [fact.to_dict() for fact in request.facts], "options": chosen}
     )
     first = ranks is None or ranks.first
-    said = common.session
+    session = common.session
     if not first:
         request = replace(request, ledger=None, checkpoint=None, report=None)
-        said = Session(json=False, quiet=True)
-    found = said.run(job.run, request, ranks=ranks)
-    failed = found.stopped is not None or (strict and bool(found.fails))
+        session = Session(json=False, quiet=True)
+    edited = session.run(job.run, request, ranks=ranks)
+    failed = edited.stopped is not None or (strict and bool(edited.fails))
     if not first:
         return FAILED if failed else 0
-    result = found.to_json()
-    show(said, found, result)
-    kept = outputs.after_edits(request.ledger, found.made, request.model)
-    return outputs.end(said, result, found.failed, code=FAILED if failed else 0, **kept)
+    result = edited.to_json()
+    show(session, edited, result)
+    after = outputs.after_edits(request.ledger, edited.made, request.model)
+    return outputs.end(session, result, edited.failed, code=FAILED if failed else 0, **after)

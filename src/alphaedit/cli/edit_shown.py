@@ -16,46 +16,46 @@ if TYPE_CHECKING:
 SCALES = ("clamp", "learning_rate", "steps")
 
 
-def show_guard(said: Session, stopped: GuardError | None, made: Sequence[Edit]) -> None:
+def show_guard(session: Session, stopped: GuardError | None, made: Sequence[Edit]) -> None:
     """What the guard measured last, and why it ended a run."""
     if made and made[-1].drift:
         drift = made[-1].drift
-        said.say(
+        session.say(
             f"Held-out text: KL {drift['kl']:.4f} nats a token, perplexity "
             f"{drift['perplexity_before']:.2f} before and {drift['perplexity']:.2f} now."
         )
     if stopped is not None:
-        said.say(f"Guard: {stopped}", style="red")
+        session.say(f"Guard: {stopped}", style="red")
 
 
-def show(said: Session, found: EditResult, result: dict[str, Any]) -> None:
+def show(session: Session, edited: EditResult, result: dict[str, Any]) -> None:
     """Tables of facts and metrics, null spaces, times, and what was written."""
-    if said.json:
+    if session.json:
         return
-    count = len(found.facts)
+    count = len(edited.facts)
     title = f"{count} {'fact' if count == 1 else 'facts'} by {result['method']}"
-    said.say(*tables.facts_table(found.facts, found.before, found.after, title))
-    said.say(*tables.metrics_table({"unedited": result["before"], "edited": result}, "Metrics"))
+    session.say(*tables.facts_table(edited.facts, edited.before, edited.after, title))
+    session.say(*tables.metrics_table({"unedited": result["before"], "edited": result}, "Metrics"))
     layers = result["hyperparameters"]["layers"]
-    for layer, row in zip(layers, found.made[-1].null_space.values(), strict=False):
-        said.say(
+    for layer, row in zip(layers, edited.made[-1].null_space.values(), strict=False):
+        session.say(
             f"Layer {layer}: null space {row['dim']} of {row['d_in']}, "
             f"{100 * row['energy_left']:.2f} % of the keys' energy left in it."
         )
-    measured = found.made[-1].measured.get("values", {})
+    measured = edited.made[-1].measured.get("values", {})
     layers = ", ".join(map(str, measured.get("layers", ())))
     told = [f"layers {layers}"] if layers else []
     told += [f"{k.replace('_', ' ')} {measured[k]:.3g}" for k in SCALES if k in measured]
     if told:
-        said.say(f"No preset fits this model; measured on it and kept: {', '.join(told)}.")
-    said.say(tables.seconds_line(found.seconds))
-    show_guard(said, found.stopped, found.made)
-    for name, path in found.written.items():
+        session.say(f"No preset fits this model; measured on it and kept: {', '.join(told)}.")
+    session.say(tables.seconds_line(edited.seconds))
+    show_guard(session, edited.stopped, edited.made)
+    for name, path in edited.written.items():
         if path is not None:
             what = {"out": "Ledger", "checkpoint": "Model", "report": "Report"}[name]
-            said.say(f"{what} written to {path}")
+            session.say(f"{what} written to {path}")
     if result["dry_run"]:
-        said.say(
+        session.say(
             "Dry run: nothing was saved. Give -o DIR to keep the edits, --checkpoint DIR for an "
             "edited model.",
             style="yellow",

@@ -242,30 +242,32 @@ def _served(
     return outputs.end(common.session, result, {})
 
 
-def _run(request: EvaluateRequest, said: Session) -> dict[str, Any]:
+def _run(request: EvaluateRequest, session: Session) -> dict[str, Any]:
     from alphaedit.jobs import evaluate as job
 
     if request.records == STDIN:
         request = replace(request, text=standard_input())
-    found = said.run(job.run, request)
-    result = found.to_json()
-    _show(said, result, found.report)
-    return outputs.end(said, result, found.failed, code=FAILED if found.run.stopped else 0)
+    evaluation = session.run(job.run, request)
+    result = evaluation.to_json()
+    _show(session, result, evaluation.report)
+    return outputs.end(
+        session, result, evaluation.failed, code=FAILED if evaluation.run.stopped else 0
+    )
 
 
-def _show(said: Session, result: dict[str, Any], report: Path | None) -> None:
+def _show(session: Session, result: dict[str, Any], report: Path | None) -> None:
     columns = {"unedited": result["before"]}
     title = f"{result['model']}, unedited"
     if result["method"] != "none":
         columns[result["method"]] = result
         title = f"{result['edits']} edits by {result['method']}, load {result['load']:.3f}"
-    said.say(*tables.metrics_table(columns, title))
+    session.say(*tables.metrics_table(columns, title))
     if result["left_out"]:
-        said.say(f"Pre-check: {result['left_out']} records were left out, as said already.")
+        session.say(f"Pre-check: {result['left_out']} records were left out, as said already.")
     for note in tables.strict_notes(result["before"]):
-        said.say(note, style="yellow")
+        session.say(note, style="yellow")
     if result["stopped"]:
-        said.say(f"Guard: {result['stopped']}", style="red")
-    said.say(tables.seconds_line(result["seconds"]))
+        session.say(f"Guard: {result['stopped']}", style="red")
+    session.say(tables.seconds_line(result["seconds"]))
     if report is not None:
-        said.say(f"Report written to {report}")
+        session.say(f"Report written to {report}")

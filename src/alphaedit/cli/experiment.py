@@ -123,9 +123,9 @@ def experiment(
     """
     from alphaedit.bench.experiments import spec as specs
 
-    said = common.session
+    session = common.session
     if listing or name is None:
-        return _list([specs.load(known) for known in specs.names()], said)
+        return _list([specs.load(known) for known in specs.names()], session)
     chosen = specs.load(name, changes.overrides())
     folder = out or Path("results") / chosen.name
     outputs.check_outputs(chosen.models, [outputs.Output("-o", folder, outputs.RESULTS)])
@@ -141,9 +141,9 @@ def experiment(
         **vars(common.loading),
     )
     note = f"What is done is in {folder}: the same command goes on."
-    found = said.run(job.run, request, note=note)
-    _show(said, found)
-    return Outcome(found.to_json(), code=FAILED) if found.failed else found.to_json()
+    result = session.run(job.run, request, note=note)
+    _show(session, result)
+    return Outcome(result.to_json(), code=FAILED) if result.failed else result.to_json()
 
 
 @options.grouped
@@ -182,30 +182,30 @@ def report(
     return {"report": str(page), "directories": [str(path) for path in given]}
 
 
-def _list(found: Sequence[Spec], said: Session) -> dict[str, Any]:
-    if not said.json:
+def _list(experiments: Sequence[Spec], session: Session) -> dict[str, Any]:
+    if not session.json:
         from rich.table import Table
 
         table = Table(title="Experiments", title_justify="left")
         for column in ("name", "what it asks", "in the paper"):
             table.add_column(column)
-        for spec in found:
+        for spec in experiments:
             table.add_row(spec.name, spec.question, spec.paper)
-        said.say(table)
+        session.say(table)
     shown = ("name", "title", "question", "paper", "edits", "batch_size")
-    return {"experiments": [spec.model_dump(include=set(shown)) for spec in found]}
+    return {"experiments": [spec.model_dump(include=set(shown)) for spec in experiments]}
 
 
-def _show(said: Session, found: ExperimentResult) -> None:
-    if said.json:
+def _show(session: Session, result: ExperimentResult) -> None:
+    if session.json:
         return
-    for group in found.results().groups:
-        said.say(_table(group))
+    for group in result.results().groups:
+        session.say(_table(group))
         for note in group.notes:
-            said.say(note, style="yellow")
-    for name, error in found.failed.items():
-        said.say(f"{name} failed: {error}", style="red")
-    said.say(f"Report written to {found.page}")
+            session.say(note, style="yellow")
+    for name, error in result.failed.items():
+        session.say(f"{name} failed: {error}", style="red")
+    session.say(f"Report written to {result.page}")
 
 
 def _table(group: Group) -> Any:

@@ -132,26 +132,26 @@ def export(
     return _run(request, common.session)
 
 
-def _run(request: ExportRequest, said: Session) -> dict[str, Any]:
+def _run(request: ExportRequest, session: Session) -> dict[str, Any]:
     from alphaedit.jobs import export as job
 
-    found = said.run(job.run, request)
-    if not said.json:
-        _show(said, found)
-    return found.to_json()
+    result = session.run(job.run, request)
+    if not session.json:
+        _show(session, result)
+    return result.to_json()
 
 
-def _show(said: Session, found: ExportResult) -> None:
-    form, out = found.request.form, found.request.out
-    count = len(found.edits)
+def _show(session: Session, result: ExportResult) -> None:
+    form, out = result.request.form, result.request.out
+    count = len(result.edits)
     title = f"{count} edit{'s' * (count != 1)} as {form}"
-    if found.gguf:
-        table, lines = export_gguf.show_gguf(dict(found.gguf), title)
+    if result.gguf:
+        table, lines = export_gguf.show_gguf(dict(result.gguf), title)
     else:
-        table = _table(found.matrices, title)
-        rank = max([1, *(row.rank for row in found.matrices)])
+        table = _table(result.matrices, title)
+        rank = max([1, *(row.rank for row in result.matrices)])
         lines = export_gguf.ranks_line(form, rank, out)
-    said.say(table, f"Written to {out}", *lines)
+    session.say(table, f"Written to {out}", *lines)
 
 
 def _table(report: Sequence[Exported], title: str) -> Table:

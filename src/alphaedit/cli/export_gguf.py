@@ -49,8 +49,8 @@ def places(out: Path, model: str, form: str, *, ollama: bool) -> list[Output]:
     from alphaedit.jobs.export import base_file
 
     base = base_file(model)
-    found = [Output("-o", out, ours=lambda path: _is_edit_of(base, path))]
-    return [*found, Output("--ollama", out.parent / MODELFILE)] if ollama else found
+    outputs = [Output("-o", out, ours=lambda path: _is_edit_of(base, path))]
+    return [*outputs, Output("--ollama", out.parent / MODELFILE)] if ollama else outputs
 
 
 def _is_adapter(path: Path) -> bool:
@@ -61,8 +61,8 @@ def _is_adapter(path: Path) -> bool:
         about = header_of(path).metadata
     except (AlphaEditError, OSError):
         return False
-    kind, said = about.get("general.type"), str(about.get("general.description", ""))
-    return kind == "adapter" and said.startswith("Made by alphaedit")
+    kind, description = about.get("general.type"), str(about.get("general.description", ""))
+    return kind == "adapter" and description.startswith("Made by alphaedit")
 
 
 def _is_edit_of(base: Path, path: Path) -> bool:
@@ -70,20 +70,20 @@ def _is_edit_of(base: Path, path: Path) -> bool:
     from alphaedit.model.gguf import header_of
 
     try:
-        one, other = header_of(base), header_of(path)
-        if path.samefile(base) or one.metadata != other.metadata:
+        original, other = header_of(base), header_of(path)
+        if path.samefile(base) or original.metadata != other.metadata:
             return False
-        if list(one.tensors) != list(other.tensors):
+        if list(original.tensors) != list(other.tensors):
             return False
         with open(base, "rb") as first, open(path, "rb") as second:
-            for name, stored in one.tensors.items():
-                found = other.tensors[name]
+            for name, stored in original.tensors.items():
+                counterpart = other.tensors[name]
                 if "ffn_down" in name:
                     continue
-                if (found.type, found.size) != (stored.type, stored.size):
+                if (counterpart.type, counterpart.size) != (stored.type, stored.size):
                     return False
                 first.seek(stored.start)
-                second.seek(found.start)
+                second.seek(counterpart.start)
                 seen = min(stored.size, 1 << 16)
                 if first.read(seen) != second.read(seen):
                     return False
@@ -92,7 +92,7 @@ def _is_edit_of(base: Path, path: Path) -> bool:
     return True
 
 
-def show_gguf(found: dict[str, Any], title: str) -> tuple[Table, list[str]]:
+def show_gguf(written: dict[str, Any], title: str) -> tuple[Table, list[str]]:
     """A table of what was written, and sentences to say after it."""
     from rich.table import Table
 
@@ -100,15 +100,15 @@ def show_gguf(found: dict[str, Any], title: str) -> tuple[Table, list[str]]:
     table.add_column("tensor")
     for name in ("was", "is", "rounding error", "change kept"):
         table.add_column(name, justify="right")
-    for row in found["tensors"]:
+    for row in written["tensors"]:
         cells = (row["before"], row["type"], f"{row['error']:.1e}", f"{row['kept']:.1%}")
         table.add_row(row["name"], *cells)
-    facts = found["facts"]
+    facts = written["facts"]
     lines = [
         f"With the weights as they were written {facts['hold_as_written']} of {facts['asked']} "
         f"facts hold, {facts['hold']} before."
     ]
-    lost = [row["name"] for row in found["tensors"] if row["kept"] < LITTLE]
+    lost = [row["name"] for row in written["tensors"] if row["kept"] < LITTLE]
     if lost or facts["hold_as_written"] < facts["hold"]:
         where = f" (most of the change of {', '.join(lost)})" if lost else ""
         lines.append(f"Rounding took something back{where}: give --type F16 or F32.")

@@ -128,11 +128,11 @@ def read(
 def _counterfact(placed: Sequence[Placed]) -> dict[int, EditRecord]:
     from alphaedit.bench.data import EditRecord
 
-    found = {}
+    records = {}
     for index, (where, record) in enumerate(placed):
         if "requested_rewrite" in record:
             try:
-                found[index] = EditRecord.from_dict(record, where)
+                records[index] = EditRecord.from_dict(record, where)
             except FactError as error:
                 raise error.at(where) from None
-    return found
+    return records

@@ -48,7 +48,7 @@ class Warner:
     """Shows warnings on standard error, each text once."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._told: set[str] = set()
 
     def __call__(
         self,
@@ -61,9 +61,9 @@ class Warner:
     ) -> None:
         """In place of `warnings.showwarning`."""
         text = str(message)
-        if text in self._said:
+        if text in self._told:
             return
-        self._said.add(text)
+        self._told.add(text)
         label = "Warning: " if issubclass(category, AlphaEditWarning) else f"{category.__name__}: "
         _tell(label, "bold yellow", shortened(text))
 
@@ -85,8 +85,8 @@ def fail(error: Exception, *, as_json: bool, debug: bool) -> int:
         return USAGE
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        kept = done or "Nothing was changed."
-        remedy = f"{kept} Use a smaller batch or model, or --dtype bfloat16."
+        so_far = done or "Nothing was changed."
+        remedy = f"{so_far} Use a smaller batch or model, or --dtype bfloat16."
         report("ResourceError", "Memory does not suffice.", remedy, as_json=as_json)
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

@@ -107,19 +107,19 @@ def _named(
     return [prompt.replace(SLOT, subject or "", 1)], []
 
 
-def _run(request: ForgetRequest, said: Session) -> dict[str, Any]:
+def _run(request: ForgetRequest, session: Session) -> dict[str, Any]:
     from alphaedit.jobs import forget as job
 
-    with said.progress() as progress:
-        found = job.run(request, progress=progress)
-    said.say(f"Forgotten: {plural(len(found.forgotten), 'fact')}.")
-    for fact in found.forgotten:
-        said.say(f"  {shorten(f'{fact.text} → {fact.target}', 76)}")
-    for old, new in found.replaced.items():
+    with session.progress() as progress:
+        result = job.run(request, progress=progress)
+    session.say(f"Forgotten: {plural(len(result.forgotten), 'fact')}.")
+    for fact in result.forgotten:
+        session.say(f"  {shorten(f'{fact.text} → {fact.target}', 76)}")
+    for old, new in result.replaced.items():
         if new is None:
-            said.say(f"Nothing is left of edit {old}.")
+            session.say(f"Nothing is left of edit {old}.")
         else:
-            count = found.ledger.history.about[new]["facts"]
-            said.say(f"Edit {old} is now {new}, with {plural(count, 'fact')}.")
-    said.say(f"Edits left in {request.ledger}: {len(found.left)}.")
-    return found.to_json()
+            count = result.ledger.history.about[new]["facts"]
+            session.say(f"Edit {old} is now {new}, with {plural(count, 'fact')}.")
+    session.say(f"Edits left in {request.ledger}: {len(result.left)}.")
+    return result.to_json()

@@ -45,13 +45,13 @@ def grouped(command: Callable[..., R]) -> Callable[..., R]:
 def _fields_of(group: Any) -> list[inspect.Parameter]:
     """The options of a group, as parameters of a command."""
     kinds = get_type_hints(group, include_extras=True)
-    found: list[inspect.Parameter] = []
+    parameters: list[inspect.Parameter] = []
     for field in fields(group):
         if is_dataclass(kinds[field.name]):
-            found += _fields_of(kinds[field.name])
+            parameters += _fields_of(kinds[field.name])
             continue
         default = inspect.Parameter.empty if field.default is MISSING else field.default
-        found.append(
+        parameters.append(
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -59,7 +59,7 @@ def _fields_of(group: Any) -> list[inspect.Parameter]:
                 annotation=kinds[field.name],
             )
         )
-    return found
+    return parameters
 
 
 def _collected(group: Any, values: dict[str, Any]) -> Any:

@@ -31,19 +31,19 @@ def help_page(
 ) -> dict[str, Any] | None:
     """Show the help page of a command, or list all commands."""
     root = ctx.find_root()
-    found: Any = root.command
+    current: Any = root.command
     at: Any = root
     path = ["alphaedit"]
     for name in command or ():
-        known = getattr(found, "commands", {})
+        known = getattr(current, "commands", {})
         if name not in known:
             raise unknown_name("command", " ".join([*path[1:], name]), list(known))
-        found = known[name]
+        current = known[name]
         path.append(name)
-        at = type(root)(found, info_name=name, parent=at)
+        at = type(root)(current, info_name=name, parent=at)
     if json:
-        return _described(found, at, " ".join(path))
-    text = found.get_help(at)
+        return _described(current, at, " ".join(path))
+    text = current.get_help(at)
     if text:  # else typer has printed it
         print(text)
     return None
@@ -56,7 +56,8 @@ def _described(command: Any, ctx: Any, name: str) -> dict[str, Any]:
         "command": name,
         "help": " ".join((command.help or "").split()),
         "commands": {
-            key: " ".join((one.help or "").split()).split(". ")[0] for key, one in inner.items()
+            key: " ".join((subcommand.help or "").split()).split(". ")[0]
+            for key, subcommand in inner.items()
         }
         if inner is not None
         else None,

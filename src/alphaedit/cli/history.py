@@ -58,21 +58,21 @@ def log(
 
 
 def _show_entry(
-    said: Session, entry: Entry, row: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
+    session: Session, entry: Entry, row: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    said.say(f"@{entry.number} {entry.op}", style="bold yellow", end="  ")
-    said.say(f"{entry.when}  {entry.who}", style="dim")
+    session.say(f"@{entry.number} {entry.op}", style="bold yellow", end="  ")
+    session.say(f"{entry.when}  {entry.who}", style="dim")
     if entry.why:
-        said.say(f"    {entry.why}")
+        session.say(f"    {entry.why}")
     for edit in entry.add:
         known = about[edit]
         facts = known["facts"]
         more = f" and {facts - 1} more" if facts > 1 else ""
         first = shorten(str(known["first"]), 60)
-        said.say(f"    + {edit}  {known['method']}: {first}{more}", style="green")
+        session.say(f"    + {edit}  {known['method']}: {first}{more}", style="green")
     for edit in entry.drop:
-        said.say(f"    - {edit}  {shorten(str(about[edit]['first']), 60)}", style="red")
-    said.say(f"    {plural(row['edits_in_force'], 'edit')} in force", style="dim")
+        session.say(f"    - {edit}  {shorten(str(about[edit]['first']), 60)}", style="red")
+    session.say(f"    {plural(row['edits_in_force'], 'edit')} in force", style="dim")
 
 
 @options.grouped
@@ -89,38 +89,38 @@ def show(
     from alphaedit.linalg.lowrank import frobenius
 
     ledger = Ledger(where)
-    found, _ = ledger.read(ledger.history.edit(edit))
+    loaded, _ = ledger.read(ledger.history.edit(edit))
     norms: dict[str, Any] = {
         name: {"rank": change.rank, "shape": list(change.shape), "norm": frobenius(change)}
-        for name, change in found.patch.weights.items()
+        for name, change in loaded.patch.weights.items()
     }
-    force = found.id in ledger.head.edits
+    force = loaded.id in ledger.head.edits
     if not common.json:
-        _show_edit(common.session, found, norms, force=force)
-    return {**found.to_dict(), "in_force": force, "matrices": norms}
+        _show_edit(common.session, loaded, norms, force=force)
+    return {**loaded.to_dict(), "in_force": force, "matrices": norms}
 
 
 def _show_edit(
-    said: Session, found: Edit, norms: Mapping[str, Mapping[str, Any]], *, force: bool
+    session: Session, edit: Edit, norms: Mapping[str, Mapping[str, Any]], *, force: bool
 ) -> None:
     from rich.table import Table
 
     from alphaedit.cli import tables
 
-    said.say(
-        f"{found.id}  {found.method}  {found.created}  "
-        f"{'in force' if force else 'not in force'}, after {found.parent or 'no other edit'}"
+    session.say(
+        f"{edit.id}  {edit.method}  {edit.created}  "
+        f"{'in force' if force else 'not in force'}, after {edit.parent or 'no other edit'}"
     )
-    if found.before and found.after:
-        said.say(*tables.facts_table(found.facts, found.before, found.after, "Facts"))
+    if edit.before and edit.after:
+        session.say(*tables.facts_table(edit.facts, edit.before, edit.after, "Facts"))
     else:
-        said.say(*(f"{fact.text} → {fact.target}" for fact in found.facts))
+        session.say(*(f"{fact.text} → {fact.target}" for fact in edit.facts))
     table = Table(title="Changes of matrices", title_justify="left")
     table.add_column("matrix")
     for name in ("shape", "rank", "norm", "null space", "keys' energy in it"):
         table.add_column(name, justify="right")
     for name, row in norms.items():
-        report = found.null_space.get(name, {})
+        report = edit.null_space.get(name, {})
         table.add_row(
             name,
             f"{row['shape'][0]} x {row['shape'][1]}",
@@ -130,12 +130,12 @@ def _show_edit(
             f"{report['energy_left']:.2%}" if report else "-",
         )
     if norms:
-        said.say(table)
-    for change in found.patch.changes:
+        session.say(table)
+    for change in edit.patch.changes:
         rows = f"{len(change)} row{'s' if len(change) != 1 else ''}"
         where = ", ".join(f"{name} {value}" for name, value in sorted(change.options.items()))
-        said.say(f"{change.kind.capitalize()} {change.name}: {rows}; {where}")
-    said.say(tables.seconds_line(dict(found.seconds)))
+        session.say(f"{change.kind.capitalize()} {change.name}: {rows}; {where}")
+    session.say(tables.seconds_line(dict(edit.seconds)))
 
 
 @options.grouped
@@ -217,13 +217,13 @@ def diff(
         for change in changes
     ]
     answers: list[dict[str, Any]] = []
-    said = common.session
+    session = common.session
     if ask:
         opening = {**vars(common.loading), "seed": common.seed}
-        with said.progress() as progress:
+        with session.progress() as progress:
             answers = _answers(ledger, versions, model, progress, opening)
-    if not said.json:
-        _show_diff(said, rows, answers, (a, b), asked=ask)
+    if not session.json:
+        _show_diff(session, rows, answers, (a, b), asked=ask)
     return {"ledger": str(where), "a": a, "b": b, "facts": rows, "answers": answers}
 
 
@@ -240,8 +240,10 @@ def _answers(
     from alphaedit.ledger.facts import in_force
     from alphaedit.model.generate import generate
 
-    said = [facts_of(ledger, version) for version in versions]
-    prompts = list({held.fact.text: 0 for one in said for held in in_force(one).values()})
+    by_version = [facts_of(ledger, version) for version in versions]
+    prompts = list(
+        {statement.fact.text: 0 for facts in by_version for statement in in_force(facts).values()}
+    )
     editor = editor_at(ledger, model, versions[0], progress, **opening)
     first = generate(editor.handle, prompts, ANSWER_TOKENS) if prompts else []
     editor.set_edits(ledger.edits(versions[1]))
@@ -254,7 +256,7 @@ def _answers(
 
 
 def _show_diff(
-    said: Session,
+    session: Session,
     rows: list[dict[str, Any]],
     answers: list[dict[str, Any]],
     names: tuple[str, str],
@@ -267,15 +269,15 @@ def _show_diff(
     from alphaedit.core.text import first_answer
 
     if not rows:
-        said.say("Both hold the same facts.")
+        session.say("Both hold the same facts.")
     else:
         table = Table(title="Facts", title_justify="left")
         for name in ("prompt", *names, "edit"):
             table.add_column(name, overflow="fold")
         for row in rows:
             cells = (row["prompt"], row["a"] or "-", row["b"] or "-", row["edit"])
-            table.add_row(*(cell(one) for one in cells))
-        said.say(table)
+            table.add_row(*(cell(value) for value in cells))
+        session.say(table)
     if asked:
         table = Table(title=f"Answers that differ: {len(answers)}", title_justify="left")
         for name in ("prompt", *names):
@@ -286,4 +288,4 @@ def _show_diff(
                 cell(first_answer(row["a"])),
                 cell(first_answer(row["b"])),
             )
-        said.say(table)
+        session.say(table)

@@ -74,12 +74,12 @@ def asked_table(asked: Sequence[Asked], title: str) -> Table:
     for name in ("prompt", "wanted", "says"):
         table.add_column(name, overflow="fold")
     table.add_column("p(wanted)", justify="right", no_wrap=True)
-    for one in asked:
+    for reply in asked:
         table.add_row(
-            cell(shorten(one.fact.text, 70)),
-            cell(one.fact.target),
-            cell(first_answer(one.answer.text), style="green" if one.holds else "yellow"),
-            probability(one.answer.p_target),
+            cell(shorten(reply.fact.text, 70)),
+            cell(reply.fact.target),
+            cell(first_answer(reply.answer.text), style="green" if reply.holds else "yellow"),
+            probability(reply.answer.p_target),
         )
     return table
 

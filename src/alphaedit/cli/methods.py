@@ -16,7 +16,7 @@ def list_methods(common: options.Plain) -> dict[str, Any]:
     from alphaedit.methods.plugin import options_of, plugins
     from alphaedit.methods.registry import methods
 
-    found: dict[str, list[dict[str, Any]]] = {
+    listing: dict[str, list[dict[str, Any]]] = {
         "methods": [
             {"name": m.name, "title": m.title, "paper": m.paper, "summary": m.summary}
             for m in methods().values()
@@ -36,7 +36,7 @@ def list_methods(common: options.Plain) -> dict[str, Any]:
         from rich.table import Table
         from rich.text import Text
 
-        for kind, rows in found.items():
+        for kind, rows in listing.items():
             table = Table("name", "method" if kind == "methods" else "plug-in", "what it does")
             for row in rows:
                 given = ", ".join(
@@ -47,4 +47,4 @@ def list_methods(common: options.Plain) -> dict[str, Any]:
                 title = Text(row["title"]).append(f"\n{row['paper']}", "dim")
                 table.add_row(name, title, row["summary"])
             common.session.say(table)
-    return found
+    return listing

@@ -143,9 +143,9 @@ class Session:
         from rich.text import Text
 
         console = output_console()
-        for one in things:
-            whole = isinstance(one, (str, Text))  # a terminal wraps it, so that it can be copied
-            console.print(one, style=style, end=end, lines=lines, soft_wrap=whole)
+        for thing in things:
+            whole = isinstance(thing, (str, Text))  # a terminal wraps it, so that it can be copied
+            console.print(thing, style=style, end=end, lines=lines, soft_wrap=whole)
 
     def run(
         self, job: Callable[..., R], request: object, *, note: str | None = None, **more: Any

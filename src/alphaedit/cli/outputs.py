@@ -82,51 +82,52 @@ def check_outputs(
             that are links; or that hold what may not be replaced.
         ResourceError: a place that cannot be written.
     """
-    given = [one for one in outputs if one.path is not None]
-    for one in given:
-        _check_name(one)
-        _check_link(one)
-    for number, one in enumerate(given):
+    given = [output for output in outputs if output.path is not None]
+    for output in given:
+        _check_name(output)
+        _check_link(output)
+    for number, output in enumerate(given):
         for other in given[:number]:
-            _check_apart(one, other)
+            _check_apart(output, other)
     names = [model] if isinstance(model, str) else list(model or ())
     for name in names:
         _check_outside(given, "MODEL", _places_of(name))
     for called, place in (inputs or {}).items():
         _check_outside(given, called, [place] if place is not None else [])
-    for one in given:
-        _check_there(one, names, force=force)
+    for output in given:
+        _check_there(output, names, force=force)
     # Of several ranks the first writes.
     if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0":
-        for one in given:
-            _check_writable(one)
+        for output in given:
+            _check_writable(output)
 
 
-def _check_name(one: Output) -> None:
+def _check_name(output: Output) -> None:
     try:
-        disk.check_name(one.place)
-        os.lstat(one.place)
+        disk.check_name(output.place)
+        os.lstat(output.place)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise disk.cannot_write(one.place, error, "Nothing was done.") from error
+        raise disk.cannot_write(output.place, error, "Nothing was done.") from error
 
 
-def _check_link(one: Output) -> None:
-    if one.place.is_symlink() and not one.is_ledger():
+def _check_link(output: Output) -> None:
+    if output.place.is_symlink() and not output.is_ledger():
         raise ConfigError(
-            f"{one} is a link to {os.readlink(one.place)}: it is neither followed nor replaced.",
-            remedy=f"Give {one.place.resolve()} itself, or another place.",
+            f"{output} is a link to {os.readlink(output.place)}: it is neither followed nor "
+            "replaced.",
+            remedy=f"Give {output.place.resolve()} itself, or another place.",
         )
 
 
-def _check_apart(one: Output, other: Output) -> None:
-    first, second = one.place.resolve(), other.place.resolve()
+def _check_apart(output: Output, other: Output) -> None:
+    first, second = output.place.resolve(), other.place.resolve()
     if first == second or (first.exists() and second.exists() and first.samefile(second)):
         raise ConfigError(
-            f"{other} and {one} are the same place.", remedy="Give each a place of its own."
+            f"{other} and {output} are the same place.", remedy="Give each a place of its own."
         )
-    for inner, outer in ((one, other), (other, one)):
+    for inner, outer in ((output, other), (other, output)):
         if inner.place.resolve().is_relative_to(outer.place.resolve()):
             raise ConfigError(
                 f"{inner} lies inside {outer}.", remedy="Give each a place of its own."
@@ -134,14 +135,14 @@ def _check_apart(one: Output, other: Output) -> None:
 
 
 def _check_outside(given: Sequence[Output], called: str, places: Sequence[Path]) -> None:
-    for one in given:
+    for output in given:
         for place in places:
-            root, found = place.resolve(), one.place.resolve()
-            if one.is_ledger() or not found.is_relative_to(root):
+            root, resolved = place.resolve(), output.place.resolve()
+            if output.is_ledger() or not resolved.is_relative_to(root):
                 continue
-            where = "is" if found == root else "lies inside"
+            where = "is" if resolved == root else "lies inside"
             raise ConfigError(
-                f"{one} {where} {called} ({place}), which is never written to.",
+                f"{output} {where} {called} ({place}), which is never written to.",
                 remedy="Choose another place.",
             )
 
@@ -167,65 +168,66 @@ def _places_of(model: str) -> list[Path]:
     return [cached] if "/" in model and cached.is_dir() else []
 
 
-def _check_there(one: Output, models: Sequence[str], *, force: bool) -> None:
-    if one.kind == FILE:
-        _check_file(one, force=force)
-    elif one.kind in FOLDERS:
-        _check_folder(one, models, force=force)
-    elif one.kind == RESULTS:
-        if one.place.exists() and not one.place.is_dir():
-            raise ConfigError(f"{one} is a file.", remedy="Give a directory.")
-        recover(one.place)
-    elif not one.is_ledger():
-        check_new(one.place)
+def _check_there(output: Output, models: Sequence[str], *, force: bool) -> None:
+    if output.kind == FILE:
+        _check_file(output, force=force)
+    elif output.kind in FOLDERS:
+        _check_folder(output, models, force=force)
+    elif output.kind == RESULTS:
+        if output.place.exists() and not output.place.is_dir():
+            raise ConfigError(f"{output} is a file.", remedy="Give a directory.")
+        recover(output.place)
+    elif not output.is_ledger():
+        check_new(output.place)
 
 
-def _check_file(one: Output, *, force: bool) -> None:
-    path = one.place
+def _check_file(output: Output, *, force: bool) -> None:
+    path = output.place
     if path.is_dir():
-        raise ConfigError(f"{one} is a directory.", remedy="Give a file name inside it.")
+        raise ConfigError(f"{output} is a directory.", remedy="Give a file name inside it.")
     if not path.exists():
         return
     if not path.is_file():
-        raise ConfigError(f"{one} is neither file nor directory.", remedy="Choose another name.")
-    if not one.ours(path):
+        raise ConfigError(f"{output} is neither file nor directory.", remedy="Choose another name.")
+    if not output.ours(path):
         raise ConfigError(
-            f"{one} exists and was not made by alphaedit: it is not replaced, even with --force.",
+            f"{output} exists and was not made by alphaedit: it is not replaced, even with "
+            "--force.",
             remedy="Choose another name, or remove it yourself.",
         )
-    if not force and not one.again:
+    if not force and not output.again:
         raise ConfigError(
-            f"{one} exists.", remedy="Choose another name, or replace it with --force."
+            f"{output} exists.", remedy="Choose another name, or replace it with --force."
         )
 
 
-def _check_folder(one: Output, models: Sequence[str], *, force: bool) -> None:
-    path = one.place
+def _check_folder(output: Output, models: Sequence[str], *, force: bool) -> None:
+    path = output.place
     if not path.exists():
         return
     if not path.is_dir():
-        raise ConfigError(f"{one} is a file.", remedy="Give a directory.")
+        raise ConfigError(f"{output} is a file.", remedy="Give a directory.")
     recover(path)
     if not any(path.iterdir()):
         return
-    held = read_manifest(path)
-    if held is None or held.kind != one.kind:
-        what = "has no alphaedit.json" if held is None else f"holds a {held.kind}"
+    manifest = read_manifest(path)
+    if manifest is None or manifest.kind != output.kind:
+        what = "has no alphaedit.json" if manifest is None else f"holds a {manifest.kind}"
         raise ConfigError(
-            f"{one} exists and {what}: no {one.kind} is written into it, even with --force.",
+            f"{output} exists and {what}: no {output.kind} is written into it, even with --force.",
             remedy="Choose another directory, or remove it yourself.",
         )
     if not force:
         raise ConfigError(
-            f"{one} exists.",
+            f"{output} exists.",
             remedy="Choose another directory, or replace with --force what alphaedit wrote there.",
         )
-    names = {*held.files, *_new_names(one.kind, models)}
-    if one.kind == "checkpoint":
+    names = {*manifest.files, *_new_names(output.kind, models)}
+    if output.kind == "checkpoint":
         from alphaedit.editor.checkpoint import rival
 
         names.update(file.name for file in path.iterdir() if rival(file.name))
-    check_ours(path, held, sorted(names))
+    check_ours(path, manifest, sorted(names))
 
 
 def _new_names(kind: str, models: Sequence[str]) -> list[str]:
@@ -233,8 +235,8 @@ def _new_names(kind: str, models: Sequence[str]) -> list[str]:
     names = set(FOLDERS[kind])
     if kind == "checkpoint":
         folders = [place for model in models for place in _places_of(model) if place.is_dir()]
-        found = [path for folder in folders for path in folder.iterdir() if path.is_file()]
-        names.update(path.name for path in found if not path.name.startswith(".alphaedit."))
+        files = [path for folder in folders for path in folder.iterdir() if path.is_file()]
+        names.update(path.name for path in files if not path.name.startswith(".alphaedit."))
         names.discard("alphaedit.json")
     return sorted(names)
 
@@ -259,15 +261,15 @@ def check_new(folder: Path | None) -> None:
         raise ConfigError(f"{folder} exists and is not empty.", remedy="Choose another directory.")
 
 
-def _check_writable(one: Output) -> None:
+def _check_writable(output: Output) -> None:
     """Make what is to be made, and remove it again.
 
     Raises:
         ResourceError: it cannot be made.
     """
-    path, made = one.place.absolute(), []
+    path, made = output.place.absolute(), []
     try:
-        if one.is_ledger():
+        if output.is_ledger():
             from alphaedit.ledger.ledger import JOURNAL
 
             open(path / JOURNAL, "r+b").close()
@@ -275,7 +277,7 @@ def _check_writable(one: Output) -> None:
             part = disk.new_part(path / "alphaedit", folder=True)
         else:
             made = disk.make_folders(path.parent)
-            part = disk.new_part(path, folder=one.kind != FILE)
+            part = disk.new_part(path, folder=output.kind != FILE)
         disk.remove(part)
     except OSError as error:
         raise disk.cannot_write(path, error, "Nothing was done.") from error
@@ -284,7 +286,7 @@ def _check_writable(one: Output) -> None:
 
 
 def end(
-    said: Session,
+    session: Session,
     result: Mapping[str, Any],
     failed: Mapping[str, Exception],
     *,
@@ -296,7 +298,7 @@ def end(
     """The result of a command, and what failed: told now, or in the JSON under "error".
 
     Args:
-        said: the output of the command.
+        session: the output of the command.
         result: what the command found and wrote.
         failed: outputs that could not be written, by name, and why.
         code: exit code, if nothing failed.
@@ -321,7 +323,7 @@ def end(
         "message": " ".join(messages),
         "remedy": " ".join(filter(None, [done, *remedy])) or None,
     }
-    if not said.json:
+    if not session.json:
         report(str(told["type"]), str(told["message"]), told["remedy"], as_json=False)
     return Outcome({**result, "error": told}, code=FAILED)
 

@@ -66,18 +66,18 @@ def plan(
         tokens=tokens,
         trust_remote_code=trust_remote_code,
     )
-    said = Session(json=json, quiet=quiet)
-    result = said.run(job.run, request).to_json()
+    session = Session(json=json, quiet=quiet)
+    result = session.run(job.run, request).to_json()
     if not json:
-        _show(said, result)
+        _show(session, result)
     return result
 
 
-def _show(said: Session, result: dict[str, Any]) -> None:
+def _show(session: Session, result: dict[str, Any]) -> None:
     from rich.table import Table
 
     shape = result["shape"]
-    said.say(
+    session.say(
         f"{result['model']}: {shape['parameters'] / 1e6:,.0f} M parameters, {shape['layers']} "
         f"layers of {shape['width']}, keys of {shape['inner']}. {result['facts']} facts, layers "
         f"{', '.join(map(str, result['layers']))} ({result['layers_from']})."
@@ -97,9 +97,9 @@ def _show(said: Session, result: dict[str, Any]) -> None:
                 _bytes(phase["memory"]),
                 "once a model" if phase["once"] else "for these facts",
             )
-        said.say(table)
+        session.say(table)
         fits = "fits into" if machine["fits"] else "does not fit into"
-        said.say(f"Peak {_bytes(machine['peak'])}: {fits} {_bytes(machine['memory'])}.")
+        session.say(f"Peak {_bytes(machine['peak'])}: {fits} {_bytes(machine['memory'])}.")
 
 
 def _seconds(value: float) -> str:

@@ -76,16 +76,16 @@ def revert(
     return _run(request, common.session)
 
 
-def _run(request: RevertRequest, said: Session) -> dict[str, Any]:
+def _run(request: RevertRequest, session: Session) -> dict[str, Any]:
     from alphaedit.jobs import revert as job
 
-    found = said.run(job.run, request)
-    for edit in found.reverted:
-        about = found.ledger.history.about[edit]
-        said.say(f"Reverted {edit}: {plural(about['facts'], 'fact')} by {about['method']}.")
-    said.say(f"Edits left in {request.ledger}: {len(found.left)}.")
-    if found.dependants:
-        said.say(f"Made after it: {', '.join(found.dependants)}.")
-    if found.asked:
-        said.say(ledgers.asked_table(found.asked, "Their facts now"))
-    return found.to_json()
+    result = session.run(job.run, request)
+    for edit in result.reverted:
+        about = result.ledger.history.about[edit]
+        session.say(f"Reverted {edit}: {plural(about['facts'], 'fact')} by {about['method']}.")
+    session.say(f"Edits left in {request.ledger}: {len(result.left)}.")
+    if result.dependants:
+        session.say(f"Made after it: {', '.join(result.dependants)}.")
+    if result.asked:
+        session.say(ledgers.asked_table(result.asked, "Their facts now"))
+    return result.to_json()

@@ -96,23 +96,25 @@ def stats(
     return _run(request, out_file, common.session)
 
 
-def _run(request: StatsRequest, out_file: Path | None, said: Session) -> dict[str, Any]:
+def _run(request: StatsRequest, out_file: Path | None, session: Session) -> dict[str, Any]:
     from alphaedit.core.files import write_text
     from alphaedit.jobs import stats as job
     from alphaedit.jobs.late import Late
 
-    found = said.run(job.run, request, note=GO_ON)
-    result = found.to_json()
+    statistics = session.run(job.run, request, note=GO_ON)
+    result = statistics.to_json()
     text = to_json({JSON[0]: JSON[1], **result}, indent=1) + "\n"
-    late = Late(said.wrote)
+    late = Late(session.wrote)
     late.write("out", out_file, partial(write_text, text))
-    _show(said, found, result)
-    return outputs.end(said, result, {**found.failed, **late.failed})
+    _show(session, statistics, result)
+    return outputs.end(session, result, {**statistics.failed, **late.failed})
 
 
-def _show(said: Session, found: StatsResult, result: dict[str, Any]) -> None:
-    title = f"Keys of {result['model']} over {found.tokens:,} tokens of {result['corpus']}"
-    said.say(*tables.null_space_table([(str(site), row) for site, row in found.rows], title))
-    said.say(f"Kept in {result['cache']}")
-    if found.plot is not None:
-        said.say(f"Spectra drawn in {found.plot}")
+def _show(session: Session, statistics: StatsResult, result: dict[str, Any]) -> None:
+    title = f"Keys of {result['model']} over {statistics.tokens:,} tokens of {result['corpus']}"
+    session.say(
+        *tables.null_space_table([(str(site), row) for site, row in statistics.rows], title)
+    )
+    session.say(f"Kept in {result['cache']}")
+    if statistics.plot is not None:
+        session.say(f"Spectra drawn in {statistics.plot}")

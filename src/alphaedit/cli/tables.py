@@ -133,7 +133,7 @@ def strict_notes(before: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     from alphaedit.bench.intervals import Rate
     from alphaedit.bench.strict import STRICT, caveats
 
-    return caveats({name: Rate(**found) for name in STRICT if (found := before.get(name))})
+    return caveats({name: Rate(**numbers) for name in STRICT if (numbers := before.get(name))})
 
 
 def rate(cell: Mapping[str, Any] | None) -> str:
@@ -162,17 +162,17 @@ def null_space_table(rows: Sequence[tuple[str, Mapping[str, Any]]], title: str) 
             f"{row['threshold']:.3g}",
             f"{row['smallest']:.2g} to {row['largest']:.3g}",
         )
-    said: list[Any] = [table]
+    shown: list[Any] = [table]
     for layer, row in rows:
         if row["massive"]:
-            said.append(
+            shown.append(
                 f"Layer {layer}: {100 * row['massive_share']:.2g} % of the keys hold "
                 f"{100 * row['massive_energy']:.1f} % of the energy (massive activations): "
                 f"preserved exactly, by {row['massive']} directions, and not counted."
             )
         if row["doubt"]:
-            said.append(cell(f"Layer {layer}: the null space {row['doubt']}.", "yellow"))
-    return said
+            shown.append(cell(f"Layer {layer}: the null space {row['doubt']}.", "yellow"))
+    return shown
 
 
 def seconds_line(seconds: Mapping[str, float]) -> str:

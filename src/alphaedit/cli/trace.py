@@ -122,26 +122,26 @@ def trace(
     return _run(request, common.session)
 
 
-def _run(request: TraceRequest, said: Session) -> dict[str, Any]:
+def _run(request: TraceRequest, session: Session) -> dict[str, Any]:
     from alphaedit.jobs import trace as job
 
-    found = said.run(job.run, request)
-    if not said.json:
-        _show(said, found.traces, found.suggested, found.plot)
-    return outputs.end(said, found.to_json(), found.failed)
+    result = session.run(job.run, request)
+    if not session.json:
+        _show(session, result.traces, result.suggested, result.plot)
+    return outputs.end(session, result.to_json(), result.failed)
 
 
 def _from_file(path: str, kind: str | None, count: int | None) -> list[Fact]:
     from alphaedit.jobs.trace import too_few
 
-    found = sources.load(path, kind)
-    if count is not None and len(found) < count:
-        raise too_few(count, sources.name_of(path), len(found))
-    return found[: count or DEFAULT_COUNT]
+    facts = sources.load(path, kind)
+    if count is not None and len(facts) < count:
+        raise too_few(count, sources.name_of(path), len(facts))
+    return facts[: count or DEFAULT_COUNT]
 
 
 def _show(
-    said: Session, traces: Sequence[Trace], suggested: list[int] | None, plot: Path | None
+    session: Session, traces: Sequence[Trace], suggested: list[int] | None, plot: Path | None
 ) -> None:
     from rich.table import Table
 
@@ -169,9 +169,9 @@ def _show(
                 for i in seen
             )
             table.add_row(str(layer), *cells)
-        said.say(table)
+        session.say(table)
     if suggested is not None:
         layers = ",".join(map(str, suggested))
-        said.say(f"Layers to edit: --set layers={layers}")
+        session.say(f"Layers to edit: --set layers={layers}")
     if plot is not None:
-        said.say(f"Heat maps drawn in {plot}")
+        session.say(f"Heat maps drawn in {plot}")

@@ -91,33 +91,33 @@ def train(
     return _run(request, common.session)
 
 
-def _run(request: TrainRequest, said: Session) -> dict[str, Any]:
+def _run(request: TrainRequest, session: Session) -> dict[str, Any]:
     from alphaedit.jobs import train as job
 
     note = f"The training so far is in {request.out}: the same command goes on from there."
-    found = said.run(job.run, request, note=note)
-    result = found.to_json()
-    if not said.json:
-        _show(said, found)
+    trained = session.run(job.run, request, note=note)
+    result = trained.to_json()
+    if not session.json:
+        _show(session, trained)
     return result
 
 
-def _show(said: Session, found: TrainResult) -> None:
+def _show(session: Session, trained: TrainResult) -> None:
     from rich.table import Table
 
-    request = found.request
+    request = trained.request
     title = f"{request.method}: held-out edits, in percent"
     table = Table(title=title, title_justify="left")
     names = ("efficacy", "generalization", "specificity", "score")
     for name in ("step", *names):
         table.add_column(name, justify="right")
-    for row in found.place.curve:
-        best = row["step"] == found.place.best
+    for row in trained.place.curve:
+        best = row["step"] == trained.place.best
         cells = [f"{row['step']:.0f}", *(f"{row[name]:.1f}" for name in names)]
         table.add_row(*cells, style="bold" if best else None)
-    said.say(
+    session.say(
         table,
-        f"Trained editor of step {found.place.best} written to {request.out}",
+        f"Trained editor of step {trained.place.best} written to {request.out}",
         f"Use it: alphaedit edit {request.model} FACTS --method {request.method} "
         f"--set editor={request.out}",
     )

@@ -104,7 +104,7 @@ def tune(
     return _run(request, facts, common.session, force=force)
 
 
-def _run(request: TuneRequest, facts: str, said: Session, *, force: bool) -> dict[str, Any]:
+def _run(request: TuneRequest, facts: str, session: Session, *, force: bool) -> dict[str, Any]:
     from alphaedit.jobs import tune as job
 
     log = request.log
@@ -113,10 +113,10 @@ def _run(request: TuneRequest, facts: str, said: Session, *, force: bool) -> dic
     outputs.check_outputs(request.model, places, force=force)
     request = replace(request, facts=None if facts == WORLD else sources.load(facts))
     note = f"Trials so far are in {log}: the same command goes on from there."
-    found = said.run(job.run, request, note=note)
-    result = found.to_json()
-    if not said.json:
-        _show(said, found.tuned, result)
+    tuning = session.run(job.run, request, note=note)
+    result = tuning.to_json()
+    if not session.json:
+        _show(session, tuning.tuned, result)
     return result
 
 
@@ -126,25 +126,32 @@ def _is_log(path: Path) -> bool:
     return is_log(path)
 
 
-def _show(said: Session, tuned: Tuned, result: dict[str, Any]) -> None:
+def _show(session: Session, tuned: Tuned, result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{tuned.method}: {result['trials']} trials", title_justify="left")
     table.add_column("")
     for name in ("efficacy", "generalization", "specificity", "stability", "score"):
         table.add_column(name, justify="right")
-    rows = [("start", tuned.found.start.measured), ("best", tuned.found.best.measured)]
+    rows = [("start", tuned.search.start.measured), ("best", tuned.search.best.measured)]
     if tuned.checked:
         rows += [("start, other facts", tuned.checked[0]), ("best, other facts", tuned.checked[1])]
-    for name, found in rows:
-        if found is None:
+    for name, measured in rows:
+        if measured is None:
             table.add_row(name, *["-"] * 5)
             continue
-        shares = (found.efficacy, found.generalization, found.specificity, found.stability)
-        cells = ["-" if share is None else f"{100 * share:.1f}" for share in (*shares, found.score)]
+        shares = (
+            measured.efficacy,
+            measured.generalization,
+            measured.specificity,
+            measured.stability,
+        )
+        cells = [
+            "-" if share is None else f"{100 * share:.1f}" for share in (*shares, measured.score)
+        ]
         table.add_row(name, *cells)
-    said.say(table)
-    start, best = tuned.found.start.values, tuned.found.best.values
+    session.say(table)
+    start, best = tuned.search.start.values, tuned.search.best.values
     changed = [f"{k} {start.get(k)} -> {v}" for k, v in best.items() if start.get(k) != v]
     lines = [
         "Changed: " + ("; ".join(changed) or "nothing, the first choice was the best found") + ".",
@@ -156,4 +163,4 @@ def _show(said: Session, tuned: Tuned, result: dict[str, Any]) -> None:
             "it begins anew)."
         )
     lines.append(f"Preset written to {result['preset']}")
-    said.say(*lines)
+    session.say(*lines)

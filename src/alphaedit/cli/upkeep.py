@@ -68,9 +68,9 @@ def verify(
     ledger = Ledger(where)
     if ask:
         model_of(ledger, model)
-    said = common.session
+    session = common.session
     asked: list[Asked] = []
-    with said.progress() as progress:
+    with session.progress() as progress:
         verdict = check(
             ledger,
             allowed=allowed_signers,
@@ -81,7 +81,7 @@ def verify(
             opening = {**vars(common.loading), "seed": common.seed}
             editor = editor_at(ledger, model, ledger.head, progress, **opening)
             asked = ask_in_force(editor, ledger, ledger.head)
-    wrong = _say_verdict(said, verdict, asked)
+    wrong = _say_verdict(session, verdict, asked)
     result = {
         "ledger": str(where),
         **asdict(verdict),
@@ -92,17 +92,19 @@ def verify(
     return result if result["ok"] else Outcome(result, code=FAILED)
 
 
-def _say_verdict(said: Session, verdict: Verdict, asked: Sequence[Asked]) -> list[Asked]:
+def _say_verdict(session: Session, verdict: Verdict, asked: Sequence[Asked]) -> list[Asked]:
     """Say what was found; facts that do not hold."""
-    wrong = [one for one in asked if not one.holds]
-    said.say(f"{plural(verdict.entries, 'entry')} and {plural(verdict.edits, 'edit')} are whole.")
+    wrong = [reply for reply in asked if not reply.holds]
+    session.say(
+        f"{plural(verdict.entries, 'entry')} and {plural(verdict.edits, 'edit')} are whole."
+    )
     for who, number in verdict.signed.items():
-        said.say(f"{plural(number, 'entry')} signed by {who}.")
-    said.say(*verdict.problems, style="red")
+        session.say(f"{plural(number, 'entry')} signed by {who}.")
+    session.say(*verdict.problems, style="red")
     if asked:
-        said.say(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
+        session.say(f"{len(asked) - len(wrong)} of {len(asked)} facts hold.")
     if wrong:
-        said.say(ledgers.asked_table(wrong, "Facts that do not hold"))
+        session.say(ledgers.asked_table(wrong, "Facts that do not hold"))
     return wrong
 
 
@@ -207,8 +209,8 @@ def push(
     from alphaedit.ledger.hub import push as pushed
     from alphaedit.ledger.ledger import Ledger
 
-    said = common.session
-    with said.progress() as progress:
+    session = common.session
+    with session.progress() as progress:
         if Ledger.at(folder):
             problems = check(Ledger(folder), progress=progress).problems
             if problems:
@@ -218,7 +220,7 @@ def push(
         done = pushed(folder, repo, private=not public, dry_run=dry_run, message=why)
     size = sum(done.files.values()) / 1e6
     where = done.url or f"would go to {repo}"
-    said.say(f"{done.kind}: {plural(len(done.files), 'file')}, {size:.2f} MB, {where}")
+    session.say(f"{done.kind}: {plural(len(done.files), 'file')}, {size:.2f} MB, {where}")
     return {**asdict(done), "dry_run": dry_run}
 
 
@@ -244,10 +246,10 @@ def pull(
     return _came(Ledger(where), count, common.session)
 
 
-def _came(ledger: Any, count: int | None, said: Session) -> dict[str, Any]:
+def _came(ledger: Any, count: int | None, session: Session) -> dict[str, Any]:
     entries = len(ledger.history.entries)
     new = "" if count is None else f" ({count} new)"
-    said.say(
+    session.say(
         f"{ledger.path}: {plural(entries, 'entry')}{new}, "
         f"{plural(ledger.head.size, 'edit')} in force."
     )

@@ -83,7 +83,7 @@ def _deliver(text: str, path: Path | None, *, as_json: bool, force: bool) -> Non
         from alphaedit.core.files import write_text
         from alphaedit.core.marks import alike
 
-        place = outputs.Output("-o", path, ours=lambda held: alike(held, text))
+        place = outputs.Output("-o", path, ours=lambda existing: alike(existing, text))
         outputs.check_outputs(None, [place], force=force)
         write_text(text, path)
     elif not as_json:

@@ -23,19 +23,19 @@ class Applied:
     @contextmanager
     def trial(self, there: Sequence[Patch], patch: Patch) -> Iterator[Callable[[], None]]:
         """Add a patch to those there, for good if what is given is called, else for a block."""
-        kept = False
+        permanent = False
         with self._layers.trial(patch.weights) as keep_weights:
 
             def keep() -> None:
-                nonlocal kept
-                kept = True
+                nonlocal permanent
+                permanent = True
                 keep_weights()
 
             try:
                 self._install([*there, patch], [patch])
                 yield keep
             finally:
-                if not kept:
+                if not permanent:
                     self._install(there, [patch])
 
     @contextmanager
@@ -50,19 +50,19 @@ class Applied:
             same: how many at the beginning are the same in both.
         """
         weights = [patch.weights for patch in old], [patch.weights for patch in new]
-        touched, kept = [*old[same:], *new[same:]], False
+        touched, permanent = [*old[same:], *new[same:]], False
         with self._layers.replacing(*weights, same) as keep_weights:
 
             def keep() -> None:
-                nonlocal kept
-                kept = True
+                nonlocal permanent
+                permanent = True
                 keep_weights()
 
             try:
                 self._install(new, touched)
                 yield keep
             finally:
-                if not kept:
+                if not permanent:
                     self._install(old, touched)
 
     @contextmanager

@@ -113,14 +113,14 @@ def source_folder(handle: ModelHandle) -> Path | None:
         return folder
     if folder.is_absolute():
         return None
-    found = cached_file(
+    cached = cached_file(
         name,
         LAST,
         local_files_only=True,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return Path(found).parent if found is not None else None
+    return Path(cached).parent if cached is not None else None
 
 
 def base_files(handle: ModelHandle) -> Path | None:
@@ -186,22 +186,22 @@ def _like(handle: ModelHandle, source: Path, target: Path) -> None:
             shutil.copyfile(shard, target / shard.name)
 
 
-def _value(handle: ModelHandle, name: str, held: Tensor, stored: Tensor) -> Tensor:
+def _value(handle: ModelHandle, name: str, current: Tensor, stored: Tensor) -> Tensor:
     """`stored` itself if the model holds its value, else the model's in the stored dtype."""
-    if held.shape != stored.shape or torch.equal(stored.to(held.dtype), held.cpu()):
+    if current.shape != stored.shape or torch.equal(stored.to(current.dtype), current.cpu()):
         return stored
     if name.endswith(".weight"):
-        held = handle.snapshot([name])[name]
+        current = handle.snapshot([name])[name]
     elif stored.ndim == 3:
-        return _experts(handle, name, held.cpu(), stored)
-    return held.detach().cpu().to(stored.dtype).contiguous()
+        return _experts(handle, name, current.cpu(), stored)
+    return current.detach().cpu().to(stored.dtype).contiguous()
 
 
-def _experts(handle: ModelHandle, name: str, held: Tensor, stored: Tensor) -> Tensor:
+def _experts(handle: ModelHandle, name: str, current: Tensor, stored: Tensor) -> Tensor:
     """`stored`, with the model's values of the experts that differ."""
     value = stored.clone()
-    for expert, (own, given) in enumerate(zip(held, stored, strict=True)):
+    for expert, (own, given) in enumerate(zip(current, stored, strict=True)):
         if not torch.equal(given.to(own.dtype), own):
-            one = numbered(name, expert)
-            value[expert] = handle.snapshot([one])[one].cpu().to(stored.dtype)
+            expert_name = numbered(name, expert)
+            value[expert] = handle.snapshot([expert_name])[expert_name].cpu().to(stored.dtype)
     return value

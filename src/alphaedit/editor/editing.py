@@ -146,7 +146,7 @@ class Editing(Versioned):
         self._prepare(solver, hp, timer)
         with timer.phase("answers"):
             before = self.asked(facts)
-        state = self._state_for(facts) if repeated(self._said, facts) else self.state
+        state = self._state_for(facts) if repeated(self._in_force, facts) else self.state
         state = self._with_contexts(hp, state)
         solution = self._solved(solver, hp, facts, state)
         parent = self.edits[-1].id if self.edits else None
@@ -160,7 +160,7 @@ class Editing(Versioned):
             patch=solution.patch,
             base=self.base,
             parent=parent,
-            before=tuple(one.answer for one in before),
+            before=tuple(reply.answer for reply in before),
             measured=measured,
             learned=learned,
         )
@@ -172,8 +172,8 @@ class Editing(Versioned):
                 drift = self.ranks.from_first(self.drift() if self.ranks.first else None)
             edit = replace(
                 edit,
-                after=tuple(one.answer for one in after),
-                verdict=tuple(one.holds for one in after),
+                after=tuple(reply.answer for reply in after),
+                verdict=tuple(reply.holds for reply in after),
                 null_space=self._null_space(hp, solution.patch),
                 seconds={**timer.seconds, **solution.seconds},
                 drift=drift.to_json() if drift else {},
@@ -309,7 +309,7 @@ class Editing(Versioned):
 
     def answers(self, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         """What the model says to the prompt of each fact now."""
-        return tuple(one.answer for one in self.asked(facts))
+        return tuple(reply.answer for reply in self.asked(facts))
 
     def _null_space(self, hp: Settings, patch: Patch) -> dict[str, dict[str, Any]]:
         """Size of the null space of each layer, and of the experts that `patch` changes."""

@@ -67,14 +67,14 @@ def summed(
             )
         for name, change in edit.patch.weights.items():
             parts.setdefault(name, []).append(change.to("cpu"))
-    found: dict[str, LowRank] = {}
+    sums: dict[str, LowRank] = {}
     report: list[Exported] = []
     for name, changes in parts.items():
         whole = concatenate(changes)
         small, error = truncate(whole, tolerance, max_rank)
-        found[name] = small
+        sums[name] = small
         report.append(Exported(name, small.rank, whole.rank, error, frobenius(small)))
-    return found, report
+    return sums, report
 
 
 def save_lora(
@@ -247,8 +247,8 @@ def card(edits: Sequence[Edit], base: str, report: Sequence[Exported]) -> str:
     for edit in edits:
         for i, fact in enumerate(edit.facts):
             before = edit.before[i].text if i < len(edit.before) else fact.truth or ""
-            said = before.strip().split("\n")[0][:60]
-            lines.append(f"| {_cell(fact.text)} | {_cell(said)} | {_cell(fact.target)} |")
+            first_line = before.strip().split("\n")[0][:60]
+            lines.append(f"| {_cell(fact.text)} | {_cell(first_line)} | {_cell(fact.target)} |")
     lines += ["", "| matrix | rank | norm of the change | relative error |", "|---|---|---|---|"]
     lines += [f"| {r.name} | {r.rank} | {r.size:.4g} | {r.error:.1e} |" for r in report]
     return "\n".join(lines) + "\n"

@@ -218,7 +218,7 @@ def _places(header: Header, changes: Mapping[str, LowRank]) -> dict[str, Stored]
     """Where in the file the edited matrices lie."""
     layers = int(header.metadata.get(f"{header.architecture}.block_count", 0))
     names = _known(tensor_names(header.architecture, layers, changes), changes, header.architecture)
-    found = {}
+    places = {}
     for parameter, change in changes.items():
         stored = header.tensors.get(names[parameter])
         if stored is None or stored.shape != change.shape:
@@ -228,8 +228,8 @@ def _places(header: Header, changes: Mapping[str, LowRank]) -> dict[str, Stored]
                 f"has shape {list(change.shape)}.",
                 remedy="Give --model the GGUF file that was edited.",
             )
-        found[parameter] = stored
-    return dict(sorted(found.items(), key=lambda item: _by_numbers(item[1].name)))
+        places[parameter] = stored
+    return dict(sorted(places.items(), key=lambda item: _by_numbers(item[1].name)))
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:

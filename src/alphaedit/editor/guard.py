@@ -83,16 +83,16 @@ class Guard:
 
     def complaint(self, drift: Drift) -> str | None:
         """What is past its limit, in words."""
-        found = []
+        complaints = []
         # Written so that NaN counts as past the limit.
         if not drift.kl <= self.max_kl:
-            found.append(f"KL {drift.kl:.4f} nats a token, above {self.max_kl:g}")
+            complaints.append(f"KL {drift.kl:.4f} nats a token, above {self.max_kl:g}")
         if not drift.ratio <= self.max_perplexity:
-            found.append(
+            complaints.append(
                 f"perplexity {drift.perplexity:.2f}, {drift.ratio:.2f} times the unedited model's, "
                 f"above {self.max_perplexity:g} times"
             )
-        return " and ".join(found) or None
+        return " and ".join(complaints) or None
 
     def act(self, drift: Drift, edit: str) -> None:
         """Warn or raise if `drift` is past a limit.
@@ -103,13 +103,13 @@ class Guard:
         what = self.complaint(drift)
         if what is None:
             return
-        said = f"After edit {edit} the model has moved on held-out text: {what}."
+        message = f"After edit {edit} the model has moved on held-out text: {what}."
         if self.action == "warn":
-            warnings.warn(GuardWarning(said), stacklevel=3)
+            warnings.warn(GuardWarning(message), stacklevel=3)
             return
         done = "is kept" if self.action == "stop" else "was undone"
         raise GuardError(
-            f"{said} The batch {done}; nothing more is edited.",
+            f"{message} The batch {done}; nothing more is edited.",
             remedy="Edit fewer facts, by a method or hyperparameters that keep more (alphaedit "
             "tune), or raise the limit.",
             kept=self.action == "stop",

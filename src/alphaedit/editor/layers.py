@@ -28,18 +28,18 @@ class Layers:
         """Add a change, for good if what is given is called, else for the length of a block."""
         self._remember(change)
         before = self.handle.snapshot(change)
-        kept = False
+        permanent = False
 
         def keep() -> None:
-            nonlocal kept
-            kept = True
+            nonlocal permanent
+            permanent = True
             self._last = before
 
         try:
             self.handle.add_delta(change)
             yield keep
         finally:
-            if not kept:
+            if not permanent:
                 self.handle.restore(before)
 
     @contextmanager
@@ -53,11 +53,11 @@ class Layers:
             new: changes that are to be.
             same: how many at the beginning are the same in both.
         """
-        last, kept = self._last, False
+        last, permanent = self._last, False
 
         def keep() -> None:
-            nonlocal kept
-            kept = True
+            nonlocal permanent
+            permanent = True
 
         try:
             if same < len(old):
@@ -65,7 +65,7 @@ class Layers:
             self._add(new[same:])
             yield keep
         finally:
-            if not kept:
+            if not permanent:
                 self.handle.restore(self._base)
                 self._add(old)
                 self._last = last

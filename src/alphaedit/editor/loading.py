@@ -43,7 +43,7 @@ def _tell_what_changes(model: Any) -> None:
     if getattr(model, "training", False):
         LOG.warning("%s was in training mode; it is put into evaluation mode", name_of(model))
     parameters = getattr(model, "parameters", None)
-    if callable(parameters) and any(one.requires_grad for one in parameters()):
+    if callable(parameters) and any(parameter.requires_grad for parameter in parameters()):
         LOG.info("gradients of the parameters of %s are switched off", name_of(model))
 
 

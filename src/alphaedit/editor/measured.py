@@ -57,8 +57,8 @@ def ask_facts(
     longest = max(s.tokens for s in scores[: len(facts)])
     length = max(ANSWER_TOKENS, longest + 2) if to_end else ANSWER_TOKENS
     texts = generate(responder, [fact.text for fact in facts], length)
-    found = []
+    asked = []
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
         holds = says(text, fact.target) or (scores[i].exact and scores[i].tokens >= length)
-        found.append(Asked(fact, Answer(text, scores[i].p, truth.get(i)), holds))
-    return found
+        asked.append(Asked(fact, Answer(text, scores[i].p, truth.get(i)), holds))
+    return asked

@@ -43,29 +43,29 @@ def forgotten(
     """
     texts, about = {canonical(text) for text in prompts}, {canonical(name) for name in subjects}
     missing = dict.fromkeys([*map(canonical, prompts), *map(canonical, subjects)])
-    found = Forgotten([], [], [])
+    outcome = Forgotten([], [], [])
     for edit, learned in edits:
         gone: set[int] = set()
         for number, fact in enumerate(edit.facts):
             names = {canonical(fact.text)} & texts | {canonical(fact.subject)} & about
             if names:
                 gone.add(number)
-                found.facts.append(fact)
+                outcome.facts.append(fact)
             for name in names:
                 missing.pop(name, None)
         if not gone:
-            found.left.append((edit, learned))
+            outcome.left.append((edit, learned))
             continue
         rest = without_facts(edit, gone) if len(gone) < len(edit.facts) else None
-        found.changed.append((edit, rest))
+        outcome.changed.append((edit, rest))
         if rest is not None:
-            found.left.append((rest, learned))
+            outcome.left.append((rest, learned))
     if missing:
         raise EditFileError(
             f"No edit in force is about {next(iter(missing))!r}.",
             remedy="Give facts that were edited, as they were given then.",
         )
-    return found
+    return outcome
 
 
 def without_facts(edit: Edit, gone: Collection[int]) -> Edit:
@@ -80,23 +80,25 @@ def without_facts(edit: Edit, gone: Collection[int]) -> Edit:
             f"Edit {edit.id} by {edit.method} changes weights for {count} facts together.",
             remedy="Revert the whole edit, and edit the others again.",
         )
-    kept = [i for i in range(count) if i not in gone]
+    remaining = [i for i in range(count) if i not in gone]
 
-    def of_kept(values: Any) -> Any:
+    def of_remaining(values: Any) -> Any:
         """What there is for each fact, such as answers and losses."""
         if not isinstance(values, (list, tuple)) or len(values) != count:
             return values
-        return type(values)(values[i] for i in kept)
+        return type(values)(values[i] for i in remaining)
 
-    changes = tuple(left for one in edit.patch.changes if (left := one.without(gone)) is not None)
-    metadata = {name: of_kept(value) for name, value in edit.patch.metadata.items()}
-    patch, facts = replace(edit.patch, changes=changes, metadata=metadata), of_kept(edit.facts)
+    changes = tuple(
+        left for change in edit.patch.changes if (left := change.without(gone)) is not None
+    )
+    metadata = {name: of_remaining(value) for name, value in edit.patch.metadata.items()}
+    patch, facts = replace(edit.patch, changes=changes, metadata=metadata), of_remaining(edit.facts)
     return replace(
         edit,
         id=edit_id(patch, facts, edit.parent),
         patch=patch,
         facts=facts,
-        before=of_kept(edit.before),
-        after=of_kept(edit.after),
-        verdict=of_kept(edit.verdict),
+        before=of_remaining(edit.before),
+        after=of_remaining(edit.after),
+        verdict=of_remaining(edit.verdict),
     )

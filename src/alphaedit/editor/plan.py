@@ -197,12 +197,12 @@ def plan(
 
     basis = 4.0 * edited * d * d * count / 2
     copies = 4.0 * edited * d * h * count * (3 if machine.weights < 4 else 2)
-    held = _held_by_search(shape, machine, rows, batch, each=each, after=after)
+    search_bytes = _held_by_search(shape, machine, rows, batch, each=each, after=after)
     return [
         phase("weights", 0.0, float(machine.weights) * shape.parameters, once=True),
         phase("second moments", moments, 8.0 * edited * d * d * count, once=True),
         phase("null space", eigen, 4.0 * 4 * d * d + basis, once=True),
-        phase("target values", facts * (hp.steps * step + prefix), held + basis),
+        phase("target values", facts * (hp.steps * step + prefix), search_bytes + basis),
         phase("keys", facts * keys, basis),
         phase("solve", batches * solve, basis + 4.0 * batch * (d + h) * edited),
         phase("apply", 2.0 * d * h * facts * firing * edited, copies),
@@ -224,7 +224,7 @@ def _held_by_search(
     """
     search = _tokens_of_search(each, rows)
     together = min(batch, max(1, (16384 if machine.weights < 4 else 1024) // search))
-    held = together * search * (after + 1) * (8 * shape.width + 4 * shape.inner) * 4.0
-    held += together * (each * rows.reads + 1) * shape.vocabulary * 4.0 * 3
-    held += together * each * rows.front * 4.0 * shape.width * shape.layers * machine.weights
-    return held
+    total = together * search * (after + 1) * (8 * shape.width + 4 * shape.inner) * 4.0
+    total += together * (each * rows.reads + 1) * shape.vocabulary * 4.0 * 3
+    total += together * each * rows.front * 4.0 * shape.width * shape.layers * machine.weights
+    return total

@@ -296,13 +296,13 @@ class Editor(Editing):
             ConfigError: a prompt is no text.
         """
         several = not isinstance(prompt, str) and isinstance(prompt, Iterable)
-        texts = [as_text("A prompt", one) for one in (prompt if several else [prompt])]
+        texts = [as_text("A prompt", item) for item in (prompt if several else [prompt])]
         as_count("max_new_tokens", max_new_tokens)
         as_flag("chat", chat)
         if chat:
             texts = [templated(self.handle.tokenizer, text) for text in texts]
-        said = generate(self.responder, texts, max_new_tokens)
-        return said if several else said[0]
+        answers = generate(self.responder, texts, max_new_tokens)
+        return answers if several else answers[0]
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the edited model as a normal checkpoint that transformers loads.

@@ -31,20 +31,20 @@ def warn_of_fails(edit: Edit) -> None:
         Asked(fact, answer, right)
         for fact, answer, right in zip(edit.facts, edit.after, edit.verdict, strict=False)
     ]
-    said = complaint(asked, losses_of([edit]), undo=f"revert {edit.id}")
-    if said is not None:
-        warnings.warn(VerdictWarning(said), stacklevel=3)
+    message = complaint(asked, losses_of([edit]), undo=f"revert {edit.id}")
+    if message is not None:
+        warnings.warn(VerdictWarning(message), stacklevel=3)
 
 
 def losses_of(edits: Iterable[Edit]) -> list[float] | None:
     """Where the target search of each fact ended, in nats; None if a method does not tell."""
-    found: list[float] = []
+    all_losses: list[float] = []
     for edit in edits:
         losses = edit.patch.metadata.get("losses")
         if not isinstance(losses, Sequence) or len(losses) != len(edit.facts):
             return None
-        found += losses
-    return found
+        all_losses += losses
+    return all_losses
 
 
 def complaint(asked: Sequence[Asked], losses: Sequence[float] | None, *, undo: str) -> str | None:
@@ -55,7 +55,7 @@ def complaint(asked: Sequence[Asked], losses: Sequence[float] | None, *, undo: s
         losses: where the target search of each of them ended, if that is known.
         undo: how to undo it, as the end of a sentence.
     """
-    wrong = [i for i, one in enumerate(asked) if not one.holds]
+    wrong = [i for i, reply in enumerate(asked) if not reply.holds]
     if not wrong:
         return None
     texts = [
@@ -77,31 +77,31 @@ def complaint(asked: Sequence[Asked], losses: Sequence[float] | None, *, undo: s
     )
 
 
-def repeated(said: Mapping[str, Held], facts: Sequence[Fact]) -> bool:
+def repeated(earlier: Mapping[str, Held], facts: Sequence[Fact]) -> bool:
     """Whether facts were edited before, with a warning that names the earlier edits.
 
     Args:
-        said: facts in force by prompt, see `in_force`.
+        earlier: facts in force by prompt, see `in_force`.
         facts: facts that are about to be edited.
     """
-    found = []
+    repeats = []
     for fact in facts:
-        held = said.get(canonical(fact.text))
-        if held is None:
+        previous = earlier.get(canonical(fact.text))
+        if previous is None:
             continue
         what = f"{short(fact.text)!r} -> {short(fact.target, 30)!r}"
-        if canonical(held.fact.target) == canonical(fact.target):
-            found.append(f"{what} repeats edit {held.edit}")
+        if canonical(previous.fact.target) == canonical(fact.target):
+            repeats.append(f"{what} repeats edit {previous.edit}")
         else:
-            was = short(held.fact.target, 30)
-            found.append(f"{what} contradicts edit {held.edit}, which says {was!r}")
-    if found:
+            was = short(previous.fact.target, 30)
+            repeats.append(f"{what} contradicts edit {previous.edit}, which says {was!r}")
+    if repeats:
         warnings.warn(
             RepeatWarning(
-                f"Edited before: {named(found)}. The later edit is in force; what the earlier one "
-                "taught about these prompts no longer counts. Revert the earlier one to be rid of "
-                "it."
+                f"Edited before: {named(repeats)}. The later edit is in force; what the earlier "
+                "one taught about these prompts no longer counts. Revert the earlier one to be rid "
+                "of it."
             ),
             stacklevel=4,
         )
-    return bool(found)
+    return bool(repeats)

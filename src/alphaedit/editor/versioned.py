@@ -45,7 +45,7 @@ class Versioned:
         self.ledger: Ledger | None = None
         self._learned: list[Learned] = []
         self._seen: dict[str, Learned] = {}
-        self._said: dict[str, Held] = {}
+        self._in_force: dict[str, Held] = {}
         self._applied = Applied(handle)
 
     def apply(self, edit: Edit) -> None:
@@ -111,11 +111,14 @@ class Versioned:
         elif not isinstance(ids, Iterable):
             raise ConfigError(f"The edits are {shown(ids)}.", remedy="Give Edits, or their ids.")
         as_text("why", why)
-        gone = {self._index(one.id if isinstance(one, Edit) else one) for one in ids}
-        kept = [i for i in range(len(self.edits)) if i not in gone]
+        gone = {self._index(edit.id if isinstance(edit, Edit) else edit) for edit in ids}
+        remaining = [i for i in range(len(self.edits)) if i not in gone]
         removed = [self.edits[i] for i in sorted(gone, reverse=True)]
         self._go(
-            [self.edits[i] for i in kept], [self._learned[i] for i in kept], op="revert", why=why
+            [self.edits[i] for i in remaining],
+            [self._learned[i] for i in remaining],
+            op="revert",
+            why=why,
         )
         return removed
 
@@ -139,11 +142,11 @@ class Versioned:
         """
         as_text("why", why)
         given = [facts] if isinstance(facts, (Fact, str)) else each_of("facts", facts, object)
-        texts = [one.text if isinstance(one, Fact) else as_text("A fact", one) for one in given]
-        found = forgotten(list(zip(self.edits, self._learned, strict=True)), texts)
-        left, learned = [e for e, _ in found.left], [known for _, known in found.left]
+        texts = [fact.text if isinstance(fact, Fact) else as_text("A fact", fact) for fact in given]
+        outcome = forgotten(list(zip(self.edits, self._learned, strict=True)), texts)
+        left, learned = [e for e, _ in outcome.left], [known for _, known in outcome.left]
         self._go(left, learned, op="forget", why=why)
-        return [rest for _, rest in found.changed if rest is not None]
+        return [rest for _, rest in outcome.changed if rest is not None]
 
     def _index(self, name: str) -> int:
         if not isinstance(name, str):
@@ -151,11 +154,11 @@ class Versioned:
                 f"{shown(name)} names no edit.",
                 remedy="Give an Edit, or its id.",
             )
-        found = [i for i, edit in enumerate(self.edits) if edit.id.startswith(name)]
-        if len(found) == 1 and len(name) >= 4:
-            return found[0]
+        matches = [i for i, edit in enumerate(self.edits) if edit.id.startswith(name)]
+        if len(matches) == 1 and len(name) >= 4:
+            return matches[0]
         raise EditFileError(
-            f"{len(found) or 'No'} edits have an id that begins with {name!r}.",
+            f"{len(matches) or 'No'} edits have an id that begins with {name!r}.",
             remedy=f"They are {', '.join(edit.id for edit in self.edits[-5:])}."
             if self.edits
             else "Edit first.",
@@ -180,7 +183,7 @@ class Versioned:
             keep()
         self.edits, self._learned = list(edits), list(learned)
         self._seen.update({e.id: known for e, known in zip(edits, learned, strict=True)})
-        self._said = in_force((edit.id, edit.facts) for edit in edits)
+        self._in_force = in_force((edit.id, edit.facts) for edit in edits)
         self.state = self._state_for(())
         LOG.info("%s: %d edits in force", op, len(self.edits))
 
@@ -189,7 +192,7 @@ class Versioned:
         self.edits.append(edit)
         self._learned.append(learned)
         self._seen[edit.id] = learned
-        self._said.update(in_force([(edit.id, edit.facts)]))
+        self._in_force.update(in_force([(edit.id, edit.facts)]))
         self.state = state
 
     def _state_for(self, facts: Sequence[Fact]) -> SequentialState:

@@ -111,8 +111,8 @@ def run(
         return AbilityResult(request=request, editor=editor, tasks={}, harness=scores)
     if made is None:
         made = _of_world(request, editor)
-    found = {task.name: run_task(editor.handle, task, progress=progress) for task in made}
-    return AbilityResult(request=request, editor=editor, tasks=found, harness={})
+    results = {task.name: run_task(editor.handle, task, progress=progress) for task in made}
+    return AbilityResult(request=request, editor=editor, tasks=results, harness={})
 
 
 def _published(request: AbilityRequest) -> list[Task]:

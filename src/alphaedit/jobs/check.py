@@ -69,7 +69,7 @@ class CheckResult:
     @property
     def wrong(self) -> list[Asked]:
         """Facts that do not hold."""
-        return [one for one in self.asked if not one.holds]
+        return [reply for reply in self.asked if not reply.holds]
 
     @property
     def share(self) -> float:
@@ -137,7 +137,7 @@ def run(
 
 def junit_xml(asked: list[Asked], name: str, seconds: float) -> str:
     """A JUnit report with a test case for each fact."""
-    wrong = [one for one in asked if not one.holds]
+    wrong = [reply for reply in asked if not reply.holds]
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(name),
@@ -146,20 +146,20 @@ def junit_xml(asked: list[Asked], name: str, seconds: float) -> str:
         errors="0",
         time=f"{seconds:.3f}",
     )
-    for one in asked:
+    for reply in asked:
         case = ElementTree.SubElement(
             suite,
             "testcase",
-            classname=_clean(one.fact.subject),
-            name=_clean(f"{one.fact.text} {one.fact.target}"),
+            classname=_clean(reply.fact.subject),
+            name=_clean(f"{reply.fact.text} {reply.fact.target}"),
         )
-        if not one.holds:
+        if not reply.holds:
             failure = ElementTree.SubElement(
-                case, "failure", message=_clean(f"says {one.answer.text.strip()!r}")
+                case, "failure", message=_clean(f"says {reply.answer.text.strip()!r}")
             )
             failure.text = _clean(
-                f"wanted {one.fact.target!r} with p = {one.answer.p_target:.4f}, "
-                f"got {one.answer.text!r}"
+                f"wanted {reply.fact.target!r} with p = {reply.answer.p_target:.4f}, "
+                f"got {reply.answer.text!r}"
             )
     root = ElementTree.Element("testsuites")
     root.append(suite)

@@ -126,12 +126,12 @@ class EditResult:
     @property
     def after(self) -> list[Answer]:
         """What the model says now."""
-        return [one.answer for one in self.asked]
+        return [reply.answer for reply in self.asked]
 
     @property
     def fails(self) -> list[Asked]:
         """Facts that the model does not say at the end; those of an undone batch too."""
-        return [one for one in self.asked if not one.holds]
+        return [reply for reply in self.asked if not reply.holds]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values, metrics at the top under the papers' names."""
@@ -240,8 +240,8 @@ class _Work:
         began = time.perf_counter()
         self.before: tuple[Answer, ...] = editor.answers(facts)
         records = records_of(self.source, self.before)
-        kept = kept_of(editor.handle, {f.subject for f in facts}, seed=seed, count=KEPT)
-        measuring = {"kept": kept, "generation": generation, "seed": seed}
+        probes = kept_of(editor.handle, {f.subject for f in facts}, seed=seed, count=KEPT)
+        measuring = {"kept": probes, "generation": generation, "seed": seed}
         self.metrics_before = self._evaluate(records, measuring)
         self.seconds["evaluation"] = time.perf_counter() - began
         began = time.perf_counter()
@@ -288,9 +288,9 @@ class _Work:
         losses = losses_of(self.made)
         if losses is not None and len(losses) < len(self.source.facts):  # a guard ended the run
             losses = None
-        said = complaint(self.asked, losses, undo=undo)
-        if said is not None:
-            warnings.warn(VerdictWarning(said), stacklevel=4)
+        message = complaint(self.asked, losses, undo=undo)
+        if message is not None:
+            warnings.warn(VerdictWarning(message), stacklevel=4)
 
     def _evaluate(self, records: Sequence[EditRecord], measuring: Mapping[str, Any]) -> Metrics:
         """Metrics now; only the first rank needs them."""
@@ -331,7 +331,7 @@ class _Work:
 
         last, facts = self.made[-1], self.source.facts
         count = len(facts)
-        after = (one.answer for one in self.asked)
+        after = (reply.answer for reply in self.asked)
         write(
             Report(
                 title="What was edited, and what it did",

@@ -149,19 +149,19 @@ def run(
     drawn = len(chosen)
     if request.pre_check:
         chosen, edits = _checked(editor, chosen, progress)
-    found = _edited(request, editor, chosen, method, edits, progress)
-    found.seconds["model"] = loaded
+    result = _edited(request, editor, chosen, method, edits, progress)
+    result.seconds["model"] = loaded
     if request.judge is not None:
-        measured = chosen[: found.edits or edits or len(chosen)]
-        _judge(request, request.judge, editor, measured, found, progress)
+        measured = chosen[: result.edits or edits or len(chosen)]
+        _judge(request, request.judge, editor, measured, result, progress)
     late = Late(wrote)
     page = late.write(
-        "report", request.report, lambda path: write_report(path, request, editor, found)
+        "report", request.report, lambda path: write_report(path, request, editor, result)
     )
     return EvaluateResult(
         request=request,
         editor=editor,
-        run=found,
+        run=result,
         report=page,
         failed=late.failed,
         left_out=drawn - len(chosen),
@@ -184,13 +184,13 @@ def _of_data_set(request: EvaluateRequest) -> list[EditRecord]:
     edits = request.edits
     seed = request.seed if request.sample else None
     limit = edits or DEFAULT_EDITS
-    found = list(load(name, request.schema, limit=limit, seed=seed, text=request.text).records)
-    if edits is not None and len(found) < edits:
+    records = list(load(name, request.schema, limit=limit, seed=seed, text=request.text).records)
+    if edits is not None and len(records) < edits:
         raise DataError(
-            f"{edits} edits are asked for, and {name} holds {len(found)} records.",
-            remedy=f"Give --edits {len(found)}, or a larger file.",
+            f"{edits} edits are asked for, and {name} holds {len(records)} records.",
+            remedy=f"Give --edits {len(records)}, or a larger file.",
         )
-    return found
+    return records
 
 
 def _edited(
@@ -209,7 +209,7 @@ def _edited(
     how: dict[str, Any] = {"generation": request.generation, "progress": progress}
     asked = list(records[: edits or len(records)])
     first = before_edits(editor.handle, asked, **how) if request.strict else None
-    found = sequential(
+    result = sequential(
         editor,
         records,
         method,
@@ -224,13 +224,13 @@ def _edited(
         **request.hyperparameters,
     )
     if first is not None:
-        found.before.update(first.metrics)
-        if found.edits:
-            done = asked[: found.edits]
-            found.metrics.update(
+        result.before.update(first.metrics)
+        if result.edits:
+            done = asked[: result.edits]
+            result.metrics.update(
                 strict_metrics(editor.handle, done, "new", concluded=first.concluded, **how)
             )
-    return found
+    return result
 
 
 def _judge(
@@ -238,14 +238,14 @@ def _judge(
     judge: str,
     editor: Editor,
     measured: Sequence[EditRecord],
-    found: RunResult,
+    result: RunResult,
     progress: Progress,
 ) -> None:
     """Add the metrics of a judge."""
     from alphaedit.bench.judge import judged_metrics, open_judge
 
     with_judge = open_judge(judge, request.judge_model, device=request.device)
-    found.metrics.update(judged_metrics(editor.handle, measured, with_judge, progress=progress))
+    result.metrics.update(judged_metrics(editor.handle, measured, with_judge, progress=progress))
 
 
 def _batches(run: RunResult) -> int:

@@ -60,8 +60,8 @@ class ExperimentResult:
         """The numbers, side by side as the report has them."""
         from alphaedit.report.results import read
 
-        (found,) = read([self.directory.path])
-        return found
+        (results,) = read([self.directory.path])
+        return results
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""

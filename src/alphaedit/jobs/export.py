@@ -164,13 +164,13 @@ def base_file(model: str) -> Path:
     """
     from alphaedit.editor.gguf_export import base_of
 
-    found = base_of(model)
-    if found is None:
+    base = base_of(model)
+    if base is None:
         raise ConfigError(
             f"{model} is no GGUF file, and was not converted from one that is still there.",
             remedy="Give --model BASE.gguf, the file that was edited, or use --format gguf-lora.",
         )
-    return found
+    return base
 
 
 def write_gguf(
@@ -185,13 +185,13 @@ def write_gguf(
         write_text(f"{YAML}FROM ./{out.name}\n", out.parent / MODELFILE)
     facts = [fact for edit in editor.edits for fact in edit.facts][-ASKED:]
     handle = editor.handle
-    before = sum(one.holds for one in ask_facts(handle, facts))
+    before = sum(reply.holds for reply in ask_facts(handle, facts))
     saved = handle.snapshot([row.parameter for row in rows])
     layers = {handle.edited_name(layer): layer for layer in range(handle.n_layers)}
     try:
         for name, weight in weights_in(out, rows).items():
             handle.set_weight(layers[name], weight)
-        after = sum(one.holds for one in ask_facts(handle, facts))
+        after = sum(reply.holds for reply in ask_facts(handle, facts))
     finally:
         handle.restore(saved)
     return {

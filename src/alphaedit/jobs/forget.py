@@ -105,24 +105,24 @@ def run(
         report("edits", number, before.size)
         edits.append(ledger.read(edit))
     report("edits", before.size, before.size)
-    found = forgotten(edits, request.prompts, request.subjects)
-    kept = [edit.id for edit, _ in found.left]
+    outcome = forgotten(edits, request.prompts, request.subjects)
+    remaining = [edit.id for edit, _ in outcome.left]
     same = 0
-    while same < len(kept) and kept[same] == before.edits[same]:
+    while same < len(remaining) and remaining[same] == before.edits[same]:
         same += 1
     entry = ledger.commit(
         "forget",
-        add=found.left[same:],
+        add=outcome.left[same:],
         drop=before.edits[same:],
         why=request.why,
-        more={"forgotten": [fact.text for fact in found.facts]},
+        more={"forgotten": [fact.text for fact in outcome.facts]},
         expect=before.id,
     )
     return ForgetResult(
         request=request,
         ledger=ledger,
-        forgotten=found.facts,
-        replaced={edit.id: rest.id if rest else None for edit, rest in found.changed},
-        left=kept,
+        forgotten=outcome.facts,
+        replaced={edit.id: rest.id if rest else None for edit, rest in outcome.changed},
+        left=remaining,
         entry=entry,
     )

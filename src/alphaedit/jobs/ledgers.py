@@ -64,21 +64,24 @@ def ask_in_force(
     """Ask for the facts in force in a version, or for those that some of its edits brought."""
     from alphaedit.editor.measured import ask_facts
 
-    held = in_force(facts_of(ledger, version)).values()
-    return ask_facts(editor.handle, [one.fact for one in held if only is None or one.edit in only])
+    statements = in_force(facts_of(ledger, version)).values()
+    return ask_facts(
+        editor.handle,
+        [statement.fact for statement in statements if only is None or statement.edit in only],
+    )
 
 
 def asked_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:
     """Facts and answers as JSON values."""
     return [
         {
-            "prompt": one.fact.text,
-            "target": one.fact.target,
-            "answer": one.answer.text,
-            "p_target": one.answer.p_target,
-            "holds": one.holds,
+            "prompt": reply.fact.text,
+            "target": reply.fact.target,
+            "answer": reply.answer.text,
+            "p_target": reply.answer.p_target,
+            "holds": reply.holds,
         }
-        for one in asked
+        for reply in asked
     ]
 
 
@@ -90,7 +93,7 @@ def entry_json(ledger: Ledger, entry: Entry, asked: Sequence[Asked]) -> dict[str
         "version": entry.version,
         "edits": ledger.head.edits,
         "asked": asked_json(asked),
-        "wrong": sum(not one.holds for one in asked),
+        "wrong": sum(not reply.holds for reply in asked),
     }
 
 

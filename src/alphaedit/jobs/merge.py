@@ -146,7 +146,7 @@ def _merge(request: MergeRequest, ledger: Ledger) -> tuple[Merge, Entry | None]:
 
 
 def _choices(pairs: Sequence[str], ours: Ledger, theirs: Ledger) -> dict[str, str]:
-    found: dict[str, str] = {}
+    choices: dict[str, str] = {}
     for pair in pairs:
         name, sign, side = (part.strip() for part in pair.partition("="))
         if not sign:
@@ -159,5 +159,5 @@ def _choices(pairs: Sequence[str], ours: Ledger, theirs: Ledger) -> dict[str, st
                 f"--resolve {pair}: {len(set(known)) or 'no'} edits in force begin with {name!r}.",
                 remedy="Give an edit's id as the list of conflicts shows it.",
             )
-        found[known[0]] = side
-    return found
+        choices[known[0]] = side
+    return choices

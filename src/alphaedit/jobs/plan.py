@@ -146,7 +146,7 @@ def _hyperparameters(request: PlanRequest, shape: Shape) -> tuple[Hyperparameter
 
 def _peak(phases: Sequence[Phase]) -> float:
     weights = next(p.memory for p in phases if p.name == "weights")
-    held = next(p.memory for p in phases if p.name == "apply")
+    copies = next(p.memory for p in phases if p.name == "apply")
     return float(
-        weights + held + max(p.memory for p in phases if p.name not in ("weights", "apply"))
+        weights + copies + max(p.memory for p in phases if p.name not in ("weights", "apply"))
     )

@@ -108,16 +108,16 @@ def run(
     ledger = Ledger(request.ledger, signer=request.sign)
     before = ledger.head
     gone = _chosen(request, ledger, before)
-    held = before.edits
+    in_force = before.edits
     after = before.without(gone)
-    first = min(held.index(edit) for edit in gone)
-    dependants = [edit for edit in held[first:] if edit not in gone]
+    first = min(in_force.index(edit) for edit in gone)
+    dependants = [edit for edit in in_force[first:] if edit not in gone]
     report = watched(progress, cancel)
     asked = _loaded(request, ledger, after, dependants, report, wrote)
     if cancel is not None:
         cancel.check()
-    reverted = [edit for edit in reversed(held) if edit in gone]
-    wrong = [one.fact.text for one in asked if not one.holds]
+    reverted = [edit for edit in reversed(in_force) if edit in gone]
+    wrong = [reply.fact.text for reply in asked if not reply.holds]
     try:
         entry = ledger.commit(
             "revert",
@@ -143,17 +143,19 @@ def run(
 
 def _chosen(request: RevertRequest, ledger: Ledger, before: Version) -> set[str]:
     """Ids of the edits that are meant."""
-    held, count = before.edits, request.count
+    in_force, count = before.edits, request.count
     if request.edits and count != 1:
         raise ConfigError("Both edits and -n are given.", remedy="Give one of the two.")
     if request.edits:
         return {ledger.history.edit(name) for name in request.edits}
-    if count > len(held):
+    if count > len(in_force):
         raise EditFileError(
-            f"{count} edits cannot be reverted: {request.ledger} has {len(held)} in force.",
-            remedy=f"Revert between 1 and {len(held)}." if held else "There is nothing to do.",
+            f"{count} edits cannot be reverted: {request.ledger} has {len(in_force)} in force.",
+            remedy=f"Revert between 1 and {len(in_force)}."
+            if in_force
+            else "There is nothing to do.",
         )
-    return set(held[-count:])
+    return set(in_force[-count:])
 
 
 def _loaded(

@@ -112,12 +112,12 @@ def run(
     )
     endpoint = Endpoint(request.url, request.served_model)
     began = time.perf_counter()
-    found = metrics_for(endpoint, records, generation=request.generation, progress=progress)
+    metrics = metrics_for(endpoint, records, generation=request.generation, progress=progress)
     if request.generation and any(record.generation_prompts for record in records):
-        found |= generation_metrics(endpoint, records, seed=request.seed, progress=progress)
+        metrics |= generation_metrics(endpoint, records, seed=request.seed, progress=progress)
     return ServedResult(
         request=request,
         edits=len(records),
-        metrics=found,
+        metrics=metrics,
         seconds=time.perf_counter() - began,
     )

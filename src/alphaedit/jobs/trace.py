@@ -211,11 +211,11 @@ def _from_world(handle: ModelHandle, count: int, seed: int) -> list[Fact]:
     return [Fact(r["prompt"], r["subject"], r["target_true"]["str"]) for r in asked]
 
 
-def too_few(count: int, where: str, held: int) -> ConfigError:
+def too_few(count: int, where: str, available: int) -> ConfigError:
     """The error where facts are missing."""
     return ConfigError(
-        f"--count {count} is asked for, and {where} holds {held} facts.",
-        remedy=f"Give --count {held} or fewer.",
+        f"--count {count} is asked for, and {where} holds {available} facts.",
+        remedy=f"Give --count {available} or fewer.",
     )
 
 

@@ -82,13 +82,13 @@ class TuneResult:
             "preset": str(request.out),
             "log": str(request.log),
             "hyperparameters": tuned.hyperparameters.model_dump(mode="json", exclude_none=True),
-            "start": _row(tuned.found.start),
-            "best": _row(tuned.found.best),
+            "start": _row(tuned.search.start),
+            "best": _row(tuned.search.best),
             "checked": (
                 {"start": asdict(checked[0]), "best": asdict(checked[1])} if checked else None
             ),
-            "trials": len(tuned.found.trials),
-            "finished": tuned.found.finished,
+            "trials": len(tuned.search.trials),
+            "finished": tuned.search.finished,
             "planned": tuned.planned,
             "seconds": self.seconds,
             "seed": request.seed,

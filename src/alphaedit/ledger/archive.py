@@ -176,13 +176,13 @@ def opened(path: Path) -> Iterator[Ledger]:
         folder = Path(place) / "ledger"
         with naming(folder, str(path)):
             try:
-                found = unpack(path, folder)
+                ledger = unpack(path, folder)
             except ResourceError as error:
                 raise ResourceError(
                     f"{path} cannot be unpacked in {tempfile.gettempdir()}: {error.message}",
                     remedy="Free some space there, or use `alphaedit unpack` first.",
                 ) from error
-            yield found
+            yield ledger
 
 
 def _temporary(path: Path) -> tempfile.TemporaryDirectory[str]:
@@ -223,14 +223,14 @@ def receive(source: Path, target: Path) -> int:
             f"{target} and {source} hold edits of different models.", remedy="Choose another."
         )
     with ours.locked():
-        held = ours.history.entries
-        same = min(len(held), len(entries))
-        if any(a.hash != b.hash for a, b in zip(held[:same], entries[:same], strict=True)):
+        our_entries = ours.history.entries
+        same = min(len(our_entries), len(entries))
+        if any(a.hash != b.hash for a, b in zip(our_entries[:same], entries[:same], strict=True)):
             raise LedgerError(
                 f"{target} and {source} have gone different ways.",
                 remedy="Pull into another directory, and `alphaedit merge` the two.",
             )
-        if len(entries) <= len(held):
+        if len(entries) <= len(our_entries):
             return 0
         for entry in entries[same:]:
             for edit, files in entry.files.items():

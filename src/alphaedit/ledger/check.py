@@ -54,35 +54,35 @@ def verify(
         ConfigError: a signature is to be checked and there is no ssh-keygen.
     """
     history = Ledger(ledger.path).history
-    found = Verdict(entries=len(history.entries), pruned=len(history.pruned))
+    verdict = Verdict(entries=len(history.entries), pruned=len(history.pruned))
     live = {edit: files for edit, files in history.files.items() if edit not in history.pruned}
     for done, (edit, files) in enumerate(live.items()):
         progress("edits", done, len(live))
         try:
             ledger.store.check(edit, files)
-            held = Edit.load(ledger.store.folder(edit))
-            if held.id != edit:
-                raise LedgerError(f"The directory of {edit} holds edit {held.id}.")
-            if held.base != history.base:
-                raise LedgerError(f"Edit {edit} was made on another model ({held.base[:12]}).")
-            found.edits += 1
+            loaded = Edit.load(ledger.store.folder(edit))
+            if loaded.id != edit:
+                raise LedgerError(f"The directory of {edit} holds edit {loaded.id}.")
+            if loaded.base != history.base:
+                raise LedgerError(f"Edit {edit} was made on another model ({loaded.base[:12]}).")
+            verdict.edits += 1
         except EditFileError as error:
-            found.problems.append(error.message)
+            verdict.problems.append(error.message)
     progress("edits", len(live), len(live))
     for entry in history.entries:
         try:
             path = ledger.path / SIGNATURES / f"{entry.hash}.sig"
             who = verify_signature(entry.hash, path, allowed)
         except LedgerError as error:
-            found.problems.append(f"Entry @{entry.number}: {error.message}")
+            verdict.problems.append(f"Entry @{entry.number}: {error.message}")
             continue
         if who is None:
-            found.unsigned += 1
+            verdict.unsigned += 1
             if require_signatures:
-                found.problems.append(f"Entry @{entry.number} is not signed.")
+                verdict.problems.append(f"Entry @{entry.number} is not signed.")
         else:
-            found.signed[who] = found.signed.get(who, 0) + 1
-    return found
+            verdict.signed[who] = verdict.signed.get(who, 0) + 1
+    return verdict
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def sweep(ledger: Ledger, *, prune: bool = False, dry_run: bool = False, why: st
     with ledger.locked(reading=dry_run):
         history = ledger.history
         live = set(history.files) - set(history.pruned)
-        held = store.held()
-        orphans = [edit for edit in held if edit not in live and edit not in idle]
-        gone = [*orphans, *(edit for edit in idle if edit in held)]
+        stored = store.ids()
+        orphans = [edit for edit in stored if edit not in live and edit not in idle]
+        gone = [*orphans, *(edit for edit in idle if edit in stored)]
         freed = sum(store.size(edit) for edit in gone)
         litter = len(store.litter())
         if not dry_run:

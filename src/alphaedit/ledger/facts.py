@@ -44,25 +44,25 @@ class Change:
 
 def in_force(edits: Iterable[Said]) -> dict[str, Held]:
     """The facts that hold after these edits, by prompt; of two of one prompt the later."""
-    found: dict[str, Held] = {}
+    by_prompt: dict[str, Held] = {}
     for edit, facts in edits:
         for fact in facts:
-            found[canonical(fact.text)] = Held(fact, edit)
-    return found
+            by_prompt[canonical(fact.text)] = Held(fact, edit)
+    return by_prompt
 
 
 def difference(a: Iterable[Said], b: Iterable[Said]) -> list[Change]:
     """Prompts of which two versions say different things."""
     before, after = in_force(a), in_force(b)
-    found = []
+    changes = []
     for prompt in {**before, **after}:
         old, new = before.get(prompt), after.get(prompt)
-        held = new or old
-        if held is None or (old and new and old.says(new)):
+        latest = new or old
+        if latest is None or (old and new and old.says(new)):
             continue
-        targets = [one.fact.target if one else None for one in (old, new)]
-        found.append(Change(held.fact.text, targets[0], targets[1], held.edit))
-    return found
+        targets = [side.fact.target if side else None for side in (old, new)]
+        changes.append(Change(latest.fact.text, targets[0], targets[1], latest.edit))
+    return changes
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def _decided(
     open_: list[Clash] = []
     for edit, facts in new:
         clashes = [
-            Clash(held, new_, held.says(new_))
+            Clash(ours, new_, ours.says(new_))
             for fact in facts
-            if (held := mine.get(canonical(fact.text))) and (new_ := Held(fact, edit))
+            if (ours := mine.get(canonical(fact.text))) and (new_ := Held(fact, edit))
         ]
         if clashes and len(clashes) == len(facts) and all(clash.same for clash in clashes):
             skip.add(edit)

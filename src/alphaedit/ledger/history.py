@@ -40,12 +40,12 @@ class Version:
     @property
     def edits(self) -> list[str]:
         """Ids of the edits in force, oldest first."""
-        found: list[str] = []
+        ids: list[str] = []
         at: Version | None = self
         while at is not None and at.edit is not None:
-            found.append(at.edit)
+            ids.append(at.edit)
             at = at.before
-        return found[::-1]
+        return ids[::-1]
 
     def without(self, dropped: Iterable[str]) -> Version:
         """The list without some edits.
@@ -53,19 +53,19 @@ class Version:
         Raises:
             LedgerError: one is not in it.
         """
-        left, kept = set(dropped), []
+        left, retained = set(dropped), []
         at: Version = self
         while left and at.before is not None and at.edit is not None:
             if at.edit in left:
                 left.discard(at.edit)
             else:
-                kept.append(at.edit)
+                retained.append(at.edit)
             at = at.before
         if left:
             raise LedgerError(
                 f"Edit {sorted(left)[0]} is not in force.", remedy="See `alphaedit log`."
             )
-        for edit in reversed(kept):
+        for edit in reversed(retained):
             at = at.then(edit)
         return at
 
@@ -175,11 +175,11 @@ class History:
         if start is not None and not 0 <= start < len(self.versions):
             raise LedgerError(f"There is no entry {start}.", remedy="See `alphaedit log`.")
         drop, add = set(drop), list(add)
-        held = self._force if start is None else set(self.versions[start].edits)
+        in_force = self._force if start is None else set(self.versions[start].edits)
         version = (self.head if start is None else self.versions[start]).without(drop)
         new: set[str] = set()
         for edit in add:
-            if edit in new or (edit in held and edit not in drop):
+            if edit in new or (edit in in_force and edit not in drop):
                 raise LedgerError(f"Edit {edit} is in force already.", remedy="Leave it out.")
             version = version.then(edit)
             new.add(edit)
@@ -202,12 +202,13 @@ class History:
             raise LedgerError(
                 f"Entry {name} brought {len(entry.add)} edits.", remedy="Give an edit's id."
             )
-        found = [edit for edit in self.files if edit.startswith(name)] if len(name) >= 4 else []
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matches = [edit for edit in self.files if edit.startswith(name)] if len(name) >= 4 else []
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise LedgerError(
-                f"{name} is the beginning of {len(found)} edits: {', '.join(sorted(found)[:5])}.",
+                f"{name} is the beginning of {len(matches)} edits: "
+                f"{', '.join(sorted(matches)[:5])}.",
                 remedy="Give more of the id.",
             )
         raise LedgerError(

@@ -45,8 +45,8 @@ def known_model(ledger: Ledger) -> str | None:
     try:
         if place is None or not _own(place):
             return None
-        held = json.loads(place.read_text(encoding="utf-8"))
-        named, path = held["named"], held["path"]
+        record = json.loads(place.read_text(encoding="utf-8"))
+        named, path = record["named"], record["path"]
         if not isinstance(named, str) or not isinstance(path, str) or not named:
             return None
         same = not path or str(Path(named).expanduser().resolve()) == path

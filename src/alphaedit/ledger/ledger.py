@@ -230,7 +230,7 @@ class Ledger:
                     f"{self.path} was changed meanwhile: {last.op} by {last.who} at {last.when}.",
                     remedy="Load it again and repeat what you did. Nothing was written.",
                 )
-            ids = [kept if isinstance(kept, str) else kept[0].id for kept in add]
+            ids = [given if isinstance(given, str) else given[0].id for given in add]
             version = history.after(drop, ids, start)
             files, about = self._stored(history, ids, add, source)
             entry = {
@@ -259,13 +259,13 @@ class Ledger:
         """Write the edits that are not here yet; their files, and what they are about."""
         files: dict[str, Mapping[str, str]] = {}
         about: dict[str, Mapping[str, Any]] = {}
-        for edit, kept in zip(ids, add, strict=True):
-            held = edit in history.files and edit not in history.pruned
-            if held and self.store.has(edit):
+        for edit, given in zip(ids, add, strict=True):
+            recorded = edit in history.files and edit not in history.pruned
+            if recorded and self.store.has(edit):
                 continue
-            if not isinstance(kept, str):
-                files[edit] = self.store.write(*kept)
-                about[edit] = _about(kept[0])
+            if not isinstance(given, str):
+                files[edit] = self.store.write(*given)
+                about[edit] = _about(given[0])
             elif source is not None:
                 files[edit] = source.history.files[edit]
                 about[edit] = source.history.about[edit]
@@ -277,16 +277,16 @@ class Ledger:
     def sync(self, kept: Sequence[Kept], *, op: str = "edit", why: str = "") -> Entry | None:
         """Bring these edits, in this order, and no others into force; None if they are."""
         head = self.head
-        held = head.edits
+        current = head.edits
         wanted = [edit.id for edit, _ in kept]
         same = 0
-        while same < min(len(held), len(wanted)) and held[same] == wanted[same]:
+        while same < min(len(current), len(wanted)) and current[same] == wanted[same]:
             same += 1
-        if same == len(held) == len(wanted):
+        if same == len(current) == len(wanted):
             return None
         if same == len(wanted):
             op = "revert"
-        return self.commit(op, add=kept[same:], drop=held[same:], why=why, expect=head.id)
+        return self.commit(op, add=kept[same:], drop=current[same:], why=why, expect=head.id)
 
     def locked(self, *, reading: bool = False) -> AbstractContextManager[None]:
         """Keep other writers out for the length of a block; see `lock.locked`."""

@@ -73,16 +73,20 @@ def entry_values(values: Any, number: int, where: str) -> dict[str, Any]:
             f"{where}: field 'number' is {values['number']}, and should be {number}.",
             remedy=REMEDY,
         )
-    found = {name: values[name] for name in NAMES if name in values}
-    return {**found, "add": tuple(values["add"]), "drop": tuple(values["drop"])}
+    known = {name: values[name] for name in NAMES if name in values}
+    return {**known, "add": tuple(values["add"]), "drop": tuple(values["drop"])}
 
 
 def _check_format(values: Any, where: str) -> None:
     more = values.get("more") if isinstance(values, dict) else None
-    found = more.get("format") if isinstance(more, dict) else None
-    if not isinstance(found, int) or isinstance(found, bool) or found == FORMAT:
+    format_number = more.get("format") if isinstance(more, dict) else None
+    if (
+        not isinstance(format_number, int)
+        or isinstance(format_number, bool)
+        or format_number == FORMAT
+    ):
         return
     raise LedgerError(
-        f"{where}: this is a ledger of format {shown(found)}, this version reads {FORMAT}.",
-        remedy="Install a newer version of alphaedit." if found > FORMAT else REMEDY,
+        f"{where}: this is a ledger of format {shown(format_number)}, this version reads {FORMAT}.",
+        remedy="Install a newer version of alphaedit." if format_number > FORMAT else REMEDY,
     )

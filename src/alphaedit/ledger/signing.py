@@ -13,12 +13,12 @@ NAMESPACE = "alphaedit"
 
 
 def _keygen() -> str:
-    found = shutil.which("ssh-keygen")
-    if found is None:
+    program = shutil.which("ssh-keygen")
+    if program is None:
         raise ConfigError(
             "Signatures need the program ssh-keygen.", remedy="Install OpenSSH, or do not sign."
         )
-    return found
+    return program
 
 
 def sign(digest: str, path: Path, key: Path) -> None:
@@ -62,13 +62,13 @@ def verify(digest: str, path: Path, allowed: Path | None) -> str | None:
         argv = ["-Y", "check-novalidate", "-n", NAMESPACE, "-s", str(path)]
         who = "unknown signer"
     else:
-        found = subprocess.run(
+        principals = subprocess.run(
             [_keygen(), "-Y", "find-principals", "-s", str(path), "-f", str(allowed)],
             capture_output=True,
             check=False,
         )
-        lines = found.stdout.decode(errors="replace").splitlines()
-        if found.returncode or not lines:
+        lines = principals.stdout.decode(errors="replace").splitlines()
+        if principals.returncode or not lines:
             raise LedgerError(
                 f"{path.name} is by nobody that {allowed} names.",
                 remedy="Do not trust this ledger, or add the signer's public key there.",

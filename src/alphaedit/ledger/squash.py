@@ -30,12 +30,12 @@ class Squashed:
 
 
 def squash(
-    kept: Sequence[tuple[Edit, Learned]], tolerance: float = TOLERANCE
+    pairs: Sequence[tuple[Edit, Learned]], tolerance: float = TOLERANCE
 ) -> tuple[Edit, Learned, list[Squashed]]:
     """One edit in place of several that follow one another.
 
     Args:
-        kept: the edits, oldest first, and what was learned from each.
+        pairs: the edits, oldest first, and what was learned from each.
         tolerance: relative error allowed for each matrix.
 
     Returns:
@@ -47,7 +47,7 @@ def squash(
             together.
         ConfigError: the tolerance is not between 0 and 1.
     """
-    edits = [edit for edit, _ in kept]
+    edits = [edit for edit, _ in pairs]
     if len(edits) < 2:
         raise LedgerError("Fewer than two edits are in force.", remedy="There is nothing to do.")
     for edit in edits:
@@ -57,14 +57,14 @@ def squash(
                 remedy="Squash edits of weight-editing methods.",
             )
     weights, report = _added(edits, tolerance)
-    held: dict[str, tuple[int, int]] = {}
+    latest: dict[str, tuple[int, int]] = {}
     first: dict[str, tuple[int, int]] = {}
     for i, edit in enumerate(edits):
         for j, fact in enumerate(edit.facts):
             key = canonical(fact.text)
-            held[key] = (i, j)
+            latest[key] = (i, j)
             first.setdefault(key, (i, j))
-    facts = tuple(edits[i].facts[j] for i, j in held.values())
+    facts = tuple(edits[i].facts[j] for i, j in latest.values())
     methods = {edit.method for edit in edits}
     patch = Patch(
         weights,
@@ -74,7 +74,7 @@ def squash(
         },
     )
     last = edits[-1]
-    one = Edit(
+    squashed = Edit(
         id=edit_id(patch, facts, edits[0].parent),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         method=methods.pop() if len(methods) == 1 else "squash",
@@ -83,12 +83,12 @@ def squash(
         patch=patch,
         base=last.base,
         parent=edits[0].parent,
-        before=_answers([edits[i].before[j : j + 1] for i, j in (first[key] for key in held)]),
-        after=_answers([edits[i].after[j : j + 1] for i, j in held.values()]),
+        before=_answers([edits[i].before[j : j + 1] for i, j in (first[key] for key in latest)]),
+        after=_answers([edits[i].after[j : j + 1] for i, j in latest.values()]),
         null_space=last.null_space,
     )
-    state = SequentialState.of(learned for _, learned in kept)
-    return one, state.learned(SequentialState()), report
+    state = SequentialState.of(learned for _, learned in pairs)
+    return squashed, state.learned(SequentialState()), report
 
 
 def _added(edits: Sequence[Edit], tolerance: float) -> tuple[dict[str, LowRank], list[Squashed]]:
@@ -119,6 +119,6 @@ def _added(edits: Sequence[Edit], tolerance: float) -> tuple[dict[str, LowRank],
     return weights, report
 
 
-def _answers(found: Sequence[Sequence[Answer]]) -> tuple[Answer, ...]:
+def _answers(parts: Sequence[Sequence[Answer]]) -> tuple[Answer, ...]:
     """All of them, or none if an edit does not have its answers."""
-    return tuple(one[0] for one in found) if all(found) else ()
+    return tuple(part[0] for part in parts) if all(parts) else ()

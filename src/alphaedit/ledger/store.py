@@ -106,17 +106,17 @@ class Store:
         """
         self.check(edit, files)
         try:
-            found = Edit.load(self.folder(edit))
+            loaded = Edit.load(self.folder(edit))
         except LedgerError:
             raise
         except EditFileError as error:
             raise LedgerError(error.message, remedy=error.remedy) from error
-        if found.id != edit:
+        if loaded.id != edit:
             raise LedgerError(
-                f"{self.folder(edit)} holds edit {found.id}.",
+                f"{self.folder(edit)} holds edit {loaded.id}.",
                 remedy="The ledger was tampered with: take it from a backup.",
             )
-        return found, found.learned or Learned()
+        return loaded, loaded.learned or Learned()
 
     def facts(self, edit: str, files: Mapping[str, str]) -> tuple[Fact, ...]:
         """The facts of an edit, without reading its tensors.
@@ -140,7 +140,7 @@ class Store:
         """Bytes that an edit takes."""
         return sum(path.stat().st_size for path in self.folder(edit).glob("*") if path.is_file())
 
-    def held(self) -> list[str]:
+    def ids(self) -> list[str]:
         """Ids of the edits kept here, whether or not the journal speaks of them."""
         if not self.path.is_dir():
             return []
@@ -188,16 +188,16 @@ def digest(path: Path) -> str:
     Raises:
         LedgerError: it cannot be read.
     """
-    found = sha256()
+    hasher = sha256()
     try:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
-                found.update(block)
+                hasher.update(block)
     except OSError as error:
         raise LedgerError(
             f"{path} cannot be read: {error.strerror}.", remedy="Check that you may read it."
         ) from error
-    return found.hexdigest()
+    return hasher.hexdigest()
 
 
 def _to_disk(path: Path) -> None:

@@ -145,7 +145,7 @@ class Archive:
             raise self._broken(f"it has a header of {size} bytes")
         data = self._exactly(size)
         self._padding(size)
-        found: dict[str, str] = {}
+        fields: dict[str, str] = {}
         while data:
             digits, _, _ = data.partition(b" ")
             length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
@@ -153,10 +153,10 @@ class Archive:
             name, sign, value = line[len(digits) + 1 : -1].partition(b"=")
             if not sign or line[-1:] != b"\n":
                 raise self._broken("it has a broken header")
-            found[name.decode("utf-8", "backslashreplace")] = value.decode(
+            fields[name.decode("utf-8", "backslashreplace")] = value.decode(
                 "utf-8", "backslashreplace"
             )
-        return found
+        return fields
 
     def _with(self, member: Member, extended: dict[str, str]) -> Member:
         size = extended.get("size", str(member.size))

@@ -94,18 +94,18 @@ def _shown(
         "seed": str(seed),
     }
     # Trials are made by all ranks together, or by none.
-    kept = statistics.ranks.from_first(statistics.cache.load_json(key))
-    if kept is None:
+    choice = statistics.ranks.from_first(statistics.cache.load_json(key))
+    if choice is None:
         tried: dict[str, Any] = {
             "one_layer": one_layer,
             "over": over,
             "seed": seed,
             "progress": progress,
         }
-        kept = _tried(given, lambda: Trials(handle, statistics, **tried))
+        choice = _tried(given, lambda: Trials(handle, statistics, **tried))
         if statistics.ranks.first:
-            statistics.cache.save_json(key, kept)
-    layers = tuple(kept["layers"])
+            statistics.cache.save_json(key, choice)
+    layers = tuple(choice["layers"])
     values: dict[str, Any] = {"layers": layers}
     if "moment_weight" in method.config.model_fields:
         values["moment_weight"] = moment_weight(handle, layers)
@@ -115,7 +115,7 @@ def _shown(
         return values
     if needs.ridge:
         values["ridge_share"] = RIDGE_SHARE
-    return {**values, **{k: kept[k] for k in SCALES if k in kept}}
+    return {**values, **{k: choice[k] for k in SCALES if k in choice}}
 
 
 def _tried(given: Mapping[str, Any], make: Callable[[], Trials]) -> dict[str, Any]:
@@ -150,12 +150,12 @@ def _suggested(
     }
     # All ranks look at the model, or none does; of split models nothing is kept.
     alone = handle.sharded
-    kept = None if alone else statistics.ranks.from_first(statistics.cache.load_json(key))
-    if kept is None:
-        kept = json.loads(json.dumps(dict(method.suggest(handle, over))))
-        if kept and statistics.ranks.first and not alone:
-            statistics.cache.save_json(key, kept)
-    return dict(kept)
+    suggestion = None if alone else statistics.ranks.from_first(statistics.cache.load_json(key))
+    if suggestion is None:
+        suggestion = json.loads(json.dumps(dict(method.suggest(handle, over))))
+        if suggestion and statistics.ranks.first and not alone:
+            statistics.cache.save_json(key, suggestion)
+    return dict(suggestion)
 
 
 SEARCH = (

@@ -248,7 +248,7 @@ class _Tail:
         cache = fresh(self.front)
         times = count // self.rows
         if times > 1:
-            _each(cache, lambda held: held.repeat(times, 1, 1, 1), [block])
+            _each(cache, lambda tensor: tensor.repeat(times, 1, 1, 1), [block])
         heads = getattr(self.handle.model.config.get_text_config(), "num_attention_heads", 0)
         args, kwargs = (_for_rows(part, count, heads, cache) for part in self.calls[block])
         args, kwargs = with_hidden(args, kwargs, hidden)
@@ -297,7 +297,7 @@ def _changed(around: Callable[[int, Tensor], None], block: int, shape: torch.Siz
 def _front(cache: Cache, rows: int, width: int) -> Cache:
     """The first `width` columns of the first `rows` rows."""
     new = fresh(cache)
-    _each(new, lambda held: held[:rows, :, :width], range(len(new.layers)))
+    _each(new, lambda tensor: tensor[:rows, :, :width], range(len(new.layers)))
     return new
 
 
@@ -306,9 +306,9 @@ def _each(cache: Cache, turned: Callable[[Tensor], Tensor], blocks: Iterable[int
     for block in blocks:
         layer = cache.layers[block]
         for name in ("keys", "values"):
-            held = getattr(layer, name, None)
-            if isinstance(held, Tensor):
-                setattr(layer, name, turned(held))
+            tensor = getattr(layer, name, None)
+            if isinstance(tensor, Tensor):
+                setattr(layer, name, turned(tensor))
 
 
 def _for_rows(value: Any, rows: int, heads: int, cache: Cache) -> Any:

@@ -36,11 +36,11 @@ def attention_outputs(handle: ModelHandle) -> tuple[nn.Module, ...]:
     table = handle.embed.weight
     assert isinstance(table, Tensor)
     ids = torch.tensor([PROBE], device=handle.device) % table.shape[0]
-    found = _last_linear(handle, ids)
-    for layer, module in enumerate(found):
+    linears = _last_linear(handle, ids)
+    for layer, module in enumerate(linears):
         if module is None:
             raise _refusal(handle, layer, "none was found")
-    modules = tuple(module for module in found if module is not None)
+    modules = tuple(module for module in linears if module is not None)
     _check(handle, ids, modules)
     return modules
 
@@ -62,13 +62,13 @@ def _last_linear(handle: ModelHandle, ids: Tensor) -> list[nn.Module | None]:
         for module in {m for inside in blocks for m in inside}:
             stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         handle.forward(ids, torch.ones_like(ids), cache=DynamicCache(), use_cache=True)
-    found: list[nn.Module | None] = []
+    linears: list[nn.Module | None] = []
     for layer, inside in enumerate(blocks):
         parts = {part for module in inside if module in attention for part in module.modules()}
         width = handle.d_out(layer)
         linear = [m for m in called if m in parts and is_linear(m) and linear_shape(m)[0] == width]
-        found.append(linear[-1] if linear else None)
-    return found
+        linears.append(linear[-1] if linear else None)
+    return linears
 
 
 def _check(handle: ModelHandle, ids: Tensor, modules: tuple[nn.Module, ...]) -> None:

@@ -38,14 +38,14 @@ def suggest_layers(traced: Trace) -> tuple[int, ...]:
     subject, last = effect[LAST_SUBJECT], effect[LAST]
     high = subject >= READ * subject.max()
     early = last <= ARRIVED * last.max()
-    found = (high & early).nonzero()[:, 0].tolist()
-    if not subject.max() > 0 or not last.max() > 0 or not found:
+    candidates = (high & early).nonzero()[:, 0].tolist()
+    if not subject.max() > 0 or not last.max() > 0 or not candidates:
         raise DataError(
             "The trace shows no layer at which the answer is still at the subject's last token.",
             remedy="Trace more facts, such as the model knows, with prompts that go on after the "
             "subject.",
         )
-    stretch = [found[-1]]
+    stretch = [candidates[-1]]
     while stretch[0] > 0 and bool(high[stretch[0] - 1]) and len(stretch) < MOST_LAYERS:
         stretch.insert(0, stretch[0] - 1)
     return tuple(stretch)

@@ -257,16 +257,16 @@ def _restored(
         told: called before each token.
     """
     restored = torch.full((len(lot), len(POSITIONS), handle.n_layers), torch.nan).double()
-    found = torch.full((lot[0].length, handle.n_layers, len(lot)), torch.nan).double()
+    by_place = torch.full((lot[0].length, handle.n_layers, len(lot)), torch.nan).double()
     for place in range(lot[0].first, lot[0].length):
         told()
         count = sum(row.first <= place for row in lot)
-        found[place, :, :count] = rerun.restored(what, place, count).cpu().double()
+        by_place[place, :, :count] = rerun.restored(what, place, count).cpu().double()
     for number, row in enumerate(lot):
         kinds = torch.tensor(row.kinds())
         for position in kinds.unique().tolist():
             places = row.first + (kinds == position).nonzero()[:, 0]
-            restored[number, position] = found[places, :, number].mean(0)
+            restored[number, position] = by_place[places, :, number].mean(0)
     return restored
 
 

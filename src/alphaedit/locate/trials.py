@@ -140,14 +140,14 @@ class Trials:
         self.together = 4 * sum(handle.moment_size(i) for i in range(last + 1)) <= MOST_BYTES
         if self.together:
             self.rough.prepare(range(last + 1))
-        found = {end: self._at(end, length) for end in ends[::step]}
+        tried = {end: self._at(end, length) for end in ends[::step]}
         while step > 1:
             step = (step + 1) // 2 if step > 2 else 1
-            top = max(found, key=lambda end: found[end].score)
+            top = max(tried, key=lambda end: tried[end].score)
             for end in (top - step, top + step):
-                if end in ends and end not in found:
-                    found[end] = self._at(end, length)
-        return max(found.values(), key=lambda trial: trial.score)
+                if end in ends and end not in tried:
+                    tried[end] = self._at(end, length)
+        return max(tried.values(), key=lambda trial: trial.score)
 
     def _at(self, end: int, length: int) -> Trial:
         return self._try(tuple(range(end - length + 1, end + 1)), CLAMPS[0])
@@ -250,7 +250,7 @@ def measured(handle: ModelHandle, facts: Sequence[Probe]) -> tuple[float, float,
         asked.append((0, probe.fact.text, new, true))
         asked += [(1, prompt, new, true) for prompt in probe.fact.paraphrases]
         asked += [(2, prompt, own, new) for prompt, own in probe.neighbors if own != new]
-    pairs = [(prompt, said) for _, prompt, *both in asked for said in both]
+    pairs = [(prompt, answer) for _, prompt, *both in asked for answer in both]
     p = [s.p for s in score(handle, pairs)]
     shares: list[list[float]] = [[], [], []]
     for i, (kind, *_) in enumerate(asked):

@@ -52,15 +52,15 @@ def probes(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list[Pr
     Where a model knows hardly any, those that it does not know are used as well: what an edit does
     to paraphrases can be seen of them too.
     """
-    found, share = _well_known(handle, count, seed)
+    listed, share = _well_known(handle, count, seed)
     if share < LITTLE:
         other, known = _of_world(handle, count, seed)
         if known > share:
             return other
-    return found
+    return listed
 
 
-def said(handle: ModelHandle) -> list[tuple[str, str, str]]:
+def facts_said(handle: ModelHandle) -> list[tuple[str, str, str]]:
     """(subject, prompt, object) of the well-known facts that a model says by greedy decoding."""
     rows = [
         (subject, relation["prompt"].format(subject), truth)
@@ -68,7 +68,7 @@ def said(handle: ModelHandle) -> list[tuple[str, str, str]]:
         for subject, truth in relation["pairs"].items()
     ]
     scores = score(handle, [(prompt, truth) for _, prompt, truth in rows])
-    return [row for row, found in zip(rows, scores, strict=True) if found.exact]
+    return [row for row, scored in zip(rows, scores, strict=True) if scored.exact]
 
 
 def _well_known(handle: ModelHandle, count: int, seed: int) -> tuple[list[Probe], float]:
@@ -116,8 +116,8 @@ def _spread(rows: Sequence[_Asked], count: int, rng: random.Random) -> list[_Ask
         by_relation.setdefault(row.relation, []).append(row)
     ordered = sorted(
         (not row.known, place, row.relation, at)
-        for held in by_relation.values()
-        for place, row in enumerate(sorted(held, key=lambda r: not r.known))
+        for members in by_relation.values()
+        for place, row in enumerate(sorted(members, key=lambda r: not r.known))
         for at in [rows.index(row)]
     )
     return [rows[at] for _, _, _, at in ordered[:count]]

@@ -136,11 +136,11 @@ def _lines(
     for axes, metric in zip(flat, metrics, strict=False):
         _dress(axes, metric.removeprefix("ability:").replace("_", " "))
         for index, column in enumerate(columns):
-            found = points(column, metric)
-            x, y = [p for p, _ in found], [r.value for _, r in found]
+            curve = points(column, metric)
+            x, y = [p for p, _ in curve], [r.value for _, r in curve]
             style = _style(index)
             axes.plot(x, y, label=column.label, **style)
-            low, high = [r.low for _, r in found], [r.high for _, r in found]
+            low, high = [r.low for _, r in curve], [r.high for _, r in curve]
             axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
         if metric in baseline and metric not in ("efficacy", "generalization"):
             level = baseline[metric].value
@@ -255,8 +255,10 @@ def dots(group: Group, results: Results) -> Figure | None:
     for index, column in enumerate(columns):
         # Aside from one another, so that equal values stay visible.
         aside = 0.14 * (index - (len(columns) - 1) / 2)
-        found = [(y + aside, column.numbers[m]) for y, m in enumerate(parts) if m in column.numbers]
-        ys, rates = [y for y, _ in found], [rate for _, rate in found]
+        placed = [
+            (y + aside, column.numbers[m]) for y, m in enumerate(parts) if m in column.numbers
+        ]
+        ys, rates = [y for y, _ in placed], [rate for _, rate in placed]
         colour = COLOURS[index % len(COLOURS)]
         axes.hlines(ys, [r.low for r in rates], [r.high for r in rates], color=colour, alpha=0.35)
         marker = MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
@@ -270,22 +272,22 @@ def dots(group: Group, results: Results) -> Figure | None:
 
 def spectrum(group: Group, results: Results) -> Figure | None:
     """Eigenvalues of the second moment at the last edited layer, and the null spaces chosen."""
-    found = []
+    spectra = []
     for column in group.edited:
         extras = results.extras.get(column.cells[0], {})
         if extras and "spectrum" in extras[max(extras)]:
-            found.append((column.label, extras[max(extras)]["spectrum"]))
-    if not found:
+            spectra.append((column.label, extras[max(extras)]["spectrum"]))
+    if not spectra:
         return None
-    _, widest = max(found, key=lambda item: item[1]["null"])
+    _, widest = max(spectra, key=lambda item: item[1]["null"])
     figure = spectrum_panel(widest["layer"], widest["values"], widest["null"])
-    if len(found) == 1:
+    if len(spectra) == 1:
         return figure
     figure.set_size_inches(7.2, 4.4)
     (axes,) = figure.axes
     axes.set_title(f"layer {widest['layer']}: the null space begins at", fontsize=11, loc="left")
-    for index, (label, one) in enumerate(found):
-        start = len(one["values"]) - one["null"]
+    for index, (label, curve) in enumerate(spectra):
+        start = len(curve["values"]) - curve["null"]
         style = {k: v for k, v in _style(index + 1).items() if k in ("color", "linestyle")}
         axes.axvline(start, label=f"{label}: {start}", linewidth=1.6, **style)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False, labelcolor=INK)
@@ -294,18 +296,18 @@ def spectrum(group: Group, results: Results) -> Figure | None:
 
 def shift(group: Group, results: Results) -> Figure | None:
     """Hidden states of facts that were not edited, before and after, with marginal densities."""
-    found = []
+    clouds = []
     for column in group.edited:
         extras = results.extras.get(column.cells[0], {})
         if extras and "shift" in extras[max(extras)]:
-            found.append((column, extras[max(extras)]["shift"]))
-    if not found:
+            clouds.append((column, extras[max(extras)]["shift"]))
+    if not clouds:
         return None
-    width = min(4, len(found))
-    height = -(-len(found) // width)
+    width = min(4, len(clouds))
+    height = -(-len(clouds) // width)
     figure = Figure(figsize=(2.9 * width, 3.1 * height + 0.4), layout="constrained")
     frames = figure.subfigures(height, width, squeeze=False)
-    for index, (column, points) in enumerate(found):
+    for index, (column, points) in enumerate(clouds):
         _draw_shift(frames[index // width][index % width], column, points)
     handles = [
         Line2D([], [], linestyle="", marker=marker, color=colour, label=label)
@@ -352,12 +354,12 @@ def _draw_shift(
         for side in axes.spines.values():
             side.set_color(GRID)
     numbers = column.numbers
-    said = ", ".join(
+    caption = ", ".join(
         f"{label} {numbers[name].value:.{digits}f}"
         for label, name, digits in SAID
         if name in numbers
     )
-    top.set_title(f"{column.label}\n{said}", fontsize=8, color=INK, loc="left")
+    top.set_title(f"{column.label}\n{caption}", fontsize=8, color=INK, loc="left")
 
 
 CHARTS: Mapping[str, Chart] = {

@@ -32,15 +32,15 @@ def report(paths: Sequence[Path], out: Path, *, published: bool = False) -> Path
         DataError: a directory holds no results, or broken ones.
         ResourceError: a file cannot be written.
     """
-    found = read(paths)
+    runs = read(paths)
     known = names()
-    found.sort(key=lambda r: known.index(r.spec["name"]) if r.spec["name"] in known else -1)
+    runs.sort(key=lambda r: known.index(r.spec["name"]) if r.spec["name"] in known else -1)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = (files("alphaedit.report") / "experiment.html.j2").read_text(encoding="utf-8")
-    sections = [_section(results, published) for results in found]
+    sections = [_section(results, published) for results in runs]
     page = environment.from_string(template).render(
         style=stylesheet(),
-        title=found[0].spec["title"] if len(found) == 1 else "Experiments",
+        title=runs[0].spec["title"] if len(runs) == 1 else "Experiments",
         sections=sections,
     )
     write_text(page, out)
@@ -112,16 +112,16 @@ def _pictures(results: Results) -> list[dict[str, Any]]:
 
 def _texts(group: Group, results: Results) -> dict[str, Any] | None:
     """Texts after the same prompts, one column for each method."""
-    said: dict[str, list[Mapping[str, Any]]] = {}
+    by_label: dict[str, list[Mapping[str, Any]]] = {}
     for column in group.columns:
         extras = results.extras.get(column.cells[0], {})
         if extras and "texts" in extras[max(extras)]:
-            said[column.label] = extras[max(extras)]["texts"]
-    if not said:
+            by_label[column.label] = extras[max(extras)]["texts"]
+    if not by_label:
         return None
-    first = next(iter(said.values()))
+    first = next(iter(by_label.values()))
     rows = [
-        {**row, "said": [texts[i]["text"] for texts in said.values()]}
+        {**row, "said": [texts[i]["text"] for texts in by_label.values()]}
         for i, row in enumerate(first)
     ]
-    return {"title": group.title, "columns": list(said), "rows": rows}
+    return {"title": group.title, "columns": list(by_label), "rows": rows}

@@ -167,8 +167,8 @@ class Results:
     @property
     def spec(self) -> Mapping[str, Any]:
         """The experiment, as it was run."""
-        found: Mapping[str, Any] = self.manifest["experiment"]
-        return found
+        spec: Mapping[str, Any] = self.manifest["experiment"]
+        return spec
 
 
 def read(paths: Sequence[Path]) -> list[Results]:
@@ -177,19 +177,19 @@ def read(paths: Sequence[Path]) -> list[Results]:
     Raises:
         DataError: a directory holds no results, or broken ones.
     """
-    found = [_read(path) for path in paths]
+    runs = [_read(path) for path in paths]
     first: dict[str, Results] = {}
     marked = []
-    for one in found:
-        other = first.setdefault(one.spec["name"], one)
-        differ = [k for k in COMPARED if one.spec.get(k) != other.spec.get(k)]
+    for run in runs:
+        other = first.setdefault(run.spec["name"], run)
+        differ = [k for k in COMPARED if run.spec.get(k) != other.spec.get(k)]
         marks = [
-            f"Not comparable with {other.path}: {k.replace('_', ' ')} {one.spec.get(k)} here, "
+            f"Not comparable with {other.path}: {k.replace('_', ' ')} {run.spec.get(k)} here, "
             f"{other.spec.get(k)} there."
             for k in differ
         ]
         marked.append(
-            Results(one.path, one.manifest, one.groups, one.extras, one.unfinished, tuple(marks))
+            Results(run.path, run.manifest, run.groups, run.extras, run.unfinished, tuple(marks))
         )
     return marked
 
@@ -245,7 +245,7 @@ def _column(
         for row in rows.get(state["cell"], ()):
             values.setdefault(row["edits"], {}).setdefault(row["metric"], []).append(row)
     curve = {
-        edits: {name: over_seeds(found) for name, found in metrics.items()}
+        edits: {name: over_seeds(by_seed) for name, by_seed in metrics.items()}
         for edits, metrics in sorted(values.items())
     }
     method, setting = states[0]["method"], states[0]["setting"]

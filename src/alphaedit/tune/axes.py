@@ -35,30 +35,30 @@ def axes(
     needs = method.needs
     low = max(0, start.layers[0] - REACH)
     high = min(n_layers - 1, start.layers[-1] + REACH)
-    found: list[tuple[str, tuple[Move, ...]]] = []
+    searched: list[tuple[str, tuple[Move, ...]]] = []
     if needs.layers == "one":
-        found.append(("layers", (_shift(-1, low, high), _shift(1, low, high))))
+        searched.append(("layers", (_shift(-1, low, high), _shift(1, low, high))))
     else:
         shorter, longer = _shorter, _longer(low)
-        found.append(("layers", (_shift(-1, low, high), _shift(1, low, high), longer, shorter)))
+        searched.append(("layers", (_shift(-1, low, high), _shift(1, low, high), longer, shorter)))
     if needs.target_search:
-        found.append(("clamp", _times("clamp", 1.5)))
-    found.append(("learning_rate", _times("learning_rate", 2.0)))
+        searched.append(("clamp", _times("clamp", 1.5)))
+    searched.append(("learning_rate", _times("learning_rate", 2.0)))
     if needs_space(method, fixed):
         if start.threshold is not None:
-            found.append(("threshold", _times("threshold", 3.0)))
+            searched.append(("threshold", _times("threshold", 3.0)))
         else:
-            found.append(("energy", (_ladder(1), _ladder(-1))))
+            searched.append(("energy", (_ladder(1), _ladder(-1))))
     if needs.ridge:
         name = "ridge" if start.ridge_share is None else "ridge_share"
-        found.append((name, _times(name, 3.0)))
+        searched.append((name, _times(name, 3.0)))
     if needs.moment:
-        found.append(("moment_weight", _times("moment_weight", 3.0)))
+        searched.append(("moment_weight", _times("moment_weight", 3.0)))
     if "bound" in type(start).model_fields:
-        found.append(("bound", _times("bound", 2.0)))
-    found.append(("steps", (_steps(2.0), _steps(0.5))))
+        searched.append(("bound", _times("bound", 2.0)))
+    searched.append(("steps", (_steps(2.0), _steps(0.5))))
     pairs = {"threshold": "energy", "energy": "threshold", "ridge": "ridge_share"}
-    for name, moves in found:
+    for name, moves in searched:
         if name not in fixed and pairs.get(name) not in fixed:
             yield name, moves
 

@@ -81,7 +81,7 @@ class Pilot:
         self.state = SequentialState()
         neighbors = [p for fact in self.facts for p in fact.neighborhood]
         self.neighbors = neighbors[:: max(1, math.ceil(len(neighbors) / MOST_NEIGHBORS))]
-        self.said = next_token(handle, self.neighbors) if self.neighbors else None
+        self.unedited = next_token(handle, self.neighbors) if self.neighbors else None
         self.held_out = held_out(handle, seed=seed)
 
     def measure(self, hp: Settings) -> Measured:
@@ -115,8 +115,8 @@ class Pilot:
         others = [(p, fact.target) for fact in self.facts for p in fact.paraphrases]
         scores = [s.p for s in score(self.handle, rewrites + others)]
         specificity = None
-        if self.said is not None:
-            moved = kl(self.said, next_token(self.handle, self.neighbors)).clamp_min(0)
+        if self.unedited is not None:
+            moved = kl(self.unedited, next_token(self.handle, self.neighbors)).clamp_min(0)
             specificity = float(moved.neg().exp().mean())
         drift = self.held_out.drift(self.handle)
         return Measured(

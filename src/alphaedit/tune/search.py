@@ -77,8 +77,8 @@ class Log:
         if whole != text:
             path.write_text(whole, encoding="utf-8")
         for row in rest:
-            found = row["measured"]
-            made = Measured(**found) if found else None
+            measured = row["measured"]
+            made = Measured(**measured) if measured else None
             self.known[key(row["values"])] = Trial(
                 row["values"], made, row["seconds"], row["error"]
             )
@@ -163,10 +163,10 @@ def search(
                 for move in moves:
                     gained = False
                     while (changed := move(best.values)) is not None:
-                        found = trial(changed)
-                        if found.score < best.score + GAIN:
+                        tried = trial(changed)
+                        if tried.score < best.score + GAIN:
                             break
-                        best, gained = found, True
+                        best, gained = tried, True
                     if gained:
                         break
             if best.score < before + GAIN:

@@ -43,14 +43,14 @@ class Tuned:
 
     Attributes:
         hyperparameters: the best setting.
-        found: the trials.
+        search: the trials.
         checked: start and best on facts that the search did not see, if there were any left.
         planned: how many edits it is for.
     """
 
     method: str
     hyperparameters: Settings
-    found: Found
+    search: Found
     checked: tuple[Measured, Measured] | None
     planned: int
     pilots: int
@@ -66,10 +66,10 @@ class Tuned:
         # What presets say to all methods of layers is of MLP matrices.
         common = SHARED if isinstance(self.hyperparameters, Hyperparameters) else ()
         own = {k: v for k, v in values.items() if k not in common}
-        best = self.found.best.measured
+        best = self.search.best.measured
         return {
             "source": f"tuned by alphaedit {version('alphaedit')} for {self.method}: "
-            f"{len(self.found.trials)} trials of {self.pilots} edits, for {self.planned} planned",
+            f"{len(self.search.trials)} trials of {self.pilots} edits, for {self.planned} planned",
             "match": {k: v for k, v in shape(handle).items() if v is not False},
             "all": {k: v for k, v in values.items() if k in common},
             "methods": {self.method: own},
@@ -124,7 +124,7 @@ def tune(
         statistics.prepare(start.layers if "layers" in given else reachable(start, handle.n_layers))
     options: dict[str, Any] = {"planned": planned, "seed": seed, "progress": progress}
     pilot = Pilot(handle, statistics, solver, chosen, **options)
-    found = search(
+    outcome = search(
         start.model_dump(exclude_none=True),
         _axes(handle, solver, start, given),
         lambda values: pilot.measure(build(values, "trial", config)),
@@ -133,12 +133,12 @@ def tune(
         most=trials,
         progress=progress,
     )
-    best = _best_of(found, solver.name, config)
+    best = _best_of(outcome, solver.name, config)
     checked = None
     if rest:
         others = Pilot(handle, statistics, solver, rest, **options)
         checked = (others.measure(start), others.measure(best))
-    return Tuned(solver.name, best, found, checked, planned, len(chosen))
+    return Tuned(solver.name, best, outcome, checked, planned, len(chosen))
 
 
 def _load(handle: ModelHandle, start: Settings) -> int:
@@ -183,13 +183,13 @@ def _start(
     return start
 
 
-def _best_of(found: Found, method: str, config: type[Settings]) -> Settings:
-    if found.best.measured is None:
+def _best_of(outcome: Found, method: str, config: type[Settings]) -> Settings:
+    if outcome.best.measured is None:
         raise ConfigError(
-            f"No setting of {method} could be used: {found.start.error}",
+            f"No setting of {method} could be used: {outcome.start.error}",
             remedy="Give other values to start from with --set.",
         )
-    return build(found.best.values, "best trial", config)
+    return build(outcome.best.values, "best trial", config)
 
 
 def is_log(path: Path) -> bool:

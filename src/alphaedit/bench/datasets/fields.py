@@ -62,24 +62,24 @@ def listed(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
 
 def answers(value: Any, where: str, field: str) -> tuple[str, ...]:
     """Accepted answers: a text, a list of texts, or a list of lists of them."""
-    found: list[str] = []
+    accepted: list[str] = []
     stack = [value]  # the next one last
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            found.append(item.strip())
+            accepted.append(item.strip())
         elif isinstance(item, (int, float)) and not isinstance(item, bool):
-            found.append(str(item))
+            accepted.append(str(item))
         elif isinstance(item, Sequence):
             stack += reversed(item)
         elif isinstance(item, Mapping) and "value" in item:
             stack += [item.get("aliases", []), item["value"]]
         else:
             raise DataError(f"{_place(where, field)} is not an answer.", remedy=REMEDY)
-    kept = tuple(dict.fromkeys(a for a in found if a))
-    if not kept:
+    distinct = tuple(dict.fromkeys(a for a in accepted if a))
+    if not distinct:
         raise DataError(f"{_place(where, field)} has no answer.", remedy=REMEDY)
-    return kept
+    return distinct
 
 
 def probes(value: Any, kind: str, where: str, field: str) -> tuple[Probe, ...]:
@@ -87,7 +87,7 @@ def probes(value: Any, kind: str, where: str, field: str) -> tuple[Probe, ...]:
     if value is None:
         return ()
     groups = value if isinstance(value, Mapping) else {kind: value}
-    found: list[Probe] = []
+    parsed: list[Probe] = []
     for name, items in groups.items():
         if items is None:
             continue
@@ -97,14 +97,14 @@ def probes(value: Any, kind: str, where: str, field: str) -> tuple[Probe, ...]:
         for item in items:
             row = obj(item, where, path)
             asked = next((row[k] for k in ("prompt", "question", "loc") if k in row), None)
-            said = next((row[k] for k in ("ground_truth", "answer", "loc_ans") if k in row), None)
+            truth = next((row[k] for k in ("ground_truth", "answer", "loc_ans") if k in row), None)
             if not isinstance(asked, str) or not asked.strip():
                 raise DataError(f"{_place(where, path)}: field 'prompt' is missing.", remedy=REMEDY)
-            if said in (None, "", []):
+            if truth in (None, "", []):
                 continue  # published records have probes without an answer: nothing to compare
-            given = answers(said, where, f"{path}.ground_truth")
-            found.append(Probe(kind, str(name), asked.strip(), given))
-    return tuple(found)
+            given = answers(truth, where, f"{path}.ground_truth")
+            parsed.append(Probe(kind, str(name), asked.strip(), given))
+    return tuple(parsed)
 
 
 def located(prompt: str, subject: str) -> str:

@@ -25,7 +25,7 @@ def _record(
     template = located(asked, about)
     given = answers(row[truth], where, truth) if row.get(truth) else ()
     others = [p for name in rephrase for p in texts(row, name, where)]
-    found = (
+    all_probes = (
         *probes(row.get("portability"), "portability", where, "portability"),
         *probes(row.get("locality"), "locality", where, "locality"),
         *_flat_locality(row, where),
@@ -38,7 +38,7 @@ def _record(
         target_new=text(row, target, where),
         target_true=given[0] if given else "",
         paraphrase_prompts=tuple(others),
-        probes=found,
+        probes=all_probes,
         schema=schema,
     )
 

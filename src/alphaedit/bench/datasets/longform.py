@@ -17,9 +17,9 @@ def read(row: Row, where: str) -> EditRecord:
     if not body:
         body = question
     rephrased = maybe(row, "para_question", where)
-    asked, said = texts(row, "sub_question", where), texts(row, "sub_answer", where)
-    found = [
-        Probe("portability", "sub_question", q, (a,)) for q, a in zip(asked, said, strict=False)
+    asked, replies = texts(row, "sub_question", where), texts(row, "sub_answer", where)
+    probes = [
+        Probe("portability", "sub_question", q, (a,)) for q, a in zip(asked, replies, strict=False)
     ]
     return EditRecord(
         case_id=str(row.get("id", where)),
@@ -29,7 +29,7 @@ def read(row: Row, where: str) -> EditRecord:
         target_new=text(row, "answer", where),
         target_true="",
         paraphrase_prompts=(rephrased,) if rephrased else (),
-        probes=tuple(found),
+        probes=tuple(probes),
         schema="longform",
     )
 

@@ -33,13 +33,15 @@ def _fact(rewrite: Any, where: str, field: str) -> tuple[Fact, str]:
 
 
 def _hops(row: Row, name: str, where: str) -> tuple[Probe, ...]:
-    found = []
+    probes = []
     for i, hop in enumerate(listed(row, name, where)):
         place = f"{name}.{i}"
-        held = obj(hop, where, place)
-        given = answers([held.get("answer"), held.get("answer_alias") or []], where, place)
-        found.append(Probe("single_hop", "new", text(held, "question", f"{where}, {place}"), given))
-    return tuple(found)
+        entry = obj(hop, where, place)
+        given = answers([entry.get("answer"), entry.get("answer_alias") or []], where, place)
+        probes.append(
+            Probe("single_hop", "new", text(entry, "question", f"{where}, {place}"), given)
+        )
+    return tuple(probes)
 
 
 def read(row: Row, where: str) -> EditRecord:

@@ -62,11 +62,11 @@ class Dataset:
 
 def schemas() -> dict[str, Schema]:
     """Every schema by name."""
-    found: dict[str, Schema] = {}
+    by_name: dict[str, Schema] = {}
     for module in iter_modules(home.__path__):
         for schema in getattr(import_module(f"{home.__name__}.{module.name}"), "SCHEMAS", ()):
-            found[schema.name] = schema
-    return dict(sorted(found.items()))
+            by_name[schema.name] = schema
+    return dict(sorted(by_name.items()))
 
 
 def get_schema(name: str) -> Schema:

@@ -21,32 +21,32 @@ _OF = re.compile(r".*\bof (?P<subject>.+) is$")
 
 
 def _probes(row: Row, where: str) -> tuple[Probe, ...]:
-    found = []
+    probes = []
     for name in (*PORTABLE, *LOCAL):
         for i, test in enumerate(listed(row, name, where)):
             place = f"{name}.{i}"
             queries = listed(obj(test, where, place), "test_queries", f"{where}, {place}")
             for j, query in enumerate(queries):
-                held = obj(query, where, f"{place}.test_queries.{j}")
-                if not held.get("answers"):
+                entry = obj(query, where, f"{place}.test_queries.{j}")
+                if not entry.get("answers"):
                     continue
-                given = answers(held["answers"], where, f"{place}.test_queries.{j}.answers")
+                given = answers(entry["answers"], where, f"{place}.test_queries.{j}.answers")
                 kind = "locality" if name in LOCAL else "portability"
-                asked = text(held, "prompt", f"{where}, {place}.test_queries.{j}")
-                found.append(Probe(kind, name, asked, given))
-    return tuple(found)
+                asked = text(entry, "prompt", f"{where}, {place}.test_queries.{j}")
+                probes.append(Probe(kind, name, asked, given))
+    return tuple(probes)
 
 
 def read(row: Row, where: str) -> EditRecord:
     """The edit is a sentence, "The R of S is T."; the subject is taken from it."""
     edit = obj(row.get("edit"), where, "edit")
     sentence = text(edit, "prompt", f"{where}, edit")
-    found = _SENTENCE.match(sentence)
-    if found is None:
+    match = _SENTENCE.match(sentence)
+    if match is None:
         raise DataError(
             f"{where}: field 'edit.prompt' is not '... is TARGET.': {sentence!r}.", remedy=REMEDY
         )
-    prompt, target = found["prompt"], found["target"].strip()
+    prompt, target = match["prompt"], match["target"].strip()
     subject = edit.get("subject")
     if not isinstance(subject, str):
         of = _OF.match(prompt)

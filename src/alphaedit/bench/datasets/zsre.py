@@ -12,16 +12,16 @@ def read(row: Row, where: str) -> EditRecord:
     prompt, subject = text(row, "src", where), text(row, "subject", where)
     template = located(prompt, subject)
     rephrase = maybe(row, "rephrase", where)
-    found = []
+    probes = []
     if row.get("loc"):
         asked = text(row, "loc", where)
-        found.append(
+        probes.append(
             Probe("locality", "unrelated", asked, answers(row.get("loc_ans"), where, "loc_ans"))
         )
     ported = row.get("portability")
     if isinstance(ported, dict) and ported.get("New Question") and ported.get("New Answer"):
         given = answers(ported["New Answer"], where, "portability.New Answer")
-        found.append(Probe("portability", "Reasoning", str(ported["New Question"]).strip(), given))
+        probes.append(Probe("portability", "Reasoning", str(ported["New Question"]).strip(), given))
     true = answers(row["answers"], where, "answers") if row.get("answers") else ()
     return EditRecord(
         case_id=str(row.get("case_id", where)),
@@ -31,7 +31,7 @@ def read(row: Row, where: str) -> EditRecord:
         target_new=text(row, "alt", where),
         target_true=true[0] if true else text(row, "pred", where),
         paraphrase_prompts=(rephrase,) if rephrase else (),
-        probes=tuple(found),
+        probes=tuple(probes),
         schema="zsre",
     )
 

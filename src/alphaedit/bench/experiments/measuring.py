@@ -42,10 +42,10 @@ class _Edits:
 
     def now(self, context: Context) -> Outcome:
         handle = context.editor.handle
-        found = metrics_for(
+        metrics = metrics_for(
             handle, context.records, context.before["edits"], progress=context.progress
         )
-        numbers: Numbers = dict(found)
+        numbers: Numbers = dict(metrics)
         if context.kept:
             numbers["kept"] = kept_share(handle, context.kept)
         return Outcome(numbers)
@@ -54,20 +54,20 @@ class _Edits:
 def _generation(context: Context) -> Outcome:
     # Sampled text costs a hundred passes; the intervals tell what fewer records are worth.
     records = list(context.records)[:: max(1, -(-len(context.records) // GENERATED))]
-    found = generation_metrics(
+    metrics = generation_metrics(
         context.editor.handle, records, seed=context.seed, progress=context.progress
     )
-    return Outcome(dict(found))
+    return Outcome(dict(metrics))
 
 
 def _texts(context: Context) -> Outcome:
     """Greedy text after the prompts of the first records, for reading side by side."""
     chosen = list(context.coming)[:TEXTS]
     prompts = [(r, p) for r in chosen for p in (r.rewrite, *r.generation_prompts[:1])]
-    said = generate(context.editor.handle, [p for _, p in prompts], TEXT_TOKENS)
+    continuations = generate(context.editor.handle, [p for _, p in prompts], TEXT_TOKENS)
     texts = [
         {"prompt": p, "new": r.target_new, "true": r.target_true, "text": text}
-        for (r, p), text in zip(prompts, said, strict=True)
+        for (r, p), text in zip(prompts, continuations, strict=True)
     ]
     return Outcome({}, {"texts": texts})
 
@@ -80,7 +80,7 @@ def _semantics(context: Context) -> Outcome:
     hits: dict[str, list[bool]] = defaultdict(list)
     for record, n, t in zip(records, new, true, strict=True):
         hits[category_of(record.relation_id)].append(n.mean_logprob > t.mean_logprob)
-    return Outcome({f"efficacy:{name}": percent(found) for name, found in sorted(hits.items())})
+    return Outcome({f"efficacy:{name}": percent(wins) for name, wins in sorted(hits.items())})
 
 
 def _retention(context: Context) -> Outcome:
@@ -106,8 +106,8 @@ class _Drift:
         return held_out(context.editor.handle, text, seed=context.seed)
 
     def now(self, context: Context) -> Outcome:
-        found = context.before["drift"].drift(context.editor.handle)
-        return Outcome({"kl": found.kl, "perplexity": found.perplexity})
+        drift = context.before["drift"].drift(context.editor.handle)
+        return Outcome({"kl": drift.kl, "perplexity": drift.perplexity})
 
 
 def _space(context: Context) -> Outcome:
@@ -135,8 +135,8 @@ def _space(context: Context) -> Outcome:
 def _routing(context: Context) -> Outcome:
     """Bytes of any method; of hooks and memories also where they fire and the time they take."""
     editor, progress = context.editor, context.progress
-    found = routing_metrics(editor, context.records, progress=progress) or memory_metrics(editor)
-    return Outcome(dict(found))
+    metrics = routing_metrics(editor, context.records, progress=progress) or memory_metrics(editor)
+    return Outcome(dict(metrics))
 
 
 class _Strict:
@@ -148,14 +148,14 @@ class _Strict:
     def now(self, context: Context) -> Outcome:
         editor, progress = context.editor, context.progress
         edited = bool(editor.edits)
-        found = strict_metrics(
+        metrics = strict_metrics(
             editor.handle,
             context.records,
             "new" if edited else "old",
             concluded=context.before["strict"] if edited else None,
             progress=progress,
         )
-        return Outcome(dict(found))
+        return Outcome(dict(metrics))
 
 
 class _Shift:
@@ -168,12 +168,12 @@ class _Shift:
 
     def now(self, context: Context) -> Outcome:
         facts, before = context.before["shift"]
-        found = compare(before, hidden_states(context.editor.handle, facts, context.layer))
+        comparison = compare(before, hidden_states(context.editor.handle, facts, context.layer))
         points = {
-            "before": [[round(v, 3) for v in p] for p in found.points_before.tolist()],
-            "after": [[round(v, 3) for v in p] for p in found.points_after.tolist()],
+            "before": [[round(v, 3) for v in p] for p in comparison.points_before.tolist()],
+            "after": [[round(v, 3) for v in p] for p in comparison.points_after.tolist()],
         }
-        return Outcome(dict(found.numbers()), {"shift": points})
+        return Outcome(dict(comparison.numbers()), {"shift": points})
 
 
 def _ability(context: Context) -> Outcome:

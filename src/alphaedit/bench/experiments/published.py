@@ -14,8 +14,8 @@ from alphaedit.core.errors import unknown_name
 def tables() -> Mapping[str, Any]:
     """All tables by name, with their sources."""
     text = (files("alphaedit.bench.experiments") / "published.yaml").read_text(encoding="utf-8")
-    found: Mapping[str, Any] = yaml.safe_load(text)
-    return found
+    by_name: Mapping[str, Any] = yaml.safe_load(text)
+    return by_name
 
 
 def figures(name: str) -> Mapping[str, Any]:
@@ -27,5 +27,5 @@ def figures(name: str) -> Mapping[str, Any]:
     known = tables()
     if name not in known:
         raise unknown_name("published table", name, list(known))
-    found: Mapping[str, Any] = known[name]
-    return found
+    table: Mapping[str, Any] = known[name]
+    return table

@@ -95,7 +95,7 @@ class Spec(BaseModel):
 
     @field_validator("models", "records", "measures", "final", "pictures", mode="before")
     @classmethod
-    def _one(cls, value: Any) -> Any:
+    def _listed(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("seeds", mode="before")
@@ -150,8 +150,8 @@ def _with_registered(
 
     fields = dict(data)
     more = fields.pop(WHERE_REGISTERED, [])
-    named = [{"method": one} if isinstance(one, str) else one for one in more or ()]
-    if not isinstance(more, list) or not all(isinstance(one, dict) for one in named):
+    named = [{"method": entry} if isinstance(entry, str) else entry for entry in more or ()]
+    if not isinstance(more, list) or not all(isinstance(entry, dict) for entry in named):
         raise ConfigError(
             f"{where}: {WHERE_REGISTERED} is no list of methods.",
             remedy="Write it as the field 'methods' is written.",
@@ -160,7 +160,7 @@ def _with_registered(
         there = methods()
         fields["methods"] = [
             *fields["methods"],
-            *(one for one in named if one.get("method") in there),
+            *(entry for entry in named if entry.get("method") in there),
         ]
     return fields
 

@@ -36,8 +36,8 @@ class RunDirectory:
         """
         wanted = json.loads(spec.model_dump_json())
         if (self.path / MANIFEST).is_file():
-            held = self.manifest()["experiment"]
-            different = sorted(k for k in {*held, *wanted} if held.get(k) != wanted.get(k))
+            stored = self.manifest()["experiment"]
+            different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
             if different:
                 raise DataError(
                     f"{self.path} holds results of another configuration: "
@@ -115,17 +115,17 @@ class RunDirectory:
         Raises:
             DataError: a file is broken.
         """
-        found: list[Row] = []
+        rows: list[Row] = []
         for path in sorted(self.path.glob("cells/*/rows-*.jsonl")):
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
                 try:
-                    found.append(json.loads(line))
+                    rows.append(json.loads(line))
                 except json.JSONDecodeError as error:
                     raise DataError(
                         f"{path}, line {number}: {error}.",
                         remedy="Remove the file and run the experiment again: it goes on there.",
                     ) from None
-        return found
+        return rows
 
     def cells(self) -> list[dict[str, Any]]:
         """What is known of all cells that began."""
@@ -134,12 +134,12 @@ class RunDirectory:
 
     def extras(self, cell: str) -> dict[int, dict[str, Any]]:
         """What is not numbers of a cell, by edits."""
-        found = {}
+        by_edits = {}
         for path in sorted((self.path / "cells" / cell).glob("extra-*.json")):
-            found[int(path.stem.removeprefix("extra-"))] = json.loads(
+            by_edits[int(path.stem.removeprefix("extra-"))] = json.loads(
                 path.read_text(encoding="utf-8")
             )
-        return found
+        return by_edits
 
     def finished(self) -> bool:
         """Whether every cell that began has ended, and there is one."""
