@@ -146,8 +146,7 @@ class Editing(Versioned):
         self._prepare(solver, hp, timer)
         with timer.phase("answers"):
             before = self.asked(facts)
-        state = self._state_for(facts) if repeated(self._in_force, facts) else self.state
-        state = self._with_contexts(hp, state)
+        state = self._state_before(hp, facts)
         solution = self._solved(solver, hp, facts, state)
         parent = self.edits[-1].id if self.edits else None
         learned = solution.state.learned(state)
@@ -180,8 +179,7 @@ class Editing(Versioned):
             )
             stop = self._guarded(edit.id, drift)
             self._record("edit", why, add=[(edit, learned)])
-            if not state.contexts:
-                self._keep_contexts(hp, solution.state)
+            self._keep_contexts(hp, state, solution.state)
             keep()
         self._made(edit, learned, solution.state)
         LOG.info("%r", edit)
@@ -208,8 +206,9 @@ class Editing(Versioned):
             solution = method.solve(problem)
         return replace(solution, patch=_of_first(solution.patch, self.ranks))
 
-    def _with_contexts(self, hp: Settings, state: SequentialState) -> SequentialState:
-        """`state` with the contexts that this model, unedited, wrote for another process."""
+    def _state_before(self, hp: Settings, facts: Sequence[Fact]) -> SequentialState:
+        """What the run has learned, with contexts that the unedited model wrote once already."""
+        state = self._state_for(facts) if repeated(self._in_force, facts) else self.state
         if state.contexts or (key := self._contexts_key(hp)) is None:
             return state
         stored = self.ranks.from_first(self.statistics.cache.load_json(key))
@@ -217,11 +216,11 @@ class Editing(Versioned):
         whole = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
         return replace(state, contexts=tuple(texts)) if texts and whole else state
 
-    def _keep_contexts(self, hp: Settings, state: SequentialState) -> None:
+    def _keep_contexts(self, hp: Settings, before: SequentialState, after: SequentialState) -> None:
         """Keep what the unedited model wrote for the next process."""
-        key = self._contexts_key(hp) if self.ranks.first and state.contexts else None
-        if key is not None:
-            self.statistics.cache.save_json(key, {"texts": list(state.contexts or ())})
+        new = after.contexts if self.ranks.first and not before.contexts else None
+        if new and (key := self._contexts_key(hp)) is not None:
+            self.statistics.cache.save_json(key, {"texts": list(new)})
 
     def _contexts_key(self, hp: Settings) -> dict[str, str] | None:
         """What contexts depend on; None where they are not kept."""
