@@ -148,17 +148,16 @@ class Editing(Versioned):
             before = self.asked(facts)
         state = self._state_before(hp, facts)
         solution = self._solved(solver, hp, facts, state)
-        parent = self.edits[-1].id if self.edits else None
         learned = solution.state.learned(state)
         edit = Edit(
-            id=edit_id(solution.patch, tuple(facts), parent),
+            id=edit_id(solution.patch, tuple(facts), self._last_id),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             method=solver.name,
             hyperparameters=hp.model_dump(mode="json", exclude_none=True),
             facts=tuple(facts),
             patch=solution.patch,
             base=self.base,
-            parent=parent,
+            parent=self._last_id,
             before=tuple(reply.answer for reply in before),
             measured=measured,
             learned=learned,

@@ -48,6 +48,11 @@ class Versioned:
         self._in_force: dict[str, Held] = {}
         self._applied = Applied(handle)
 
+    @property
+    def _last_id(self) -> str | None:
+        """Id of the newest edit in force."""
+        return self.edits[-1].id if self.edits else None
+
     def apply(self, edit: Edit) -> None:
         """Apply an edit that was made before, onto the state it was made on.
 
@@ -64,7 +69,7 @@ class Versioned:
                 remedy="Give what `edit` returned or `Edit.load` read.",
             )
         check_edit(edit, self.base)
-        parent = self.edits[-1].id if self.edits else None
+        parent = self._last_id
         if edit.parent != parent:
             raise EditFileError(
                 f"Edit {edit.id} was made after {edit.parent or 'the unedited model'}, but the "
