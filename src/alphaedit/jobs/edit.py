@@ -251,7 +251,7 @@ class _Work:
             for phase, spent in made.seconds.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
         began = time.perf_counter()
-        self.asked = editor.asked(facts)
+        self.asked = self._asked_now()
         self.metrics = self._evaluate(records, measuring)
         self.seconds["evaluation"] += time.perf_counter() - began
         if editor.ranks.first:
@@ -278,6 +278,17 @@ class _Work:
         self.made: list[Edit] = editor.edits[first:]
         if self.stopped and not self.made:
             raise self.stopped
+
+    def _asked_now(self) -> list[Asked]:
+        """What the model says after all batches; of one batch the edit itself knows it."""
+        from alphaedit.editor.measured import Asked
+
+        facts = self.source.facts
+        last = self.made[-1]
+        if list(last.facts) == list(facts):
+            replies = zip(facts, last.after, last.verdict, strict=True)
+            return [Asked(fact, answer, holds) for fact, answer, holds in replies]
+        return self.editor.asked(facts)
 
     def _warn(self) -> None:
         """Say which facts do not hold, and what to do next."""
