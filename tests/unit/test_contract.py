@@ -364,3 +364,19 @@ def test_facts_to_forget_that_are_none(editor: Editor) -> None:
         editor.forget_facts([3])  # type: ignore[list-item]
     with pytest.raises(AlphaEditError, match="No edit in force is about"):
         editor.forget_facts("The capital of France is")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hooks_of_two_editors_do_not_act_side_by_side(editor: Editor) -> None:
+    before = logits(editor, ASKED)
+    other = Editor(editor.handle, editor.statistics, progress=False)
+    editor.edit(FACTS[:1], "grace", **SETTINGS["grace"])
+    edited = logits(editor, ASKED)
+    with pytest.raises(ConfigError, match="Another Editor"):
+        other.edit(FACTS[1:2], "grace", **SETTINGS["grace"])
+    assert other.edits == []
+    assert equal(logits(editor, ASKED), edited)
+    editor.revert()
+    other.edit(FACTS[1:2], "grace", **SETTINGS["grace"])
+    other.revert()
+    assert equal(logits(editor, ASKED), before)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alphaedit.cli import tables
 from alphaedit.cli.output import Session
 from alphaedit.core.errors import GuardError
+from alphaedit.methods.presets import entry
 
 if TYPE_CHECKING:
     from alphaedit.core.edit import Edit
@@ -48,6 +49,12 @@ def show(session: Session, edited: EditResult, result: dict[str, Any]) -> None:
     told += [f"{k.replace('_', ' ')} {measured[k]:.3g}" for k in SCALES if k in measured]
     if told:
         session.say(f"No preset fits this model; measured on it and kept: {', '.join(told)}.")
+    if edited.preset and "transferred" in (preset := entry(edited.preset)):
+        session.say(
+            f"Preset {edited.preset} comes from {preset['transferred']} and was not tried on this "
+            "model: --preset measured looks at the model itself.",
+            style="yellow",
+        )
     session.say(tables.seconds_line(edited.seconds))
     show_guard(session, edited.stopped, edited.made)
     for name, path in edited.written.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from alphaedit.core.errors import ConfigError
 from alphaedit.core.patch import Patch
 from alphaedit.editor.layers import Layers
 from alphaedit.methods.in_force import install
@@ -72,12 +73,22 @@ class Applied:
             yield
 
     def _install(self, patches: Sequence[Patch], touched: Sequence[Patch]) -> None:
-        """Bring the changes of `patches` into force, if any of `touched` has some."""
+        """Bring the changes of `patches` into force, if any of `touched` has some.
+
+        Raises:
+            ConfigError: those of another editor are in force, which would act beside them.
+        """
         if not any(patch.changes for patch in touched):
             return
+        if self.handle.changed_by not in (None, self):
+            raise ConfigError(
+                "Another Editor of this model has hooks or memories in force.",
+                remedy="Go on with that editor, or revert its edits first.",
+            )
         while self._undo:
             self._undo.pop()()
         changes = [change for patch in patches for change in patch.changes]
+        self.handle.changed_by = self if changes else None
         if changes:
             self._undo.append(install(self.handle, changes))
         else:

@@ -129,6 +129,14 @@ class EditResult:
         return [reply.answer for reply in self.asked]
 
     @property
+    def preset(self) -> str | None:
+        """Name of the preset that was used; None where the model itself was looked at."""
+        from alphaedit.locate.preset import MEASURED, matching
+
+        name = self.request.preset or matching(self.editor.handle)
+        return None if name == MEASURED or self.made[-1].measured else name
+
+    @property
     def fails(self) -> list[Asked]:
         """Facts that the model does not say at the end; those of an undone batch too."""
         return [reply for reply in self.asked if not reply.holds]
@@ -144,6 +152,7 @@ class EditResult:
             "before": plain(self.metrics_before),
             "model": request.model,
             "method": last.method,
+            "preset": self.preset,
             "hyperparameters": dict(last.hyperparameters),
             "null_space": {name: dict(row) for name, row in last.null_space.items()},
             "facts": [

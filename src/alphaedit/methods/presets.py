@@ -18,7 +18,8 @@ from alphaedit.core.reading import read_text
 from alphaedit.methods.config import build
 
 ENDINGS = (".yaml", ".yml")
-FIELDS = ("source", "match", "all", "methods", "measured")
+FIELDS = ("source", "transferred", "match", "all", "methods", "measured")
+TEXTS = ("source", "transferred")
 _REMEDY = "Give a file that `alphaedit tune` wrote, or the name of a preset."
 
 
@@ -59,8 +60,14 @@ def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
 
 
 def matching(facts: Mapping[str, Any]) -> str | None:
-    """Name of the package's preset whose `match` fits what is known of a model, if any."""
+    """Name of the package's preset whose `match` fits what is known of a model, if any.
+
+    One that was transferred from another model is used where it is asked for by name: what a model
+    shows in trial edits of its own is better than what nobody has tried on it.
+    """
     for name, known in presets().items():
+        if "transferred" in known:
+            continue
         match: Mapping[str, Any] = known.get("match", {})
         if match and all(facts.get(key) == value for key, value in match.items()):
             return name
@@ -87,8 +94,9 @@ def read_preset(path: Path) -> dict[str, Any]:
     for field, value in data.items():
         if field not in FIELDS:
             raise unknown_name(f"field in {path}", str(field), FIELDS)
-        if field != "source" and not isinstance(value, dict):
-            raise ConfigError(f"{path}: field {field!r} is not a mapping.", remedy=_REMEDY)
+        if not isinstance(value, str if field in TEXTS else dict):
+            kind = "text" if field in TEXTS else "mapping"
+            raise ConfigError(f"{path}: field {field!r} is not a {kind}.", remedy=_REMEDY)
     methods = data.get("methods", {})
     for method, values in methods.items():
         if not isinstance(values, dict):

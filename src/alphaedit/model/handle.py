@@ -53,6 +53,7 @@ class ModelHandle:
         companions: models that answer requests for it, by where they were loaded from.
         rewritten: one of them changes what lies in front of a prompt's last token.
         composed: what hooks made of their rows, to go on from with the next edit.
+        changed_by: whose hooks and memories are in force.
 
     Raises:
         ModelError: the model is not causal.
@@ -94,6 +95,7 @@ class ModelHandle:
         self.companions: dict[str, ModelHandle] = {}
         self.rewritten = False
         self.composed: dict[str, Any] = {}
+        self.changed_by: object | None = None
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod
