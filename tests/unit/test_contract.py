@@ -107,6 +107,8 @@ def test_every_method_on_the_bundled_models(model: str, name: str, tmp_path: Pat
     if name in ROUTED:
         own: dict[str, Any] = {"steps": 30, "judge": "words"}
         over = {field: value for field, value in own.items() if field in fields}
+    if name == "serac":
+        over = SETTINGS[name]
     if isinstance(methods()[name], LearnedMethod):
         over = {"editor": str(untrained(editor.handle, name, facts, tmp_path / "editor"))}
     try:
