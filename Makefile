@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench experiments real vllm docs clean
+.PHONY: help install demo test test-all lint format bench experiments real vllm docs docs-site clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -74,6 +74,12 @@ vllm: $(STAMP)  ## Install vLLM for CPUs into .models/vllm, for a slow test (3.5
 docs: $(STAMP)  ## Check that links and pictures in the documentation exist
 	@$(BIN)/python docs/check_links.py
 
+docs-site: $(STAMP)  ## Build the documentation site into site/; a broken link fails
+	@$(BIN)/python docs/update_api.py --check
+	@$(BIN)/python docs/update_errors.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The site is in site/; to look at it: $(BIN)/mkdocs serve"
+
 clean:  ## Remove caches and build outputs; .venv stays
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

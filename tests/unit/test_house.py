@@ -144,6 +144,8 @@ def test_link_checker(tmp_path: Path) -> None:
     assert check["broken_links"](page) == ["b.png", "c.png", "d e.md"]
 
 
-def test_the_page_of_the_api_is_made_from_the_docstrings() -> None:
-    made = runpy.run_path(str(ROOT / "docs/update_api.py"))["page"]()
-    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == made, "run docs/update_api.py"
+@pytest.mark.parametrize("name", ["api", "errors"])
+def test_pages_are_made_from_the_code(name: str) -> None:
+    made = runpy.run_path(str(ROOT / f"docs/update_{name}.py"))["page"]()
+    there = (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+    assert there == made, f"run docs/update_{name}.py"

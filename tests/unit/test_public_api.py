@@ -463,6 +463,20 @@ def test_the_page_has_every_name() -> None:
     assert set(errors.__all__) <= set(drawn)
 
 
+@pytest.mark.parametrize("page", ["index", "from-easyedit"])
+def test_examples_of_short_pages_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.with_stem(page).read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), names)
+    assert names["edit"].fails == ()
+    assert names["editor"].edits == []
+    if page == "index":
+        assert capsys.readouterr().out.endswith(" English\n")
+
+
 def test_the_examples_of_the_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
