@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench experiments real vllm docs docs-site clean
+.PHONY: help install demo test test-all lint format bench experiments real vllm docs docs-site wheel clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -79,6 +79,15 @@ docs-site: $(STAMP)  ## Build the documentation site into site/; a broken link f
 	@$(BIN)/python docs/update_errors.py --check
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "The site is in site/; to look at it: $(BIN)/mkdocs serve"
+
+wheel: $(STAMP)  ## Build wheel and sdist into dist/, and try the wheel in an empty environment
+	@rm -rf dist build/empty
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) build
+	@$(BIN)/python -m build --outdir dist . > /dev/null
+	@$(BIN)/python .ci/check_wheel.py dist/*.whl
+	@$(PYTHON) -m venv build/empty
+	@build/empty/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt dist/*.whl
+	@cd build/empty && bin/alphaedit demo --quick
 
 clean:  ## Remove caches and build outputs; .venv stays
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

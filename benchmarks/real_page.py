@@ -44,12 +44,12 @@ def stretches_table() -> str:
     found, chosen, rows = result("stretches"), result("unknown"), []
     for model, title in TITLES.items():
         first = chosen[model]["draws"][0]["edited"]
-        tried = [(row["layers"], row) for row in found[model]]
         own = first["chosen"]["layers"]
-        tried = sorted([(at, row) for at, row in tried if at != own] + [(own, first)])
-        for layers, row in tried:
+        # Of one run all of them, if it had the chosen one too.
+        tried = {tuple(own): first, **{tuple(row["layers"]): row for row in found[model]}}
+        for layers, row in sorted(tried.items()):
             shares = [f"{row[share]:.1f}" for share in (*SHARES, "score")]
-            mark = "**" if layers == own else ""
+            mark = "**" if list(layers) == own else ""
             rows.append([title, f"{mark}{layers[0]} to {layers[-1]}{mark}", *shares])
     return table(("model", "layers", *HEADS, "score"), rows)
 

@@ -18,8 +18,12 @@ from alphaedit.core.reading import read_text
 from alphaedit.methods.config import build
 
 ENDINGS = (".yaml", ".yml")
-FIELDS = ("source", "transferred", "match", "all", "methods", "measured")
-TEXTS = ("source", "transferred")
+FIELDS = ("source", "transferred", "planned", "match", "all", "methods", "measured")
+KINDS: Mapping[str, tuple[type, str]] = {
+    "source": (str, "text"),
+    "transferred": (str, "text"),
+    "planned": (int, "number"),
+}
 _REMEDY = "Give a file that `alphaedit tune` wrote, or the name of a preset."
 
 
@@ -62,11 +66,12 @@ def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
 def matching(facts: Mapping[str, Any]) -> str | None:
     """Name of the package's preset whose `match` fits what is known of a model, if any.
 
-    One that was transferred from another model is used where it is asked for by name: what a model
-    shows in trial edits of its own is better than what nobody has tried on it.
+    Two kinds are used only where they are asked for by name: those `transferred` from another
+    model, as what a model shows in trial edits of its own is better than what nobody has tried on
+    it; and those for many edits (`planned`), which serve few edits worse.
     """
     for name, known in presets().items():
-        if "transferred" in known:
+        if "transferred" in known or "planned" in known:
             continue
         match: Mapping[str, Any] = known.get("match", {})
         if match and all(facts.get(key) == value for key, value in match.items()):
@@ -94,8 +99,8 @@ def read_preset(path: Path) -> dict[str, Any]:
     for field, value in data.items():
         if field not in FIELDS:
             raise unknown_name(f"field in {path}", str(field), FIELDS)
-        if not isinstance(value, str if field in TEXTS else dict):
-            kind = "text" if field in TEXTS else "mapping"
+        wanted, kind = KINDS.get(field, (dict, "mapping"))
+        if not isinstance(value, wanted):
             raise ConfigError(f"{path}: field {field!r} is not a {kind}.", remedy=_REMEDY)
     methods = data.get("methods", {})
     for method, values in methods.items():
