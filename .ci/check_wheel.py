@@ -1,4 +1,7 @@
-"""Check what a wheel holds, before anybody installs it: .ci/check_wheel.py dist/*.whl"""
+"""Check what a wheel holds, before anybody installs it.
+
+    .ci/check_wheel.py dist/alphaedit-1.2.3-py3-none-any.whl
+"""
 
 import sys
 import zipfile

@@ -1,6 +1,6 @@
 """Are the layers that `alphaedit trace --suggest-layers` names as good as the best there are?
 
-    python -m benchmarks.layers [--edits 100]
+    python -m benchmarks.layers [--edits 100] [--quick]
 
 Edits the same records with every stretch of one to five neighboring layers of the bundled model,
 all else as its preset says, and compares with the stretch suggested from a trace. Writes
@@ -44,29 +44,34 @@ def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edits", type=int, default=100)
+    parser.add_argument("--quick", action="store_true", help="ten edits, single layers")
     args = parser.parse_args()
-    results: dict[str, Any] = json.loads(PATH.read_text())["results"] if PATH.exists() else {}
+    path, longest, edits = PATH, MOST_LAYERS, args.edits
+    if args.quick:
+        path, longest, edits = PATH.with_stem("layers-quick"), 1, 10
+        path.unlink(missing_ok=True)
+    results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}
     editor = Editor.from_pretrained("bundled")
     n = editor.handle.n_layers
-    found = records(World.load(), args.edits + TRACED)
+    found = records(World.load(), edits + TRACED)
     rows = [EditRecord.from_dict(row, f"record {i}") for i, row in enumerate(found)]
-    known = [Fact(r.prompt, r.subject, r.target_true) for r in rows[args.edits :]]
+    known = [Fact(r.prompt, r.subject, r.target_true) for r in rows[edits:]]
     suggested = suggest_layers(trace(editor.handle, known))
     editor.statistics.prepare(range(n))
-    for length in range(1, MOST_LAYERS + 1):
+    for length in range(1, longest + 1):
         for first in range(n - length + 1):
             layers = tuple(range(first, first + length))
             name = ",".join(map(str, layers))
             if name in results:
                 continue
             fresh = Editor(editor.handle, editor.statistics)
-            results[name] = measured(fresh, rows[: args.edits], layers)
+            results[name] = measured(fresh, rows[:edits], layers)
             print(name, results[name], flush=True)
             best = max(results, key=lambda key: results[key]["score"])
             chosen = ",".join(map(str, suggested))
             out = {
                 "benchmark": "layers",
-                "edits": args.edits,
+                "edits": edits,
                 "suggested": chosen,
                 "best": best,
                 "behind": {
@@ -76,7 +81,7 @@ def main() -> None:
                 "results": results,
                 **machine(),
             }
-            PATH.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

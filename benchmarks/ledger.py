@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from alphaedit.editor.layers import Layers
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.methods.state import Learned
 from alphaedit.model.handle import ModelHandle
+from alphaedit.model.weights import Weights
 from benchmarks.machine import measured, write
 
 SYNCED = 200
@@ -39,12 +39,10 @@ class Matrices(ModelHandle):
     """Nothing but edited matrices; adding, copying and restoring them are `ModelHandle`'s own."""
 
     def __init__(self, layers: int, d_out: int, d_in: int) -> None:
-        self._modules = {f"layer.{i}": nn.Linear(d_in, d_out, bias=False) for i in range(layers)}
-        self._masters: dict[str, Any] = {}
-        self._closed: dict[str, Any] = {}
-        self.model = SimpleNamespace(dtype=torch.float32)  # type: ignore[assignment]
-        for module in self._modules.values():
-            module.requires_grad_(False)
+        names = [f"layer_{i}" for i in range(layers)]
+        model = nn.ModuleDict({name: nn.Linear(d_in, d_out, bias=False) for name in names})
+        model.requires_grad_(False)
+        self._weights = Weights(model, sharded=False)  # type: ignore[arg-type]
 
 
 def weights(quick: bool) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def weights(quick: bool) -> dict[str, Any]:
     handle = Matrices(layers, d_out, d_in)
     g = torch.Generator().manual_seed(0)
     change = {
-        f"layer.{i}.weight": LowRank(
+        f"layer_{i}.weight": LowRank(
             torch.randn(d_out, facts, generator=g) * 1e-3, torch.randn(facts, d_in, generator=g)
         )
         for i in range(layers)
