@@ -193,15 +193,21 @@ def trained_scope(data: DataSet, model: str, folder: Path, *, quick: bool) -> di
 
 
 class Table:
-    """The rows of one data set, and where they are kept."""
+    """The rows of one data set.
 
-    def __init__(self, model: str, data: DataSet, stored: Any, *, quick: bool) -> None:
-        self.model, self.data, self.quick = model, data, quick
+    Attributes:
+        model: name or path.
+        data: what is edited.
+        rows: by the method's label; those of `stored` that are of the same facts, and new ones.
+        scope: folder that a scope is trained into, once, if a method asks for it.
+    """
+
+    def __init__(self, model: str, data: DataSet, stored: Any, scope: Path, *, quick: bool) -> None:
+        self.model, self.data, self.scope, self.quick = model, data, scope, quick
         # Rows of other facts are no comparison.
         same = bool(stored) and stored["about"] == data.about
         self.rows: dict[str, Any] = dict(stored["rows"]) if same else {}
         self._before: Unedited | None = None
-        self._folder = tempfile.TemporaryDirectory()
         self._trained: dict[str, Any] | None = None
 
     def wanted(self, named: Sequence[str] | None) -> list[str]:
@@ -239,7 +245,7 @@ class Table:
         row: dict[str, Any] = {"method": plan.method, "batch": plan.batch}
         settings = dict(plan.settings)
         if plan.scope:
-            settings["editor"], row["trained"] = self._scope()
+            settings["editor"], row["trained"] = str(self.scope), self._scope_measures()
         try:
             row |= edited(editor, plan, self.data, settings)
             row["figures"] = figures(editor, records, before)
@@ -252,12 +258,11 @@ class Table:
             editor.set_edits([])
         return row
 
-    def _scope(self) -> tuple[str, dict[str, Any]]:
-        """Where the trained scope lies, and what came of its training, which is done once."""
-        folder = Path(self._folder.name) / "scope"
+    def _scope_measures(self) -> dict[str, Any]:
+        """What came of training the scope, which is done here the first time."""
         if self._trained is None:
-            self._trained = trained_scope(self.data, self.model, folder, quick=self.quick)
-        return str(folder), self._trained
+            self._trained = trained_scope(self.data, self.model, self.scope, quick=self.quick)
+        return self._trained
 
 
 def data_sets(
@@ -292,15 +297,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     editor = Editor.from_pretrained(name, seed=0, progress=False)
     tables = of_model.setdefault(args.model, {})
     sets = data_sets(editor.handle, args.model, name, args.data, quick=args.quick)
-    for records, data in sets.items():
-        if args.records and records not in args.records:
-            continue
-        table = Table(name, data, tables.get(records), quick=args.quick)
-        for label in table.wanted(args.method):
-            table.measure(label, Editor(editor.handle, editor.statistics, seed=0, progress=False))
-            print(records, label, json.dumps(table.rows[label]), flush=True)
-            tables[records] = table.to_json()
-            machine.write("memories", of_model, quick=args.quick)
+    with tempfile.TemporaryDirectory() as scopes:
+        for records, data in sets.items():
+            if args.records and records not in args.records:
+                continue
+            scope = Path(scopes) / records
+            table = Table(name, data, tables.get(records), scope, quick=args.quick)
+            for label in table.wanted(args.method):
+                fresh = Editor(editor.handle, editor.statistics, seed=0, progress=False)
+                table.measure(label, fresh)
+                print(records, label, json.dumps(table.rows[label]), flush=True)
+                tables[records] = table.to_json()
+                machine.write("memories", of_model, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -126,14 +126,15 @@ def test_memories_are_measured_one_after_another(
     assert found["bundled"]["world"]["about"]["facts"] == memories.QUICK
 
 
-def test_rows_of_other_facts_are_measured_anew() -> None:
+def test_rows_of_other_facts_are_measured_anew(tmp_path: Path) -> None:
     data = DataSet({"first": 4}, [], list, BUNDLED, requests=0)
     stored = {"about": {"first": 4}, "rows": {"grace": {"batch": 1}}}
-    table = memories.Table("bundled", data, stored, quick=False)
+    table = memories.Table("bundled", data, stored, tmp_path, quick=False)
     assert table.wanted(None) == [name for name in ("unedited", *BUNDLED) if name != "grace"]
     assert table.wanted(["melo", "grace"]) == ["grace", "melo"]
     assert table.to_json() == stored
-    other = memories.Table("bundled", data, {**stored, "about": {"first": 5}}, quick=False)
+    stored["about"] = {"first": 5}
+    other = memories.Table("bundled", data, stored, tmp_path, quick=False)
     assert other.wanted(None) == ["unedited", *BUNDLED]
 
 
