@@ -27,8 +27,8 @@ CALIBRATION = 200
 WORLD, REAL = 100, 50
 FIRST_OTHER = 100
 """Records from here on are what scopes are trained on and settings tried on, never those before."""
-NEIGHBORS = 2
-"""Of CounterFact's ten of each record, for time."""
+WORLD_NEIGHBORS, NEIGHBORS = 4, 2
+"""Of up to ten of each record of the world, and of CounterFact, for time."""
 SCOPE_FACTS = 3000
 
 
@@ -131,7 +131,7 @@ def of_world(handle: ModelHandle, name: str, count: int) -> DataSet:
     """Facts of the bundled world, none of them among those that methods measure settings on."""
     known = {one.prompt for one in phrasings(handle, count=CALIBRATION)}
     drawn = world_records(handle, count + CALIBRATION, SEED)
-    records = without_edited([r for r in drawn if r.rewrite not in known][:count], None)
+    records = without_edited([r for r in drawn if r.rewrite not in known][:count], WORLD_NEIGHBORS)
     subjects = {record.subject for record in records}
 
     def scope_facts() -> list[Fact]:
