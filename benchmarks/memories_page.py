@@ -80,27 +80,30 @@ def costs_table(models: Mapping[str, Mapping[str, Row]]) -> str:
         if any("bytes_per_edit" in rows.get(label, {}) for rows in models.values())
     ]
     lines = [
-        [label, *(c for rows in models.values() for c in cost(rows.get(label)))] for label in labels
+        [label, *(c for rows in models.values() for c in cost(rows, label))] for label in labels
     ]
     return table(tuple(heads), lines)
 
 
-def cost(row: Row | None) -> list[str]:
-    """One row's costs on one model."""
+def cost(rows: Mapping[str, Row], label: str) -> list[str]:
+    """One method's costs on one model."""
+    row = rows.get(label)
     if row is None or "bytes_per_edit" not in row:
         return [NONE] * 5
-    spent = row["latency"]
-    more = [added(spent, name) for name in ("request_time", "request_time_neighbors")]
+    pass_ms = rows["unedited"]["latency"]["silent_ms"]
+    more = [
+        added(row["latency"], name, pass_ms) for name in ("request_time", "request_time_neighbors")
+    ]
     sizes = [f"{row[name]:,}" for name in ("bytes_per_edit", "saved_bytes_per_edit")]
     return [f"{row['seconds_per_100_edits']:.1f}", *more, *sizes]
 
 
-def added(latency: Mapping[str, Any], name: str) -> str:
-    """Milliseconds that are added to a request, and their share of the unedited pass."""
+def added(latency: Mapping[str, Any], name: str, pass_ms: float) -> str:
+    """Milliseconds that are added to a request, and the interval of their share of the pass."""
     if name not in latency:
         return "0"
-    percent = latency[name][0] - 100
-    return f"{latency['silent_ms'] * percent / 100:.1f} ({percent:+.0f} %)"
+    value, low, high = (percent - 100 for percent in latency[name])
+    return f"{pass_ms * value / 100:.1f} ({low:+.0f} to {high:+.0f} %)"
 
 
 def tables() -> dict[str, str]:
