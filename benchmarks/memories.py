@@ -212,9 +212,11 @@ class Table:
         self._trained: dict[str, Any] | None = None
 
     def wanted(self, named: Sequence[str] | None) -> list[str]:
-        """Methods that are named, or all that are not measured yet."""
+        """Methods that are named, in that order, or all that are not measured yet."""
         known = (PLAIN, *self.data.plans)
-        return [label for label in known if (label in named if named else label not in self.rows)]
+        if named:
+            return [label for label in dict.fromkeys(named) if label in known]
+        return [label for label in known if label not in self.rows]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, rows in the order of the table."""

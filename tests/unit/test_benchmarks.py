@@ -131,7 +131,7 @@ def test_rows_of_other_facts_are_measured_anew(tmp_path: Path) -> None:
     stored = {"about": {"first": 4}, "rows": {"grace": {"batch": 1}}}
     table = memories.Table("bundled", data, stored, tmp_path, quick=False)
     assert table.wanted(None) == [name for name in ("unedited", *BUNDLED) if name != "grace"]
-    assert table.wanted(["melo", "grace"]) == ["grace", "melo"]
+    assert table.wanted(["melo", "grace"]) == ["melo", "grace"]
     assert table.to_json() == stored
     stored["about"] = {"first": 5}
     other = memories.Table("bundled", data, stored, tmp_path, quick=False)
