@@ -161,17 +161,17 @@ def update() -> None:
         ("docs/performance.md", "real-speed", speed_table()),
         *runs(),
     ):
-        page = ROOT / place
-        marks = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        new, count = re.subn(
-            marks,
-            lambda m, text=text: m[1] + text + m[2],
-            page.read_text(encoding="utf-8"),
-            flags=re.DOTALL,
-        )
-        if count != 1:
-            raise SystemExit(f"{page}: {count} places for the table {name!r}.")
-        page.write_text(new, encoding="utf-8")
+        fill(ROOT / place, name, text)
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Put a table between its marks in a page."""
+    marks = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+    old = page.read_text(encoding="utf-8")
+    new, count = re.subn(marks, lambda m: m[1] + text + m[2], old, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"{page}: {count} places for the table {name!r}.")
+    page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import gpu, growth, machine, page, picture, real_page
+from benchmarks import gpu, growth, machine, memories, memories_page, page, picture, real_page
 from benchmarks.floors import search_operations
+from benchmarks.memories_data import BUNDLED, SMOLLM, DataSet
 from tests.tiny import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -105,3 +106,52 @@ def test_the_first_picture_is_of_the_results() -> None:
     assert found["gguf-lora"]["bytes"] < 50_000
     assert drawn.count(">English<") == 3
     assert drawn.count(">French<") == 5
+
+
+def test_memories_are_measured_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    memories.main(["--quick", "--method", "unedited", "memprompt"])
+    found = json.loads((tmp_path / "memories-quick.json").read_text(encoding="utf-8"))
+    rows = found["bundled"]["world"]["rows"]
+    assert rows["unedited"]["figures"]["rewrite"][0] == 0
+    assert rows["unedited"]["figures"]["neighbors_kept"][0] == 100
+    made = rows["memprompt"]
+    assert made["figures"]["fired_edits"][0] == 100
+    assert made["figures"]["fired_paraphrases"][0] < 100
+    assert 0 < made["bytes_per_edit"] < made["saved_bytes_per_edit"]
+    assert made["latency"]["request_time"][0] > 0
+    assert found["bundled"]["world"]["about"]["facts"] == memories.QUICK
+
+
+def test_rows_of_other_facts_are_measured_anew(tmp_path: Path) -> None:
+    data = DataSet({"first": 4}, [], list, BUNDLED, requests=0)
+    stored = {"about": {"first": 4}, "rows": {"grace": {"batch": 1}}}
+    table = memories.Table("bundled", data, stored, tmp_path, quick=False)
+    assert table.wanted(None) == [name for name in ("unedited", *BUNDLED) if name != "grace"]
+    assert table.wanted(["melo", "grace"]) == ["melo", "grace"]
+    assert table.to_json() == stored
+    stored["about"] = {"first": 5}
+    other = memories.Table("bundled", data, stored, tmp_path, quick=False)
+    assert other.wanted(None) == ["unedited", *BUNDLED]
+
+
+def test_methods_with_an_aim_are_in_the_table() -> None:
+    assert set(SMOLLM) < set(BUNDLED)
+    assert set(memories_page.AIMS) <= {*BUNDLED, *map(memories.ORACLE.format, BUNDLED)}
+
+
+def test_tables_of_memories_are_those_of_the_results() -> None:
+    text = memories_page.PAGE.read_text(encoding="utf-8")
+    for name, table in memories_page.tables().items():
+        assert f"<!-- {name} -->\n{table}\n<!-- end -->" in text, name
+
+
+def test_an_aim_is_reached_where_each_part_is() -> None:
+    row = {"figures": {"rewrite": [98.0], "paraphrase": [70.0], "neighbors_kept": [95.0]}}
+    assert memories_page.aimed("grace", row) == "98 / 70 / 95: reached"
+    row["figures"]["neighbors_kept"] = [94.9]
+    assert memories_page.aimed("grace", row) == "98 / 70 / 95: missed"
+    assert memories_page.aimed("ike, oracle", row) == "90 / 85: missed"

@@ -30,6 +30,7 @@ from alphaedit.methods.state import SequentialState
 from alphaedit.model.acting import acted, decided_rows
 from alphaedit.model.hooks import output_of
 from alphaedit.model.route import current, plain
+from alphaedit.model.scoring import next_token
 
 RECORDS = [
     EditRecord(
@@ -76,6 +77,20 @@ def test_who_acts_on_what(editor: Editor, method: str, over: dict[str, Any]) -> 
     assert acted(editor.handle, []) == []
     editor.revert()
     assert acted(editor.handle, asked) == [False, False]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_padding_is_no_part_of_a_prompt(editor: Editor) -> None:
+    """What looks at all of a prompt decides by it alone, also beside longer ones."""
+    over = {"layers": (0,), "k": 8, "overlap": 0.9, "permute": False, "steps": 3, "contexts": 0}
+    editor.edit(facts(), "memoir", **over)
+    asked = [record.rewrite for record in RECORDS]
+    longer = [f"{OTHER} {OTHER} {OTHER} {OTHER}", *asked]
+    assert acted(editor.handle, asked[:1]) == [True]
+    assert acted(editor.handle, longer)[1:] == [True, True]
+    together = next_token(editor.handle, longer)
+    alone = torch.cat([next_token(editor.handle, [prompt]) for prompt in longer])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_a_hook_that_decides_in_another_form_is_seen_by_what_it_does(editor: Editor) -> None:

@@ -84,7 +84,7 @@ def _hooks_acted(handle: ModelHandle, prompts: Sequence[str]) -> list[bool]:
 
         with plain():
             silent = run()
-        with request(ends) as route:
+        with request(ends, mask.argmax(1)) as route:
             now = run()
         other = (silent != now).any(1).cpu()
         fired += (other | decided_rows(route.decided, len(ids))).tolist()

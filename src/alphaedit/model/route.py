@@ -56,9 +56,14 @@ def is_plain() -> bool:
 
 
 @contextmanager
-def request(ends: Tensor | Sequence[int]) -> Iterator[Route]:
-    """Passes inside are those of a request whose prompts end at `ends` [rows] of the first one."""
-    with going_on(Route(torch.as_tensor(ends, dtype=torch.int64))) as route:
+def request(ends: Tensor | Sequence[int], starts: Tensor | None = None) -> Iterator[Route]:
+    """Passes inside are those of a request whose prompts end at `ends` [rows] of the first one.
+
+    Args:
+        ends: position of each prompt's last token, [rows].
+        starts: position of its first, [rows] int64, where padding stands in front of it.
+    """
+    with going_on(Route(torch.as_tensor(ends, dtype=torch.int64), starts=starts)) as route:
         yield route
 
 

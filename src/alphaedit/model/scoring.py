@@ -77,7 +77,7 @@ def next_token_directly(
     for at in range(0, len(encoded), rows):
         ids, mask = handle.tokens.pad(encoded[at : at + rows], "left")
         positions = (mask.cumsum(1) - 1).clamp_min(0)
-        with request(torch.full((len(ids),), ids.shape[1] - 1)):
+        with request(torch.full((len(ids),), ids.shape[1] - 1), mask.argmax(1)):
             last = handle.forward(ids, mask, positions=positions)[:, -1]
         log_probs.append(last.float().log_softmax(-1).cpu())
     return torch.cat(log_probs)
