@@ -1,6 +1,6 @@
 """Check what a wheel holds, before anybody installs it.
 
-    .ci/check_wheel.py dist/alphaedit-1.2.3-py3-none-any.whl
+.ci/check_wheel.py dist/alphaedit-1.2.3-py3-none-any.whl
 """
 
 import sys
