@@ -16,9 +16,9 @@ from alphaedit.methods.learned.editor import EditorNetwork
 from alphaedit.methods.learned.examples import chosen, inside
 from alphaedit.methods.learned.measuring import Measures
 from alphaedit.methods.learned.method import LearnedMethod, LearnedSettings
+from alphaedit.methods.learned.outer_network import MendNetwork
 from alphaedit.methods.learned.run import Schedule
 from alphaedit.methods.learned.training import Trainer, TrainSettings
-from alphaedit.methods.zoo.mend import MendNetwork
 from alphaedit.model.handle import ModelHandle
 
 STATEMENT, QUESTION = "statement", "question"

@@ -18,11 +18,11 @@ from alphaedit.methods.learned.editor import EditorShape, Gradients
 from alphaedit.methods.learned.examples import Rows, chosen
 from alphaedit.methods.learned.measuring import Measures, joined, measure_sequence
 from alphaedit.methods.learned.method import LearnedMethod
+from alphaedit.methods.learned.ridge_network import MalmenNetwork
 from alphaedit.methods.learned.run import Schedule
 from alphaedit.methods.learned.training import Trainer, TrainSettings
 from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.methods.steps.gradients import Tokens, for_all_rows, logits_of, losses_of
-from alphaedit.methods.zoo.malmen import MalmenNetwork
 from alphaedit.model.handle import ModelHandle
 
 Leaves = dict[int, tuple[Tensor, Tensor]]
