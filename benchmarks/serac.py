@@ -16,7 +16,7 @@ from alphaedit import Editor
 from alphaedit.bench.datasets.registry import load
 from alphaedit.bench.metrics import plain, probability_metrics
 from alphaedit.jobs.train import TrainRequest, run
-from alphaedit.methods.learned.asset import ABOUT
+from alphaedit.methods.learned.record import ABOUT
 
 NOTES = ("New Fact: {statement}.\nPrompt: {prompt}", "{statement}. {prompt}")
 NEIGHBORS = 4

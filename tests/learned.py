@@ -9,6 +9,7 @@ from alphaedit import Fact
 from alphaedit.methods.learned import asset
 from alphaedit.methods.learned.editor import EditorShape
 from alphaedit.methods.learned.method import LearnedMethod
+from alphaedit.methods.learned.record import of_facts
 from alphaedit.methods.registry import get_method
 from alphaedit.model.handle import ModelHandle
 
@@ -32,7 +33,7 @@ def untrained(
         "method": name,
         "base": handle.fingerprint(),
         "matrices": [handle.edited_name(layer) for layer in layers],
-        "data": asset.of_facts(facts),
+        "data": of_facts(facts),
         "facts": len(facts),
         "steps": 0,
     }

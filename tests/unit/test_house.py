@@ -28,13 +28,6 @@ PUBLIC = {
     ("bench/run.py", "kept"),
 }
 """Arguments that users give by name."""
-TO_BE_NAMED = ("methods/learned",)
-"""Packages that still have vague names."""
-NAMED = [
-    path
-    for path in SOURCES
-    if not any(path.is_relative_to(ROOT / "src/alphaedit" / name) for name in TO_BE_NAMED)
-]
 
 
 def violations(code: str, may_print: bool = False) -> Iterator[str]:
@@ -111,7 +104,7 @@ def test_functions_are_short(path: Path) -> None:
         assert lines <= MAX_FUNCTION, f"{name} has {lines} lines: what has it become?"
 
 
-@pytest.mark.parametrize("path", NAMED, ids=lambda path: str(path.relative_to(ROOT / "src")))
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
 def test_names_say_what_they_hold(path: Path) -> None:
     place = path.relative_to(ROOT / "src/alphaedit").as_posix()
     names = vague(path.read_text(encoding="utf-8"))

@@ -30,8 +30,10 @@ from alphaedit.jobs.train import run as train
 from alphaedit.methods.learned import asset
 from alphaedit.methods.learned.examples import Rows, Split, chosen
 from alphaedit.methods.learned.method import LearnedMethod
+from alphaedit.methods.learned.record import ABOUT, TENSORS, of_facts
 from alphaedit.methods.learned.training import BYTES_EACH, Trainer, TrainSettings, check_memory
 from alphaedit.methods.registry import get_method, methods
+from alphaedit.methods.zoo.instructedit import InstructNetwork
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.memory import SHARE
 from alphaedit.model.scoring import score
@@ -60,6 +62,10 @@ QUICK: dict[str, Any] = {
 }
 
 
+def quick(name: str, **over: Any) -> dict[str, Any]:
+    return {**QUICK, **({"sequence": 2} if name == "rledit" else {}), **over}
+
+
 def kind_of(name: str) -> Any:
     method = get_method(name)
     assert isinstance(method, LearnedMethod)
@@ -67,7 +73,11 @@ def kind_of(name: str) -> Any:
 
 
 def trainer(handle: ModelHandle, name: str = "mend", **over: Any) -> Trainer:
-    return Trainer(handle, kind_of(name), FACTS, TrainSettings(**{**QUICK, **over}))
+    method = get_method(name)
+    assert isinstance(method, LearnedMethod)
+    trainee = method.trainee(handle, FACTS, method.train_settings(**quick(name, **over)), 0)
+    assert isinstance(trainee, Trainer)
+    return trainee
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +95,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def request(folder: Path, **over: Any) -> TrainRequest:
-    settings = {**QUICK, **over.pop("settings", {})}
+    settings = quick(over.get("method", "mend"), **over.pop("settings", {}))
     given: dict[str, Any] = {"method": "mend", "facts": FACTS, "settings": settings, **over}
     return TrainRequest(model=str(folder / "model"), out=folder / "editor", **given)
 
@@ -104,6 +114,8 @@ def test_the_gradient_of_a_step_is_the_numeric_one(name: str) -> None:
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.data += 0.05 * parameter.data.abs().mean().clamp_min(0.1) * noise
     made.network.begin_at(1e-3)
+    if isinstance(made.network, InstructNetwork):  # which draws its words anew in training
+        made.network.instruction = "The capital is a city."
     facts = list(made.split.train[:3])
     rows = Rows.drawn(facts, 2, random.Random(0))
 
@@ -113,7 +125,7 @@ def test_the_gradient_of_a_step_is_the_numeric_one(name: str) -> None:
         if not back:
             proposal = type(proposal)(proposal.changes, lambda gradients: None)
         edit, locality = made._losses(proposal, rows)
-        return made.settings.edit_weight * edit + locality
+        return made.settings.edit_weight * edit + made.settings.locality_weight * locality
 
     frozen = {n: b.clone() for n, b in made.network.named_buffers()}
     loss(back=True)
@@ -158,7 +170,7 @@ def test_training_lowers_the_loss(handle: ModelHandle, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(folder: Path, name: str) -> None:
     whole = train(request(folder, method=name))
-    expected = load_file(folder / "editor" / asset.TENSORS)
+    expected = load_file(folder / "editor" / TENSORS)
     shutil.rmtree(folder / "editor")
     stop = Cancel()
 
@@ -177,7 +189,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(folder: Path, name: str)
         train(request(folder, method=name, settings={"rank": 2}))
     again = train(request(folder, method=name))
     assert again.place.curve == whole.place.curve
-    found = load_file(folder / "editor" / asset.TENSORS)
+    found = load_file(folder / "editor" / TENSORS)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in found)
     assert not (folder / "editor/training").exists()
@@ -196,7 +208,7 @@ def test_a_trained_editor_edits_by_its_path(folder: Path) -> None:
     assert edit.hyperparameters["layers"] == [1, 2]
     about = asset.read_about(folder / "editor", "mend")
     assert edit.patch.metadata["editor"]["sha256"] == about.sha256
-    assert about.data == asset.of_facts(FACTS)
+    assert about.data == of_facts(FACTS)
     # A second edit starts from the edited weights, and still knows its base.
     editor.edit(FACTS[1], "mend", editor=str(folder / "editor"))
     for wrong, said in (({"layers": (0,)}, "changes layers 1, 2"), ({"editor": "x"}, "no trained")):
@@ -246,9 +258,9 @@ def _parts(made: tuple[Any, Any]) -> tuple[Any, Any]:
 )
 def test_broken_editors(handle: ModelHandle, tmp_path: Path, change: Any, said: str) -> None:
     place = untrained(handle, "mend", FACTS, tmp_path / "editor")
-    about = json.loads((place / asset.ABOUT).read_text())
+    about = json.loads((place / ABOUT).read_text())
     change(about)
-    (place / asset.ABOUT).write_text(json.dumps(about))
+    (place / ABOUT).write_text(json.dumps(about))
     editor = Editor(*_parts(tiny_model("llama")))
     with pytest.raises(AlphaEditError, match=said):
         editor.edit(FACTS[0], "mend", editor=str(place))
@@ -257,12 +269,12 @@ def test_broken_editors(handle: ModelHandle, tmp_path: Path, change: Any, said: 
 
 def test_numbers_that_are_none(handle: ModelHandle, tmp_path: Path) -> None:
     place = untrained(handle, "mend", FACTS, tmp_path / "editor")
-    tensors: dict[str, Tensor] = load_file(place / asset.TENSORS)
+    tensors: dict[str, Tensor] = load_file(place / TENSORS)
     tensors["rate"][0] = float("nan")
-    save_file(tensors, place / asset.TENSORS)
-    about = json.loads((place / asset.ABOUT).read_text())
-    about["sha256"] = __import__("hashlib").sha256((place / asset.TENSORS).read_bytes()).hexdigest()
-    (place / asset.ABOUT).write_text(json.dumps(about))
+    save_file(tensors, place / TENSORS)
+    about = json.loads((place / ABOUT).read_text())
+    about["sha256"] = __import__("hashlib").sha256((place / TENSORS).read_bytes()).hexdigest()
+    (place / ABOUT).write_text(json.dumps(about))
     with pytest.raises(EditFileError, match="NaN or infinity"):
         asset.load(place, asset.read_about(place, "mend"), kind_of("mend"))
 
@@ -273,7 +285,7 @@ def test_half_is_half_and_edits_alike(handle: ModelHandle, tmp_path: Path) -> No
     made.step(0)
     method = get_method("mend")
     assert isinstance(method, LearnedMethod)
-    about = {"base": handle.fingerprint(), "data": asset.of_facts(FACTS), "facts": 9, "steps": 1}
+    about = {"base": handle.fingerprint(), "data": of_facts(FACTS), "facts": 9, "steps": 1}
     made.keep()
     found = {}
     for half in (False, True):
@@ -284,7 +296,7 @@ def test_half_is_half_and_edits_alike(handle: ModelHandle, tmp_path: Path) -> No
         found[half] = left @ right
     apart = (found[True] - found[False]).norm() / found[False].norm()
     assert 0 < float(apart.detach()) < 1e-2
-    sizes = [(tmp_path / str(half) / asset.TENSORS).stat().st_size for half in (True, False)]
+    sizes = [(tmp_path / str(half) / TENSORS).stat().st_size for half in (True, False)]
     assert sizes[0] < 0.75 * sizes[1]
 
 

@@ -25,7 +25,7 @@ from alphaedit.core.errors import (
 from alphaedit.jobs import train as job
 from alphaedit.jobs.cancel import Cancel
 from alphaedit.methods.learned import scope_asset
-from alphaedit.methods.learned.asset import ABOUT, TENSORS
+from alphaedit.methods.learned.record import ABOUT, TENSORS
 from alphaedit.methods.learned.run import TRAINING
 from alphaedit.methods.learned.scope import ScopeTrainer, ScopeTraining
 from alphaedit.methods.steps.scope import Scope, scores
@@ -257,7 +257,7 @@ def broken(place: Path, kind: str) -> None:
         ("tensors", EditFileError, "cannot be read"),
         ("sha", EditFileError, "not the file"),
         ("unfinished", EditFileError, "not finished"),
-        ("gone", EditFileError, "no trained scope"),
+        ("gone", EditFileError, "no trained editor"),
     ],
 )
 def test_editors_that_cannot_be(

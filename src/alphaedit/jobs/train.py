@@ -94,8 +94,8 @@ def run(
         ConfigError, DataError, ResourceError, NonFiniteError, ModelError: with the remedy.
     """
     from alphaedit.methods.config import build
-    from alphaedit.methods.learned import asset
     from alphaedit.methods.learned import run as running
+    from alphaedit.methods.learned.record import of_facts
 
     began = time.perf_counter()
     method = trained_method(request.method)
@@ -110,7 +110,7 @@ def run(
         running.finished(request.out)
     about = {
         "base": editor.base,
-        "data": asset.of_facts(facts),
+        "data": of_facts(facts),
         "settings": settings.model_dump(mode="json"),
     }
     place = running.train(
@@ -156,7 +156,7 @@ def check_folder(folder: Path, *, anew: bool) -> None:
     Raises:
         ConfigError: naming what is there.
     """
-    from alphaedit.methods.learned.asset import ABOUT, TENSORS
+    from alphaedit.methods.learned.record import ABOUT, TENSORS
     from alphaedit.methods.learned.run import TRAINING
 
     if not folder.exists():

@@ -1,32 +1,30 @@
-"""Trained editors on disk: a folder with editor.safetensors and editor.json."""
+"""Trained editors on disk: networks that propose changes of some matrices."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor
 
 from alphaedit.core.errors import EditFileError, FingerprintError, suggestion
-from alphaedit.core.fact import Fact
-from alphaedit.core.files import atomic_folder, write_text
-from alphaedit.core.schema import Count, Record, Sha256, checked, read_json
-from alphaedit.core.stored import read_tensors
+from alphaedit.core.schema import Count, Record
 from alphaedit.methods.learned.editor import EditorNetwork, EditorShape
-from alphaedit.methods.learned.run import TRAINING
+from alphaedit.methods.learned.record import (
+    ABOUT,
+    ANEW,
+    RETRAIN,
+    TENSORS,
+    Trained,
+    check_base,
+    read_trained,
+    trained_tensors,
+    write_trained,
+)
 from alphaedit.model.handle import ModelHandle
-
-FORMAT = 1
-ABOUT, TENSORS = "editor.json", "editor.safetensors"
-RETRAIN = "Train one: alphaedit train {method} MODEL DATA -o EDITOR."
-ANEW = "Train it again, or take it from a backup."
 
 
 class ShapeRecord(Record):
@@ -42,42 +40,21 @@ class ShapeRecord(Record):
     width: Count
 
 
-class About(Record):
-    """What editor.json says.
+class About(Trained):
+    """What editor.json says of a network.
 
     Attributes:
-        base: fingerprint of the model that it was trained for.
         matrices: names of the parameters that it changes, layer by layer.
-        data: fingerprint of the facts that it was trained on.
-        sha256: of the tensors' file.
     """
 
-    format: Count
-    method: str
-    base: Sha256
     matrices: list[str]
     shape: ShapeRecord
-    data: Sha256
-    facts: Count
-    steps: Count
-    measured: dict[str, float] = Field(default_factory=dict)
-    settings: dict[str, Any] = Field(default_factory=dict)
-    curve: list[dict[str, float]] = Field(default_factory=list)
-    sha256: Sha256
 
     def editor_shape(self) -> EditorShape:
         """The networks' sizes."""
         values = self.shape.model_dump()
         sizes = tuple((size[0], size[1]) for size in values.pop("sizes"))
         return EditorShape(layers=tuple(values.pop("layers")), sizes=sizes, **values)
-
-
-def of_facts(facts: Sequence[Fact]) -> str:
-    """SHA-256 of facts in their order."""
-    digest = hashlib.sha256()
-    for fact in facts:
-        digest.update(json.dumps(fact.to_dict(), sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def write(
@@ -97,19 +74,12 @@ def write(
     Raises:
         ResourceError: it cannot be written; what was there is kept.
     """
-    with atomic_folder(folder, last=ABOUT) as part:
-        tensors = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
-        save_file(tensors, part / TENSORS)
-        sha = hashlib.sha256((part / TENSORS).read_bytes()).hexdigest()
-        values = {"format": FORMAT, **about, "shape": shape.to_json(), "sha256": sha}
-        record = checked(About, json.loads(json.dumps(values)), str(folder / ABOUT))
-        write_text(json.dumps(record.model_dump(), indent=1) + "\n", part / ABOUT)
-    return folder
+    tensors = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
+    return write_trained(folder, About, tensors, {**about, "shape": shape.to_json()})
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
-    own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return own.half() if half and own.ndim > 1 else own
+    return tensor.half() if half and tensor.ndim > 1 else tensor
 
 
 def shipped(method: str) -> dict[str, Path]:
@@ -143,13 +113,7 @@ def find(method: str, editor: str | None, base: str) -> tuple[Path, About]:
             remedy=f"Give its folder. {suggestion(editor, known)}",
         )
     about = read_about(place, method)
-    if about.base != base:
-        raise FingerprintError(
-            f"The trained editor {place} is for another model ({about.base[:12]}) than this one "
-            f"({base[:12]}).",
-            remedy="Use it with the model that it was trained for. "
-            + RETRAIN.format(method=method),
-        )
+    check_base(about, place, base)
     return place, about
 
 
@@ -157,37 +121,14 @@ def read_about(place: Path, method: str) -> About:
     """What a trained editor says of itself.
 
     Raises:
-        EditFileError: it is no editor of that method, not finished, or broken.
+        EditFileError: see `read_trained`, or its sizes do not fit together.
     """
-    path = place / ABOUT
-    if not path.is_file():
-        begun = (place / TRAINING).is_dir()
-        raise EditFileError(
-            f"{place} holds a training that is not finished."
-            if begun
-            else f"{place} holds no trained editor: there is no {ABOUT}.",
-            remedy="Give the same `alphaedit train` command again: it goes on from there."
-            if begun
-            else RETRAIN.format(method=method),
-        )
-    values = read_json(path)
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
-        raise EditFileError(
-            f"{path} has format {found!r}; this version reads {FORMAT}.",
-            remedy="Use the version of alphaedit that wrote it, or train anew.",
-        )
-    about = checked(About, values, str(path), remedy=ANEW)
-    if about.method != method:
-        raise EditFileError(
-            f"{place} is an editor of method {about.method}, not of {method}.",
-            remedy=f"Use --method {about.method}.",
-        )
+    about = read_trained(place, method, About)
     sizes = about.shape.sizes
     if not len(about.shape.layers) == len(sizes) == len(about.matrices) or any(
         len(size) != 2 for size in sizes
     ):
-        raise EditFileError(f"{path}: layers, sizes and matrices do not fit.", remedy=ANEW)
+        raise EditFileError(f"{place / ABOUT}: layers, sizes and matrices do not fit.", remedy=ANEW)
     return about
 
 
@@ -212,21 +153,17 @@ def load(place: Path, about: About, kind: type[EditorNetwork]) -> EditorNetwork:
     """The network of a trained editor, on the CPU.
 
     Raises:
-        EditFileError: its tensors are broken, or not those that editor.json speaks of.
+        EditFileError: see `trained_tensors`, or a tensor has another shape than editor.json says.
     """
-    path = place / TENSORS
-    tensors = read_tensors(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != about.sha256:
-        raise EditFileError(f"{path} is not the file that {ABOUT} speaks of.", remedy=ANEW)
+    tensors = trained_tensors(place, about)
     with torch.device("meta"):
         network = kind(about.editor_shape())
     wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if wanted != found:
-        wrong = sorted({n for n in wanted | found if wanted.get(n) != found.get(n)})
-        raise EditFileError(f"{path}: tensor {wrong[0]!r} is not as it should be.", remedy=ANEW)
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise EditFileError(f"{path}: tensor {name!r} holds NaN or infinity.", remedy=ANEW)
+    stored = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wanted != stored:
+        wrong = sorted({n for n in wanted | stored if wanted.get(n) != stored.get(n)})
+        raise EditFileError(
+            f"{place / TENSORS}: tensor {wrong[0]!r} is not as it should be.", remedy=ANEW
+        )
     network.load_state_dict({n: t.float() for n, t in tensors.items()}, assign=True)
     return network

@@ -120,6 +120,9 @@ class EditorNetwork(nn.Module, ABC):
     def warm(self, handle: ModelHandle, facts: Sequence[Fact]) -> None:
         """Take statistics of facts in, before training."""
 
+    def at_step(self, drawn_by: str) -> None:
+        """Told before each step of training; `drawn_by` seeds what a network draws at random."""
+
     @abstractmethod
     def propose(self, handle: ModelHandle, facts: Sequence[Fact]) -> Proposal:
         """Changes for facts; in training, statistics take them in and gradients can go back."""
@@ -173,14 +176,23 @@ class GradientEditor(EditorNetwork):
         for number, layer in enumerate(self.layers):
             yield number, layer, firing(tokens[layer])
 
+    def fronts(self, handle: ModelHandle, facts: Sequence[Fact]) -> Sequence[str] | None:
+        """Text in front of each fact's prompt while its gradient is taken; None for nothing."""
+        return None
+
     def read(self, handle: ModelHandle, facts: Sequence[Fact]) -> dict[int, Tokens]:
         """Inputs and gradients of the matrices; in training statistics take them in."""
-        tokens = edit_tokens(handle, facts, self.layers, where=self.where)
+        fronts = self.fronts(handle, facts)
+        tokens = edit_tokens(handle, facts, self.layers, where=self.where, fronts=fronts)
         if self.training:
-            for _, layer, own in self.numbered(tokens):
-                moments = self.network(layer)[0].moments
-                moments.update(torch.cat([own.inputs, own.gradients], 1).to(moments.mean))
+            self.take_in(tokens)
         return tokens
+
+    def take_in(self, tokens: Mapping[int, Tokens]) -> None:
+        """Count tokens in the statistics of the networks."""
+        for _, layer, own in self.numbered(tokens):
+            moments = self.network(layer)[0].moments
+            moments.update(torch.cat([own.inputs, own.gradients], 1).to(moments.mean))
 
     def warm(self, handle: ModelHandle, facts: Sequence[Fact]) -> None:
         """See EditorNetwork."""

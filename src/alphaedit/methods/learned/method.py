@@ -77,17 +77,19 @@ class LearnedMethod(TrainedMethod):
             place, about = asset.find(self.name, settings.editor, problem.base)
             asset.check_matrices(about, handle, place)
             network = asset.load(place, about, self.network).to(handle.device).eval()
+            self.prepare(network, settings)
         with timer.phase("proposal"):
             changes = network.propose(handle, problem.facts).changes
         weights: dict[str, LowRank] = {}
         for layer, factors in changes.items():
             left, right = (part.detach().float() for part in factors.joined())
             weights[handle.edited_name(layer)] = LowRank(settings.scale * left, right)
-        metadata = {
-            "editor": {"sha256": about.sha256, "trained_on": about.data, "base": about.base}
-        }
+        metadata = {"editor": about.told()}
         state = replace(problem.state, edits=problem.state.edits + len(problem.facts))
         return Solution(Patch(weights=weights, metadata=metadata), state, timer.seconds)
+
+    def prepare(self, network: EditorNetwork, settings: LearnedSettings) -> None:
+        """Tell a network that was read what the settings of an edit say to it."""
 
     def trainee(
         self, handle: ModelHandle, facts: Sequence[Fact], settings: TrainSettings, seed: int

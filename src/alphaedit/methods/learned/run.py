@@ -187,11 +187,11 @@ def finished(folder: Path) -> None:
 def _measured(
     trainee: Trainable, place: Place, losses: list[dict[str, float]], progress: Progress
 ) -> None:
-    found = trainee.measure(progress)
+    result = trainee.measure(progress)
     means = {n: sum(row[n] for row in losses) / len(losses) for n in (losses or [{}])[0]}
     best = max((row["score"] for row in place.curve), default=-1.0)
-    place.curve.append({"step": place.step, **found.to_json(), **means})
-    if found.score > best:
+    place.curve.append({"step": place.step, **result.to_json(), **means})
+    if result.score > best:
         place.best = place.step
         trainee.keep()
 

@@ -254,12 +254,12 @@ class ScopeTrainer:
     def state(self) -> dict[str, Tensor]:
         """See Trainable; what was read is not in it, and is read again."""
         assert self._best is not None
-        found = {"layer": torch.tensor([self._layer])}
+        tensors = {"layer": torch.tensor([self._layer])}
         for number, (part, best) in enumerate(zip(self._parts, self._best, strict=True)):
-            found |= {f"part/{number}": part.detach().clone(), f"best/{number}": best}
+            tensors |= {f"part/{number}": part.detach().clone(), f"best/{number}": best}
             for name, value in self._adam.state.get(part, {}).items():
-                found[f"adam/{number}/{name}"] = value.clone()
-        return found
+                tensors[f"adam/{number}/{name}"] = value.clone()
+        return tensors
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """See Trainable."""

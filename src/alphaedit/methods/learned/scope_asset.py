@@ -1,47 +1,34 @@
-"""Trained scopes on disk: a folder with editor.safetensors and editor.json."""
+"""Trained scopes on disk: what tells whether a prompt is in the scope of an edit."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-from safetensors.torch import save_file
-
-from alphaedit.core.errors import ConfigError, EditFileError, FingerprintError
-from alphaedit.core.files import atomic_folder, write_text
-from alphaedit.core.schema import Count, Record, Sha256, checked, read_json
-from alphaedit.core.stored import read_tensors
-from alphaedit.methods.learned.asset import ABOUT, ANEW, FORMAT, RETRAIN, TENSORS
-from alphaedit.methods.learned.run import TRAINING
+from alphaedit.core.errors import ConfigError, EditFileError
+from alphaedit.core.schema import Count
+from alphaedit.methods.learned.record import (
+    RETRAIN,
+    TENSORS,
+    Trained,
+    check_base,
+    read_trained,
+    trained_tensors,
+    write_trained,
+)
 from alphaedit.methods.steps.scope import UNTRAINED, Scope
 from alphaedit.model.handle import ModelHandle
 
 
-class ScopeAbout(Record):
-    """What editor.json says.
+class ScopeAbout(Trained):
+    """What editor.json says of a scope.
 
     Attributes:
-        base: fingerprint of the model whose hidden states are read.
-        layer: of those states.
-        data: fingerprint of the facts that it was trained on.
-        sha256: of the tensors' file.
+        layer: whose hidden states are read.
     """
 
-    format: Count
-    method: str
-    base: Sha256
     layer: Count
-    data: Sha256
-    facts: Count
-    steps: Count
-    measured: dict[str, float] = Field(default_factory=dict)
-    settings: dict[str, Any] = Field(default_factory=dict)
-    curve: list[dict[str, float]] = Field(default_factory=list)
-    sha256: Sha256
 
 
 def write(folder: Path, scope: Scope, about: Mapping[str, Any], *, half: bool = False) -> Path:
@@ -59,13 +46,7 @@ def write(folder: Path, scope: Scope, about: Mapping[str, Any], *, half: bool = 
     tensors = scope.tensors()
     if half:
         tensors["projection"] = tensors["projection"].half()
-    with atomic_folder(folder, last=ABOUT) as part:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, part / TENSORS)
-        sha = hashlib.sha256((part / TENSORS).read_bytes()).hexdigest()
-        values = {"format": FORMAT, **about, "layer": scope.layer, "sha256": sha}
-        record = checked(ScopeAbout, json.loads(json.dumps(values)), str(folder / ABOUT))
-        write_text(json.dumps(record.model_dump(), indent=1) + "\n", part / ABOUT)
-    return folder
+    return write_trained(folder, ScopeAbout, tensors, {**about, "layer": scope.layer})
 
 
 def find(method: str, editor: str | None, base: str) -> tuple[Path, ScopeAbout]:
@@ -75,42 +56,15 @@ def find(method: str, editor: str | None, base: str) -> tuple[Path, ScopeAbout]:
         EditFileError: none is given, it is not finished, broken, or another method's.
         FingerprintError: it was trained for another model.
     """
-    retrain = RETRAIN.format(method=method)
     if editor is None:
         raise EditFileError(
             f"{method} needs a trained scope, and none is given.",
-            remedy=f"{retrain} Then: --set editor=EDITOR. (Or --set editor=untrained: the model's "
-            "own distances, which miss more paraphrases.)",
+            remedy=f"{RETRAIN.format(method=method)} Then: --set editor=EDITOR. (Or --set "
+            "editor=untrained: the model's own distances, which miss more paraphrases.)",
         )
     place = Path(editor).expanduser()
-    if not (place / ABOUT).is_file():
-        begun = (place / TRAINING).is_dir()
-        raise EditFileError(
-            f"{place} holds a training that is not finished."
-            if begun
-            else f"There is no trained scope in {str(place)!r}: it has no {ABOUT}.",
-            remedy="Give the same `alphaedit train` command again: it goes on from there."
-            if begun
-            else retrain,
-        )
-    values = read_json(place / ABOUT)
-    of = values.get("method") if isinstance(values, dict) else None
-    if of is not None and of != method:
-        raise EditFileError(
-            f"{place} is an editor of method {of}, not of {method}.", remedy=retrain
-        )
-    about = checked(ScopeAbout, values, str(place / ABOUT), remedy=ANEW)
-    if about.format != FORMAT:
-        raise EditFileError(
-            f"{place / ABOUT} has format {about.format}; this version reads {FORMAT}.",
-            remedy="Use the version of alphaedit that wrote it, or train anew.",
-        )
-    if about.base != base:
-        raise FingerprintError(
-            f"The trained scope {place} is for another model ({about.base[:12]}) than this one "
-            f"({base[:12]}).",
-            remedy=f"Use it with the model that it was trained for. {retrain}",
-        )
+    about = read_trained(place, method, ScopeAbout)
+    check_base(about, place, base)
     return place, about
 
 
@@ -136,18 +90,13 @@ def opened(
     place, about = find(method, editor, base)
     if layers not in ((), (about.layer,)):
         raise ConfigError(f"{place} reads layer {about.layer}.", remedy="Leave the layers out.")
-    told = {"sha256": about.sha256, "trained_on": about.data, "base": about.base}
-    return load(place, about), {"editor": told}
+    return load(place, about), {"editor": about.told()}
 
 
 def load(place: Path, about: ScopeAbout) -> Scope:
     """The scope itself.
 
     Raises:
-        EditFileError: its tensors are broken, or not those that editor.json speaks of.
+        EditFileError: see `trained_tensors`.
     """
-    path = place / TENSORS
-    tensors = read_tensors(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != about.sha256:
-        raise EditFileError(f"{path} is not the file that {ABOUT} speaks of.", remedy=ANEW)
-    return Scope.of(about.layer, tensors, str(path))
+    return Scope.of(about.layer, trained_tensors(place, about), str(place / TENSORS))

@@ -187,12 +187,10 @@ class Trainer:
             NonFiniteError: losses or gradients have grown beyond all bounds.
         """
         settings = self.settings
-        facts = chosen(self.split.train, number, settings.batch, self.seed)
-        rows = Rows.drawn(facts, settings.neighbors, random.Random(f"{self.seed}/{number}"))
         self.network.train()
+        self.network.at_step(f"{self.seed}/{number}")
         self.adam.zero_grad(set_to_none=True)
-        proposal = self.network.propose(self.handle, facts)
-        edit, locality = self._losses(proposal, rows)
+        edit, locality = self._run_backward(number)
         norm = float(
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip, foreach=False)
         )
@@ -204,6 +202,16 @@ class Trainer:
             group["lr"] = rate * min(1.0, left)
         self.adam.step()
         return report
+
+    def _facts(self, number: int) -> list[Fact]:
+        """Those that step `number` edits."""
+        return chosen(self.split.train, number, self.settings.batch, self.seed)
+
+    def _run_backward(self, number: int) -> tuple[float, float]:
+        """Losses of a step, whose gradients are added to those of the network's parameters."""
+        facts = self._facts(number)
+        rows = Rows.drawn(facts, self.settings.neighbors, random.Random(f"{self.seed}/{number}"))
+        return self._losses(self.network.propose(self.handle, facts), rows)
 
     def _rate_of_rates(self) -> float:
         given = self.settings.rate_learning_rate
@@ -271,12 +279,12 @@ class Trainer:
             parts[kind][rest] = tensor
         self.network.load_state_dict(parts["network"])
         self._best = parts["best"]
-        held: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["adam"].items():
             number, _, field = name.partition("/")
-            held.setdefault(int(number), {})[field] = tensor
+            moments.setdefault(int(number), {})[field] = tensor
         groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": held, "param_groups": groups})
+        self.adam.load_state_dict({"state": moments, "param_groups": groups})
 
     def _copied(self) -> dict[str, Tensor]:
         return {

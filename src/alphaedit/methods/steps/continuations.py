@@ -32,14 +32,29 @@ class Continuations:
 
     @classmethod
     def of(
-        cls, handle: ModelHandle, facts: Sequence[Fact], *, end_of_text: bool = False
+        cls,
+        handle: ModelHandle,
+        facts: Sequence[Fact],
+        *,
+        end_of_text: bool = False,
+        fronts: Sequence[str] | None = None,
     ) -> Continuations:
         """The prompts and targets of `facts`.
+
+        Args:
+            end_of_text: the end-of-text token stands behind the targets.
+            fronts: text in front of each fact's prompt.
 
         Raises:
             ModelError: a prompt and its target are longer than the model reads.
         """
-        pairs = [targets_of(handle, f, f.text, end_of_text=end_of_text)[:2] for f in facts]
+        prompts = [
+            f"{front}{f.text}" for front, f in zip(fronts or [""] * len(facts), facts, strict=True)
+        ]
+        pairs = [
+            targets_of(handle, fact, prompt, end_of_text=end_of_text)[:2]
+            for fact, prompt in zip(facts, prompts, strict=True)
+        ]
         return cls._of_ids(handle, pairs)
 
     @classmethod

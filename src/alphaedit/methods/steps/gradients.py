@@ -86,6 +86,7 @@ def edit_tokens(
     layers: Sequence[int],
     *,
     where: Literal["all", "answer"],
+    fronts: Sequence[str] | None = None,
 ) -> dict[int, Tokens]:
     """Inputs and gradients of the edited matrices of `layers`, for edits of one fact each.
 
@@ -93,13 +94,15 @@ def edit_tokens(
 
     Args:
         where: at all tokens, or at those alone from which the targets are read.
+        fronts: text in front of each fact's prompt, whose tokens are among "all".
 
     Raises:
         ModelError: a prompt and its target are longer than the model reads.
     """
     parts: dict[int, list[Tokens]] = {layer: [] for layer in layers}
     for at in range(0, len(facts), ROWS_AT_ONCE):
-        read = Continuations.of(handle, facts[at : at + ROWS_AT_ONCE])
+        rows = slice(at, at + ROWS_AT_ONCE)
+        read = Continuations.of(handle, facts[rows], fronts=fronts[rows] if fronts else None)
         keys: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
         with ExitStack() as stack, torch.enable_grad():
@@ -157,6 +160,32 @@ def for_each_row(
             hook = _adding(left, right, owner)
             stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield
+
+
+@contextmanager
+def for_all_rows(
+    handle: ModelHandle, changes: Mapping[int, tuple[Tensor, Tensor]]
+) -> Iterator[None]:
+    """Change the edited matrices in passes, for all rows alike.
+
+    Args:
+        changes: by layer left [d_out, r] and right [r, d_in]; gradients flow to them.
+    """
+    with ExitStack() as stack:
+        for layer, (left, right) in changes.items():
+            module = handle.edited_module(layer)
+            hook = _adding_to_all(left, right)
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _adding_to_all(left: Tensor, right: Tensor) -> Any:
+    def hook(module: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
+        hidden = hidden_of(args, kwargs)
+        assert hidden is not None
+        return out + ((hidden.to(right.dtype) @ right.T) @ left.T).to(out.dtype)
+
+    return hook
 
 
 def _adding(left: Tensor, right: Tensor, owner: Tensor) -> Any:
