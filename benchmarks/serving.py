@@ -103,9 +103,14 @@ def compared(service: Service, port: int, rows: int, tokens: int, rounds: int) -
     }
     texts = {way: call() for way, call in ways.items()}  # first passes allocate
     figures: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    batches: dict[str, list[int]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, call in ways.items():
+            before = service.counted().get(("batches",), 0)
             figures[way].append(timed(call)[1:])
+            while service.status()["running"]:
+                time.sleep(0.001)
+            batches[way].append(service.counted().get(("batches",), 0) - before)
     seconds = {way: median(wall for wall, _ in rows) for way, rows in figures.items()}
     processor = {way: median(own for _, own in rows) for way, rows in figures.items()}
     shares = {
@@ -122,6 +127,7 @@ def compared(service: Service, port: int, rows: int, tokens: int, rounds: int) -
         "seconds": seconds,
         "processor_seconds": processor,
         "share_of_plain": shares,
+        "batches": batches,
         "same_texts": texts["plain"] == texts["served"] == texts["streamed"],
     }
 

@@ -25,7 +25,7 @@ from alphaedit.core.errors import (
 )
 from alphaedit.jobs import serve as job
 from alphaedit.jobs.serve import Service
-from alphaedit.jobs.waiting import BusyError, StoppingError
+from alphaedit.jobs.waiting import BusyError, StoppingError, Waiting
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.model import answering
 from alphaedit.model.answering import End, Piece, Row, Ticket, packs
@@ -401,6 +401,23 @@ def test_the_queue_is_limited_and_given_up_requests_leave_it(gated: tuple[Servic
     counts = service.counted()
     assert counts["requests", "model", "given up"] == 1
     assert counts["requests", "model", "refused"] == 3
+
+
+def test_a_batch_waits_for_those_who_come_with_the_first() -> None:
+    waiting = Waiting(most=10, together=3, gather=20.0)
+    tickets = [Ticket(question("x"), lambda event: None) for _ in range(3)]
+    other = Ticket(question("x", "other"), lambda event: None)
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(waiting.next)
+        for ticket in tickets:
+            waiting.add([ticket])
+        assert batch.result(10) == tickets  # full, so that nothing more is waited for
+    waiting = Waiting(most=10, together=3, gather=0.02)
+    waiting.add([tickets[0], other, tickets[1]])
+    assert waiting.next() == [tickets[0], tickets[1]]
+    assert waiting.next() == [other]
+    waiting.close()
+    assert waiting.next() == []
 
 
 def test_who_stops_reading_gives_up(gated: tuple[Service, Gate]) -> None:

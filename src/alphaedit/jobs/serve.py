@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from alphaedit.model.answering import End, Event, Question, Ticket, Token
 
 LOG = logging.getLogger(__name__)
-BATCH, QUEUE, MAX_NEW_TOKENS, GATHER = 16, 64, 1024, 0.005
+BATCH, QUEUE, MAX_NEW_TOKENS, GATHER = 16, 64, 1024, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class ServeRequest(Opening):
         batch: most requests that are answered together.
         queue: most requests that wait.
         max_new_tokens: most tokens of an answer.
-        gather: seconds that a batch waits for more requests.
+        gather: seconds without a new request after which a batch begins.
     """
 
     name: str | None = None

@@ -12,6 +12,8 @@ from alphaedit.core.errors import ResourceError
 if TYPE_CHECKING:
     from alphaedit.model.answering import Ticket
 
+MOST_GATHERS = 5
+
 
 class BusyError(ResourceError):
     """As many requests wait as may.
@@ -42,7 +44,8 @@ class Waiting:
     Args:
         most: requests that may wait.
         together: most requests of one batch.
-        gather: seconds that a batch waits for more.
+        gather: a batch begins once no request has come for this many seconds, or it is full, or
+            MOST_GATHERS as long.
     """
 
     def __init__(self, *, most: int, together: int, gather: float) -> None:
@@ -50,6 +53,7 @@ class Waiting:
         self._changed = threading.Condition()
         self._tickets: list[Ticket] = []
         self._closed = False
+        self._latest = 0.0
         self._seconds = 1.0
         """Of a batch, lately."""
 
@@ -76,6 +80,7 @@ class Waiting:
                     seconds=max(1, min(60, round(batches * self._seconds))),
                 )
             self._tickets += tickets
+            self._latest = time.monotonic()
             self._changed.notify_all()
 
     def next(self) -> list[Ticket]:
@@ -95,9 +100,9 @@ class Waiting:
 
     def _gathered(self) -> None:
         """Wait for more requests a moment: a batch takes about as long as each of them alone."""
-        until = time.monotonic() + self.gather
+        at_most = time.monotonic() + MOST_GATHERS * self.gather
         while not self._closed and len(self._tickets) < self.together:
-            left = until - time.monotonic()
+            left = min(self._latest + self.gather, at_most) - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
