@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import gpu, growth, machine, memories, memories_page, page, picture, real_page
+from benchmarks import (
+    gpu,
+    growth,
+    machine,
+    memories,
+    memories_page,
+    page,
+    picture,
+    real_page,
+    serving,
+)
 from benchmarks.floors import search_operations
 from benchmarks.memories_data import BUNDLED, SMOLLM, DataSet
 from tests.tiny import tiny_model
@@ -28,6 +38,18 @@ def test_gpu_benchmark_runs_dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(found["phases"]) == {"targets", "keys", "solve"}
     assert 0 < found["phases"]["targets"] < found["seconds"]
     assert 0 < found["search_share_of_matrix_rate"] < 1
+
+
+@pytest.mark.filterwarnings("ignore::alphaedit.core.errors.AlphaEditWarning")
+def test_serving_benchmark_runs_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["serving", "--quick"])
+    serving.main()
+    found = json.loads((tmp_path / "serving-quick.json").read_text(encoding="utf-8"))
+    assert found["same_texts"]
+    assert set(found["seconds"]) == {"plain", "served", "streamed"}
+    assert all(share["throughput"] > 0 for share in found["share_of_plain"].values())
+    assert found["switch"]["switches"] >= 3
 
 
 def test_gpu_benchmark_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from alphaedit.ledger.ledger import Ledger
 COMMANDS = ["demo", "edit", "ask", "stats", "trace", "eval", "revert", "methods"]
 COMMANDS += ["tune", "ability", "experiment", "report", "export", "check", "init", "log", "show"]
 COMMANDS += ["status", "diff", "apply", "checkout", "squash", "merge", "verify", "gc", "pack"]
-COMMANDS += ["unpack", "push", "pull", "plan"]
+COMMANDS += ["unpack", "push", "pull", "plan", "serve"]
 COMMANDS += [f"world {c}" for c in ("facts", "records", "corpus", "tasks", "train", "info")]
 FACT = {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux", "target": "English"}
 OTHER = {

@@ -24,7 +24,7 @@ METAVARS = {
     # what is worked on
     *("MODEL", "FACTS", "LEDGER", "EDIT", "VERSION", "PROMPT", "RECORDS", "EXPERIMENT"),
     *("LEDGER|ARCHIVE", "LEDGER|DIR", "DIR|FILE", "ARCHIVE", "REPO", "DIR", "FILE", "COMMAND"),
-    *("DATA", "EDITOR"),
+    *("DATA", "EDITOR", "[NAME=]LEDGER"),
     # values
     *("N", "X", "GB", "TEXT", "NAME", "NAME,...", "LAYERS", "URL|MODEL"),
     *("METHOD", "PRESET", "CORPUS", "SCHEMA", "RELATION", "DEVICE", "DTYPE", "FORMAT", "TYPE"),
@@ -34,7 +34,7 @@ METAVARS = {
 ONE_NAME = {
     "--method": {"METHOD"},
     "--model": {"MODEL"},
-    "--edits": {"LEDGER", "N"},
+    "--edits": {"LEDGER", "N", "[NAME=]LEDGER"},
     "--from": {"LEDGER"},
     "--preset": {"PRESET"},
     "--corpus": {"CORPUS"},

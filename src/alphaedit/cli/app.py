@@ -30,6 +30,7 @@ from alphaedit.cli import (
     methods,
     plan,
     revert,
+    serve,
     stats,
     trace,
     train,
@@ -39,7 +40,7 @@ from alphaedit.cli import (
 )
 from alphaedit.cli.command import Command, Group
 from alphaedit.cli.options import examples
-from alphaedit.cli.output import FAILED, Interruption, Outcome, lenient, print_json
+from alphaedit.cli.output import FAILED, Interruption, Outcome, Started, lenient, print_json
 from alphaedit.core.errors import AlphaEditWarning
 
 app = typer.Typer(
@@ -85,6 +86,7 @@ _COMMANDS = {
         ("gc", upkeep.gc, upkeep.GC_EXAMPLES),
     ),
     "Deploy and share": (
+        ("serve", serve.serve, serve.EXAMPLES),
         ("export", export.export, export.EXAMPLES),
         ("pack", upkeep.pack, upkeep.PACK_EXAMPLES),
         ("unpack", upkeep.unpack, upkeep.UNPACK_EXAMPLES),
@@ -188,6 +190,9 @@ def _invoke(argv: list[str], *, silence: bool) -> int:
             print_json(result)
     else:
         result = call()
+    if isinstance(result, Started):
+        with redirect_stdout(sys.stderr):
+            result.go_on()
     if result == failures.INTERRUPTED:  # newer typer makes an exit code of Ctrl-C
         raise Interruption
     if isinstance(result, Outcome):

@@ -44,6 +44,14 @@ class Outcome(dict[str, Any]):
         self.code = code
 
 
+class Started(dict[str, Any]):
+    """A result that is told at once, and what the command goes on with until it is stopped."""
+
+    def __init__(self, result: dict[str, Any], go_on: Callable[[], None]) -> None:
+        super().__init__(result)
+        self.go_on = go_on
+
+
 class Interruption(Exception):
     """Ctrl-C, with a sentence on what it left behind."""
 

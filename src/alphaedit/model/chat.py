@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,34 +52,53 @@ def users_turn(tokenizer: Any) -> Turn | None:
 def templated(tokenizer: Any, prompt: str, *, system: str | None = None) -> str:
     """The conversation in which a user has said `prompt` and the assistant is about to answer.
 
-    BOS is left out where the tokenizer puts it in front of any text itself.
-
     Args:
         tokenizer: whose template it is.
         prompt: what the user says.
         system: a system message before it, in place of the template's own.
 
     Raises:
-        ModelError: the tokenizer has no chat template, or one that fails or leaves the prompt or
-            the system message out.
+        ModelError: see `conversation`.
+    """
+    turns = [{"role": "user", "content": prompt}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": system})
+    return conversation(tokenizer, turns)
+
+
+def conversation(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
+    """A conversation in which the assistant is about to answer.
+
+    BOS is left out where the tokenizer puts it in front of any text itself.
+
+    Args:
+        tokenizer: whose template it is.
+        turns: each with a `role` ("system", "user", "assistant") and its `content`.
+
+    Raises:
+        ModelError: the tokenizer has no chat template, or one that fails or leaves out what a user
+            says or a system message.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             "The model's tokenizer has no chat template.",
             remedy=_CHAT,
         )
-    turns = [{"role": "user", "content": prompt}]
-    if system is not None:
-        turns.insert(0, {"role": "system", "content": system})
     with told("The model's chat template", _CHAT):
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns], tokenize=False, add_generation_prompt=True
+        )
         adds = tokenizer("a", add_special_tokens=True)["input_ids"]
-    if not isinstance(text, str) or prompt.strip() not in text:
+    by_role = {
+        role: [turn["content"].strip() for turn in turns if turn["role"] == role]
+        for role in ("user", "system")
+    }
+    if not isinstance(text, str) or any(content not in text for content in by_role["user"]):
         raise ModelError(
             "The model's chat template changes what the user says.",
             remedy="Leave chat mode out, and write prompts as the model wants them.",
         )
-    if system is not None and system.strip() not in text:
+    if any(content not in text for content in by_role["system"]):
         raise ModelError(
             "The model's chat template leaves the system message out.",
             remedy="Put it into the user's turn.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -89,7 +90,6 @@ def generate_directly(
     return [handle.tokens.decode(ids) for ids in out]
 
 
-@torch.no_grad()
 def generate_ids(
     handle: ModelHandle,
     rows: Sequence[Sequence[int]],
@@ -105,6 +105,38 @@ def generate_ids(
     longest = max(len(row) for row in rows)
     room = max_new_tokens if limit is None else min(max_new_tokens, limit - longest)
     end = getattr(handle.tokenizer, "eos_token_id", None)
+    ended = torch.zeros(len(rows), dtype=torch.bool)
+    new: list[Tensor] = []
+    steps = stream_ids(handle, rows, lambda logits: _pick(logits, top_k, generator))
+    for token in islice(steps, max(0, room)):
+        new.append(token)
+        if end is not None:
+            ended |= token == end
+            if bool(ended.all()):
+                break
+    result = []
+    for row in range(len(rows)):
+        tokens = [int(t[row]) for t in new]
+        if end is not None and end in tokens:
+            tokens = tokens[: tokens.index(end)]
+        result.append(tokens)
+    return result
+
+
+@torch.no_grad()
+def stream_ids(
+    handle: ModelHandle, rows: Sequence[Sequence[int]], pick: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """New tokens of rows that go on together, as they are made: [rows] int64 of each step.
+
+    There is no end: whoever reads knows when the rows have ended, and that the longest of them must
+    stay within the model's positions. What hooks decide at the prompts' ends holds until then.
+
+    Args:
+        handle: the model; memories have been asked already.
+        rows: token ids of each prompt, none empty.
+        pick: chooses tokens [rows] int64 by logits [rows, vocabulary], float32 on the CPU.
+    """
     front = [0] * len(rows) if handle.rewritten else _shared(rows)
     ids, mask = handle.tokens.pad([list(r[f:]) for r, f in zip(rows, front, strict=True)], "left")
     cache: Cache = DynamicCache(config=handle.model.config)
@@ -117,12 +149,10 @@ def generate_ids(
         width = int(cached.max())
         mask = torch.cat([(torch.arange(width) >= width - cached).to(mask.dtype), mask], dim=1)
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-    new: list[Tensor] = []
     step_ids, step_positions = ids, positions
-    ended = torch.zeros(len(rows), dtype=torch.bool)
     starts = ids.shape[1] - torch.tensor([len(r) - f for r, f in zip(rows, front, strict=True)])
     route = Route(torch.full((len(rows),), ids.shape[1] - 1), starts=starts)
-    for _ in range(max(0, room)):
+    while True:
         with going_on(route):
             logits = handle.forward(
                 step_ids,
@@ -133,22 +163,11 @@ def generate_ids(
                 last_only=True,
             )[:, -1]
         route.ends = None
-        token = _pick(logits.float().cpu(), top_k, generator)
-        new.append(token)
-        if end is not None:
-            ended |= token == end
-            if bool(ended.all()):
-                break
+        token = pick(logits.float().cpu())
+        yield token
         step_ids = token[:, None]
         step_positions = step_positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-    result = []
-    for row in range(len(rows)):
-        tokens = [int(t[row]) for t in new]
-        if end is not None and end in tokens:
-            tokens = tokens[: tokens.index(end)]
-        result.append(tokens)
-    return result
 
 
 def _shared(rows: Sequence[Sequence[int]]) -> list[int]:
