@@ -20,7 +20,7 @@ def test_every_error_belongs_to_the_tree() -> None:
     found = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
     found = [kind for kind in found if kind.__module__ == errors.__name__]
     found = [kind for kind in found if not issubclass(kind, Warning)]
-    assert len(found) == 18
+    assert len(found) == 22
     assert all(issubclass(kind, AlphaEditError) for kind in found)
     assert all(kind.__doc__ for kind in found)
 

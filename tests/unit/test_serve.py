@@ -16,16 +16,18 @@ from tests.tiny import save_tiny, tiny_model
 from alphaedit import Editor, Fact
 from alphaedit.core.errors import (
     AlphaEditError,
+    BusyError,
     ConfigError,
     FingerprintError,
     LedgerError,
     ModelError,
     NonFiniteError,
+    StoppingError,
     UnknownNameError,
 )
 from alphaedit.jobs import serve as job
 from alphaedit.jobs.serve import Service
-from alphaedit.jobs.waiting import BusyError, StoppingError, Waiting
+from alphaedit.jobs.waiting import Waiting
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.model import answering
 from alphaedit.model.answering import End, Piece, Row, Ticket, packs

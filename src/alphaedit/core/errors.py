@@ -157,6 +157,53 @@ class ResourceError(AlphaEditError):
     """Memory or disk does not suffice."""
 
 
+class BusyError(ResourceError):
+    """As many requests wait as may.
+
+    Args:
+        message: What is full.
+        remedy: What to do about it.
+        seconds: When to ask again.
+    """
+
+    def __init__(self, message: str, *, remedy: str | None = None, seconds: int = 1) -> None:
+        super().__init__(message, remedy=remedy)
+        self.seconds = seconds
+
+
+class StoppingError(ResourceError):
+    """The service takes no more requests."""
+
+
+class FieldError(ConfigError):
+    """A field of a request has an impossible value.
+
+    Args:
+        message: What is wrong.
+        remedy: What to do about it.
+        field: Name of the field.
+    """
+
+    def __init__(self, message: str, *, remedy: str | None = None, field: str) -> None:
+        super().__init__(message, remedy=remedy)
+        self.field = field
+
+
+class RequestError(AlphaEditError):
+    """A request over HTTP is none that can be read, or may not be made.
+
+    Args:
+        message: What is wrong.
+        remedy: What to do about it.
+        status: HTTP's number for it.
+        code: OpenAI's word for it, or ours.
+    """
+
+    def __init__(self, message: str, *, remedy: str, status: int, code: str) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status, self.code = status, code
+
+
 def nearest(name: str, available: Iterable[str]) -> list[str]:
     """Up to three of `available` that look like `name`, best first."""
     by_folded = {known.casefold(): known for known in available}

@@ -7,30 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alphaedit.core.errors import ResourceError
+from alphaedit.core.errors import BusyError, StoppingError
 
 if TYPE_CHECKING:
     from alphaedit.model.answering import Ticket
 
 MOST_GATHERS = 5
-
-
-class BusyError(ResourceError):
-    """As many requests wait as may.
-
-    Args:
-        message: What is full.
-        remedy: What to do about it.
-        seconds: When to ask again.
-    """
-
-    def __init__(self, message: str, *, remedy: str | None = None, seconds: int = 1) -> None:
-        super().__init__(message, remedy=remedy)
-        self.seconds = seconds
-
-
-class StoppingError(ResourceError):
-    """The service takes no more requests."""
 
 
 def stopping() -> StoppingError:

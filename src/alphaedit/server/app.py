@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from alphaedit.core.errors import AlphaEditError
+from alphaedit.core.errors import AlphaEditError, RequestError
 from alphaedit.jobs.serve import Answer, Service, Tickets
 from alphaedit.model.answering import End, Event, Piece, Token
 from alphaedit.server import reading
 from alphaedit.server.metrics import metrics_text
 from alphaedit.server.reading import Asked
-from alphaedit.server.refusing import HttpError, as_json, error_body, refused
+from alphaedit.server.refusing import as_json, error_body, refused
 from alphaedit.server.writing import Writer, event
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -136,7 +136,7 @@ class Api:
         scheme, _, key = given.partition(" ")
         right = hmac.compare_digest(key.strip().encode(), self.limits.key.encode())
         if scheme.lower() != "bearer" or not right:
-            raise HttpError(
+            raise RequestError(
                 "The key is wrong." if given else "The request has no key.",
                 remedy="Send the key that the server was started with: Authorization: Bearer KEY.",
                 status=401,
@@ -147,7 +147,7 @@ class Api:
         """Refuse pages of other sites, which a browser would let ask a server of its user's."""
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).hostname not in LOOPBACK:
-            raise HttpError(
+            raise RequestError(
                 f"Pages of {origin[:100]!r} may not ask this server.",
                 remedy="Ask from a program, or through a proxy that leaves the Origin header out.",
                 status=403,
@@ -157,7 +157,7 @@ class Api:
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise HttpError(
+            raise RequestError(
                 f"The body is {kind[:60] or 'of no named type'}.",
                 remedy="Send JSON, with Content-Type: application/json.",
                 status=415,
@@ -174,7 +174,7 @@ class Api:
                     if sum(map(len, parts)) > self.limits.body:
                         raise self._too_large()
         except TimeoutError:
-            raise HttpError(
+            raise RequestError(
                 f"The body did not come within {BODY_SECONDS:g} seconds.",
                 remedy="Send it at once.",
                 status=408,
@@ -182,8 +182,8 @@ class Api:
             ) from None
         return b"".join(parts)
 
-    def _too_large(self) -> HttpError:
-        return HttpError(
+    def _too_large(self) -> RequestError:
+        return RequestError(
             f"The body is longer than {self.limits.body:,} bytes.",
             remedy="Send less, or start the server with a larger --max-body.",
             status=413,
@@ -290,7 +290,7 @@ async def _chunks(
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
     return refused(
-        HttpError(
+        RequestError(
             f"There is nothing at {request.url.path[:100]}.",
             remedy="There are /v1/models, /v1/completions, /v1/chat/completions, /health and "
             "/metrics.",
@@ -302,7 +302,7 @@ async def _no_such_path(request: Request, error: Exception) -> Response:
 
 async def _wrong_method(request: Request, error: Exception) -> Response:
     return refused(
-        HttpError(
+        RequestError(
             f"{request.url.path[:100]} does not take {request.method[:20]}.",
             remedy="POST completions and chat completions; GET the others.",
             status=405,

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alphaedit.core.arguments import as_text, shown
-from alphaedit.core.errors import ConfigError
+from alphaedit.core.errors import ConfigError, FieldError, RequestError
 from alphaedit.model.answering import Question
 from alphaedit.model.sampling import Sampling
-from alphaedit.server.refusing import FieldError, HttpError
 
 USUAL_TOKENS = 16
 """Of a completion that names no number, as OpenAI has it."""
@@ -140,7 +139,7 @@ def body_of(data: bytes) -> dict[str, Any]:
     """The JSON object of a body.
 
     Raises:
-        HttpError: it is none.
+        RequestError: it is none.
     """
 
     def no_number(text: str) -> Any:
@@ -152,7 +151,7 @@ def body_of(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         body, problem = None, f": {str(error)[:200]}"
     if not isinstance(body, dict):
-        raise HttpError(
+        raise RequestError(
             f"The body is no JSON object{problem}.",
             remedy='Send one, such as {"model": "NAME", "prompt": "TEXT"}.',
             status=400,

@@ -10,43 +10,15 @@ from starlette.responses import Response
 from alphaedit.core.errors import (
     AlphaEditError,
     ArchitectureError,
+    BusyError,
     ConfigError,
     FactError,
     ModelError,
     NonFiniteError,
+    RequestError,
+    StoppingError,
     UnknownNameError,
 )
-from alphaedit.jobs.waiting import BusyError, StoppingError
-
-
-class FieldError(ConfigError):
-    """A field of a request has an impossible value.
-
-    Args:
-        message: What is wrong.
-        remedy: What to do about it.
-        field: Name of the field.
-    """
-
-    def __init__(self, message: str, *, remedy: str | None = None, field: str) -> None:
-        super().__init__(message, remedy=remedy)
-        self.field = field
-
-
-class HttpError(AlphaEditError):
-    """A request that is wrong as HTTP.
-
-    Args:
-        message: What is wrong.
-        remedy: What to do about it.
-        status: HTTP's number for it.
-        code: OpenAI's word for it, or ours.
-    """
-
-    def __init__(self, message: str, *, remedy: str, status: int, code: str) -> None:
-        super().__init__(message, remedy=remedy)
-        self.status, self.code = status, code
-
 
 _STATUS: tuple[tuple[type[AlphaEditError], int, str], ...] = (
     (BusyError, 429, "rate_limit_exceeded"),
@@ -62,7 +34,7 @@ _STATUS: tuple[tuple[type[AlphaEditError], int, str], ...] = (
 
 def status_of(error: AlphaEditError) -> tuple[int, str]:
     """HTTP's number and a word for an error."""
-    if isinstance(error, HttpError):
+    if isinstance(error, RequestError):
         return error.status, error.code
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
