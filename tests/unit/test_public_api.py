@@ -463,7 +463,7 @@ def test_the_page_has_every_name() -> None:
     assert set(errors.__all__) <= set(drawn)
 
 
-@pytest.mark.parametrize("page", ["index", "from-easyedit"])
+@pytest.mark.parametrize("page", [pytest.param("index", marks=pytest.mark.slow), "from-easyedit"])
 def test_examples_of_short_pages_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

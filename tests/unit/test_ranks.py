@@ -87,7 +87,7 @@ def test_alone() -> None:
     ("method", "sizes"),
     [
         ("alphaedit", [3, 2]),
-        ("rome", [1]),
+        pytest.param("rome", [1], marks=pytest.mark.slow),
         pytest.param("memit", [1], marks=pytest.mark.slow),
         pytest.param("ft", [2], marks=pytest.mark.slow),
     ],
