@@ -25,6 +25,7 @@ def edited(model: Path, world: World) -> dict[str, float]:
     return {name: rate.value for name, rate in run.metrics.items() if rate is not None}
 
 
+@pytest.mark.slow
 def test_twenty_edits_on_a_model_stripped_of_its_name(tmp_path: Path) -> None:
     source, model = path("bundled"), tmp_path / "model"
     model.mkdir()
