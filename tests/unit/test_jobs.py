@@ -112,7 +112,18 @@ def test_edit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_a_dry_run_keeps_nothing() -> None:
     found = edit.run(request(facts=FACTS[:1], generation=False))
     assert found.to_json()["dry_run"]
+    assert list(found.asked) == found.editor.asked(found.facts)  # as if asked once more
     assert [path.name for path in Path().iterdir()] == ["facts.jsonl"]
+
+
+@pytest.mark.parametrize("transferred", [True, False])
+def test_what_a_preset_is_is_told(transferred: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    origin = "transferred: a-sister\n" if transferred else ""
+    Path("own.yaml").write_text(f"{origin}methods: {{alphaedit: {{layers: [1], energy: 0.9}}}}\n")
+    argv = ["edit", MODEL, "facts.jsonl", "--preset", "own.yaml", "--no-generation", *SET]
+    assert printed(capsys, *argv)["preset"] == "own.yaml"
+    cli([*argv, "--quiet"])
+    assert ("comes from a-sister" in capsys.readouterr().out) == transferred
 
 
 def stop_after(phase: str, done: int) -> tuple[Cancel, Callable[[str, int, int], None]]:

@@ -407,9 +407,16 @@ def test_soak(server: Running, prepared: Prepared) -> None:
 
 def test_a_client_that_leaves_is_not_waited_for(prepared: Prepared) -> None:
     service = job.run(prepared.request(ledgers={}, batch=1, gather=0.0))
-    slow = service._handle.model.register_forward_pre_hook(lambda *args: time.sleep(0.05))
+    passes: list[int] = []
+
+    def slowly(*args: object) -> None:
+        passes.append(1)
+        time.sleep(0.05)
+
+    slow = service._handle.model.register_forward_pre_hook(slowly)
     with running(service) as made:
         for stream in (True, False):
+            passes.clear()
             with socket.create_connection(("127.0.0.1", made.port), timeout=30) as raw:
                 body = json.dumps(ASK | {"max_tokens": 100, "stream": stream, "stop": "never"})
                 head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
@@ -419,10 +426,9 @@ def test_a_client_that_leaves_is_not_waited_for(prepared: Prepared) -> None:
                     assert b"200 OK" in raw.recv(100)
                 while not service.status()["running"]:
                     time.sleep(0.01)
-            began = time.monotonic()
             while service.status()["running"]:
                 time.sleep(0.01)
-            assert time.monotonic() - began < 4  # 100 steps take 5 s at least
+            assert len(passes) < 100  # as many as the answer would have had tokens
         assert service.counted()["requests", "model", "given up"] == 2
         slow.remove()
 

@@ -83,7 +83,7 @@ class Applied:
         if self.handle.changed_by not in (None, self):
             raise ConfigError(
                 "Another Editor of this model has hooks or memories in force.",
-                remedy="Go on with that editor, or revert its edits first.",
+                remedy="Go on with that editor, revert its edits first, or load the model anew.",
             )
         while self._undo:
             self._undo.pop()()

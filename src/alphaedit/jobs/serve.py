@@ -166,6 +166,8 @@ class Service:
         Raises:
             AlphaEditError: see `submit`; or what went wrong while it was answered.
         """
+        from alphaedit.model.answering import End
+
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         tickets = self.submit([question], lambda number, event: events.put(event))
         try:
@@ -174,7 +176,7 @@ class Service:
                 if isinstance(event, AlphaEditError):
                     raise event
                 yield event
-                if type(event).__name__ == "End":
+                if isinstance(event, End):
                     return
         finally:
             tickets.cancel()
