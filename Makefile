@@ -6,8 +6,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests of one file run in one process, files side by side.
-WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
+# Tests of one file run in one process, files side by side; long ones (e2e) are begun first.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
