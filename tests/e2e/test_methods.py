@@ -25,6 +25,7 @@ METHODS = sorted(
 )
 # Adam on shuffled batches, or fact after fact: the order counts.
 ORDERED = {"rome", "glame", "ft", "ft-l", "locft-bf"}
+LEARNING = {"alphaedit", "alphaedit-published", "memit-history", "nse", "anyedit", "ultraedit"}
 SMALL: dict[str, Any] = {
     "steps": 3,
     "contexts": 1,
@@ -111,7 +112,14 @@ def test_edit_holds_and_revert_is_exact(method: str, bundled: Editor) -> None:
     assert same(weights(bundled), clean)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        # Of those that learn from batch to batch; that others load is in the contract too.
+        method if method in LEARNING else pytest.param(method, marks=pytest.mark.slow)
+        for method in METHODS
+    ],
+)
 def test_save_load_and_go_on(method: str, small: Editor, tmp_path: Path) -> None:
     facts = some_facts(9)
     small.edit(facts[:3], method)
