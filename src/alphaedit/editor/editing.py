@@ -74,6 +74,7 @@ class Editing(Versioned):
         self._chosen: dict[str, Measured] = {}
         self.guard = as_guard(guard)
         self._held_out: HeldOut | None = None
+        self._budget_text: HeldOut | None = None
         if self.guard is not None:
             # Here and not before the first batch: `load` may bring edits.
             watched = self.guard
@@ -200,10 +201,20 @@ class Editing(Versioned):
             systems=self._systems,
             base=self.base,
             changes=[change for edit in self.edits for change in edit.patch.changes],
+            kl=self._kl() if getattr(hp, "kl_budget", None) else None,
         )
         with plain():
             solution = method.solve(problem)
         return replace(solution, patch=_of_first(solution.patch, self.ranks))
+
+    def _kl(self) -> Callable[[], float]:
+        """What measures how far the model has moved, on the guard's text or one like it."""
+        if self._held_out is None:
+            with self._applied.unedited() if self.edits else nullcontext():
+                self._budget_text = self._budget_text or held_out(self.handle, seed=self.seed)
+        text = self._held_out or self._budget_text
+        assert text is not None
+        return lambda: text.drift(self.handle).kl
 
     def _state_before(self, hp: Settings, facts: Sequence[Fact]) -> SequentialState:
         """What the run has learned, with contexts that the unedited model wrote once already."""

@@ -89,6 +89,8 @@ class Problem(Generic[Config]):
         state: what earlier batches of the run taught.
         base: fingerprint of the unedited model.
         changes: those of the edits in force that are not changes of weights, in their order.
+        kl: KL divergence of the model as it is now from the unedited one on held-out text, nats a
+            token; None where nobody measures it.
     """
 
     handle: ModelHandle
@@ -102,6 +104,7 @@ class Problem(Generic[Config]):
     systems: Systems = field(default_factory=Systems)
     base: str = ""
     changes: Sequence[Change] = ()
+    kl: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,12 @@ class Hyperparameters(Settings):
     top1_steps: int | None = Field(
         None, ge=1, description="end a search once the target was most likely for so many steps"
     )
+    kl_budget: float | None = Field(
+        None,
+        gt=0,
+        description="most KL divergence from the unedited model on held-out text, nats a token; "
+        "the system's weights are scaled up as far as that needs",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -10,9 +10,8 @@ from pydantic import Field
 from alphaedit.core.patch import LowRank, Patch
 from alphaedit.methods.base import Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.config import Hyperparameters, Settings
-from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, chain, run_delta
-from alphaedit.methods.solving import Changes, refuse_mixtures
+from alphaedit.methods.solving import Changes, check_layers, refuse_mixtures
 from alphaedit.methods.steps.finetune import Schedule, finetune
 from alphaedit.methods.timer import Timer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,8 +23,9 @@ from alphaedit.linalg.solve import RomeSystem
 from alphaedit.methods.base import Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.plugin import Memory, Plugin, chain, make
 from alphaedit.methods.plugins.project import preserved_null_space
-from alphaedit.methods.solving import Changes, Solver
+from alphaedit.methods.solving import Changes, Solver, check_layers, named
 from alphaedit.methods.state import SequentialState
+from alphaedit.methods.steps.budget import within
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import (
     BatchKeys,
@@ -37,11 +38,13 @@ from alphaedit.methods.steps.outputs import find_outputs
 from alphaedit.methods.steps.relational import Maker
 from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.methods.timer import Timer
-from alphaedit.model.handle import ModelHandle
 from alphaedit.model.residual_gain import pull_back
 
 Expand = Callable[[Problem[Any]], Sequence[Fact]]
 """Turns the facts of a problem into those that are solved for."""
+SCALE = "budget/scale"
+"""In a run's memory: the factor on the system's weights that its last batch needed."""
+_Solved = tuple[Changes, dict[int, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -105,21 +108,6 @@ class LocateThenEdit(Method):
         return _Run(self, problem, chosen).solution()
 
 
-def check_layers(problem: Problem) -> None:
-    """Refuse layers that the model does not have.
-
-    Raises:
-        ConfigError: naming the layer and those there are.
-    """
-    handle = problem.handle
-    for layer in problem.hyperparameters.layers:
-        if layer >= handle.n_layers:
-            raise ConfigError(
-                f"Layer {layer} is out of range: the model has layers 0 to {handle.n_layers - 1}.",
-                remedy="Choose layers of this model, or another preset.",
-            )
-
-
 class _Run:
     """One batch."""
 
@@ -156,7 +144,7 @@ class _Run:
             self.state = self.state.absorb(keys)
         edits = problem.state.edits + len(problem.facts)
         state = replace(self.state, edits=edits, memory=self.memory)
-        weights = _named(problem.handle, deltas)
+        weights = named(problem.handle, deltas)
         patch = Patch(weights=weights, metadata=_metadata(losses, state))
         return Solution(patch, state, self.timer.seconds)
 
@@ -257,23 +245,51 @@ class _Run:
         rows, lasts = prompts_in_context(self.problem.handle, facts, ())
         return pull_back(self.problem.handle, rows, lasts, layer, wanted)
 
-    def _solver(self) -> Solver:
+    def _solver(self, memory: Memory, scale: float = 1.0) -> Solver:
         past = self.state.past_keys if self.method.history else {}
-        return Solver(
-            self.method, self.problem, self.plugins, self.memory, past, self.state.batches
-        )
+        batches = self.state.batches
+        return Solver(self.method, self.problem, self.plugins, memory, past, batches, scale)
 
     def _batch(self, facts: Sequence[Fact]) -> tuple[Changes, dict[int, Tensor], list[float]]:
         """Deltas by layer or expert, keys [d_in, u] by layer, and the last losses."""
-        problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
+        handle, hp = self.problem.handle, self.problem.hyperparameters
         direct = handle.adds_directly or self.method.maker is not None
         goal = _AtTheEnd(self, facts) if direct else _AtEachLayer(self, facts)
+        solved = self._within_budget if hp.kl_budget else self._layers
+        deltas, used, _ = solved(facts, goal)
+        return deltas, used, [row[-1] for row in goal.targets.losses]
+
+    def _within_budget(self, facts: Sequence[Fact], goal: _Goal) -> _Solved:
+        """As `_layers`, with the lightest weights that keep the model within the KL budget."""
+        budget = self.problem.hyperparameters.kl_budget
+        if self.problem.kl is None:
+            raise ConfigError(
+                "A KL budget needs held-out text to measure it on, and nobody gives any.",
+                remedy="Edit by an Editor, or leave kl_budget out.",
+            )
+        assert budget is not None
+        memory, start = dict(self.memory), self.memory.get(SCALE)
+
+        def solve(scale: float) -> tuple[tuple[_Solved, Memory], float]:
+            self.memory = dict(memory)
+            solved = self._layers(facts, goal, scale)
+            return (solved, self.memory), solved[2]
+
+        first = 1.0 if start is None else float(start)
+        (solved, self.memory), scale, _ = within(solve, budget, first)
+        self.memory[SCALE] = torch.tensor(scale, dtype=torch.float64)
+        return solved
+
+    def _layers(self, facts: Sequence[Fact], goal: _Goal, scale: float = 1.0) -> _Solved:
+        """Deltas and keys, layer after layer, and the KL they lead to if there is a budget."""
+        problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         slack = hp.conditioning if self.method.equality else 1.0
         with self.timer.phase("keys"):
             batch = self._batch_keys(facts)
-        solver = self._solver()
+        solver = self._solver(self.memory, scale)
         deltas: Changes = {}
         used: dict[int, Tensor] = {}
+        spent = 0.0
         with ExitStack() as applied:
             for index, layer in enumerate(hp.layers):
                 problem.progress("layers", index, len(hp.layers))
@@ -288,19 +304,22 @@ class _Run:
                     changes = solver.solve(layer, keys, residual, slack=slack)
                 deltas |= changes
                 used[layer] = keys
-                applied.enter_context(handle.temporarily(_named(handle, changes)))
+                applied.enter_context(handle.temporarily(named(handle, changes)))
             if self.method.history_after:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
                         used[layer] = self._keys(facts, layer)
+            if hp.kl_budget and problem.kl is not None:
+                with self.timer.phase("budget"):
+                    spent = problem.ranks.from_first(problem.kl())
         problem.progress("layers", len(hp.layers), len(hp.layers))
-        return deltas, used, [row[-1] for row in goal.targets.losses]
+        return deltas, used, spent
 
     def _one_by_one(self, facts: Sequence[Fact]) -> tuple[Changes, dict[int, Tensor], list[float]]:
         """As `_batch`, one fact after another at one layer."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         (layer,) = hp.layers
-        solver = self._solver()
+        solver = self._solver(self.memory)
         deltas: dict[Site, list[LowRank]] = {}
         losses: list[float] = []
         systems: dict[Site, RomeSystem] = {}
@@ -317,9 +336,18 @@ class _Run:
                     changes = solver.update(layer, key[:, 0], residual[:, 0], systems)
                 for site, delta in changes.items():
                     deltas.setdefault(site, []).append(delta)
-                applied.enter_context(handle.temporarily(_named(handle, changes)))
+                applied.enter_context(handle.temporarily(named(handle, changes)))
         problem.progress("facts", len(facts), len(facts))
         return {site: concatenate(parts) for site, parts in deltas.items()}, {}, losses
+
+
+class _Goal(Protocol):
+    """Target values, and what is still lacking of them."""
+
+    targets: Targets
+
+    def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
+        """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
 
 
 class _AtTheEnd:
@@ -359,10 +387,6 @@ class _AtEachLayer:
         now = run._columns(own, handle.d_out(layer), self.facts, layer)
         wanted: Tensor = self.by_layer[self.layers.index(layer)].to(now) - now
         return wanted
-
-
-def _named(handle: ModelHandle, changes: Changes) -> dict[str, LowRank]:
-    return {handle.edited_name(site): delta for site, delta in changes.items()}
 
 
 def _metadata(losses: Sequence[float], state: SequentialState) -> dict[str, Any]:

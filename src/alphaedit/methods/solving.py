@@ -23,6 +23,7 @@ from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.plugin import Memory, Parts, Plugin, run_delta
 from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.systems import Base
+from alphaedit.model.handle import ModelHandle
 
 Changes = dict[Site, LowRank]
 
@@ -59,6 +60,26 @@ def refuse_mixtures(problem: Problem[Any], method: str) -> None:
             )
 
 
+def check_layers(problem: Problem) -> None:
+    """Refuse layers that the model does not have.
+
+    Raises:
+        ConfigError: naming the layer and those there are.
+    """
+    handle = problem.handle
+    for layer in problem.hyperparameters.layers:
+        if layer >= handle.n_layers:
+            raise ConfigError(
+                f"Layer {layer} is out of range: the model has layers 0 to {handle.n_layers - 1}.",
+                remedy="Choose layers of this model, or another preset.",
+            )
+
+
+def named(handle: ModelHandle, changes: Changes) -> dict[str, LowRank]:
+    """Changes by the name of the matrix."""
+    return {handle.edited_name(site): delta for site, delta in changes.items()}
+
+
 @dataclass(frozen=True)
 class Solver:
     """Solves one layer after the other for a batch.
@@ -66,6 +87,7 @@ class Solver:
     Attributes:
         past_keys: by layer [d_in, p], those that count.
         batches: columns of them that came together.
+        scale: factor on the weights of what is preserved, ridge and second moment.
     """
 
     recipe: Recipe
@@ -74,6 +96,7 @@ class Solver:
     memory: Memory
     past_keys: Mapping[int, Tensor]
     batches: Sequence[int]
+    scale: float = 1.0
 
     def blocks(self, layer: int, keys: Tensor) -> dict[Site, slice]:
         """The sites that keys [d_in, u] of `layer` reach, and where their keys stand in them."""
@@ -153,7 +176,8 @@ class Solver:
             mean = float(parts.second_moment.diagonal().mean())
             conditioning = self.problem.hyperparameters.conditioning
             ridge += parts.moment_weight * conditioning * mean
-        base = Base(ridge, parts.subspace, parts.second_moment, parts.moment_weight)
+        weight = self.scale * parts.moment_weight
+        base = Base(self.scale * ridge, parts.subspace, parts.second_moment, weight)
         systems = self.problem.systems
         if not alone:
             return systems.of(site, base, None)

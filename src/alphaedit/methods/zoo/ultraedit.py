@@ -15,9 +15,8 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.patch import Patch
 from alphaedit.linalg.solve import System
 from alphaedit.methods.base import Method, Needs, Problem, Solution
-from alphaedit.methods.locate_then_edit import check_layers
 from alphaedit.methods.plugin import Memory, Parts, chain, run_delta
-from alphaedit.methods.solving import Changes, refuse_mixtures
+from alphaedit.methods.solving import Changes, check_layers, refuse_mixtures
 from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.methods.steps.gradients import watched
 from alphaedit.methods.steps.keys import check_finite

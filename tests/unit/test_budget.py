@@ -1,0 +1,90 @@
+"""A bound on KL in place of a weight: the lightest weight that stays within it is found."""
+
+import math
+
+import pytest
+
+from alphaedit.core.errors import ConfigError
+from alphaedit.core.fact import Fact
+from alphaedit.editor.session import Editor
+from alphaedit.methods.locate_then_edit import SCALE
+from alphaedit.methods.steps.budget import HALVINGS, LEAST, MOST, STRIDE, within
+
+FACTS = [
+    Fact("The mother tongue of {} is", "Danielle Darrieux", "English"),
+    Fact("The mother tongue of {} is", "Victor Hugo", "Russian"),
+]
+
+
+@pytest.mark.parametrize("start", [0.1, LEAST, 3.0, 70.0, MOST])
+@pytest.mark.parametrize("needed", [0.01, LEAST, 1.5, 3.0, 1000.0])
+def test_the_lightest_weight_within_the_budget(start: float, needed: float) -> None:
+    asked: list[float] = []
+
+    def solve(factor: float) -> tuple[str, float]:
+        asked.append(factor)
+        return f"at {factor}", 0.1 * needed / factor
+
+    change, factor, spent = within(solve, 0.1, start)
+    assert (change, spent) == (f"at {factor}", 0.1 * needed / factor)
+    assert spent <= 0.1
+    # As light as it can be told: one step lighter is past the budget.
+    assert factor <= max(LEAST, needed * STRIDE ** (0.5**HALVINGS) * (1 + 1e-9))
+    assert factor in asked
+    assert len(asked) <= 3 + HALVINGS + abs(math.log(max(start, 1) / max(needed, 1), STRIDE))
+
+
+def test_any_weight_may_do() -> None:
+    assert within(lambda factor: (factor, 0.0), 0.1)[1] == LEAST
+
+
+def test_no_weight_does() -> None:
+    with pytest.raises(ConfigError, match="No weight .* 0.3 nats") as caught:
+        within(lambda factor: (factor, 0.5), 0.3)
+    assert "kl_budget" in str(caught.value.remedy)
+
+
+def test_what_is_no_number_is_past_the_budget() -> None:
+    with pytest.raises(ConfigError):
+        within(lambda factor: (factor, math.nan), 0.3)
+
+
+@pytest.fixture(scope="module")
+def editor() -> Editor:
+    return Editor.from_pretrained("bundled-small", seed=0, progress=False)
+
+
+@pytest.mark.parametrize("method", ["memit-history", "alphaedit"])
+def test_edits_stay_within_it(editor: Editor, method: str) -> None:
+    measured = editor._kl()
+    editor.edit(FACTS, method, steps=20)
+    usual = measured()
+    editor.revert()
+    scales, left = [], []
+    for budget in (usual / 2, usual * 2):
+        edit = editor.edit(FACTS, method, steps=20, kl_budget=budget)
+        left.append(measured())
+        assert edit.hyperparameters["kl_budget"] == budget
+        assert edit.learned is not None
+        scales.append(float(edit.learned.memory[SCALE]))
+        editor.revert()
+    assert usual / 8 < left[0] <= usual / 2
+    assert left[1] == pytest.approx(usual, rel=1e-4)
+    assert scales[0] > scales[1] == LEAST
+
+
+def test_a_budget_that_is_spent(editor: Editor) -> None:
+    measured = editor._kl()
+    editor.edit(FACTS, "memit-history", steps=20)
+    spent = measured()
+    weights = {name: w.clone() for name, w in editor.handle.model.state_dict().items()}
+    with pytest.raises(ConfigError, match="No weight of the system"):
+        editor.edit(
+            [Fact("The mother tongue of {} is", "Jean Gabin", "German")],
+            "memit-history",
+            steps=20,
+            kl_budget=spent / 2,
+        )
+    assert all(w.equal(weights[name]) for name, w in editor.handle.model.state_dict().items())
+    assert len(editor.edits) == 1
+    editor.revert()
