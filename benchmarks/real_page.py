@@ -95,8 +95,17 @@ RUNS = {
     ),
     "real-threshold": ("efficacy", "generalization", "specificity", "kl", "null_share"),
     "real-plug-in": ("efficacy", "generalization", "specificity", "kept"),
+    "real-plug-in-rome": ("efficacy", "generalization", "specificity", "efficacy_generate", "kept"),
     "real-zsre": ("edit_success", "generalization", "locality", "kept"),
     "real-k0-size": ("efficacy", "generalization", "specificity", "kl", "null_share"),
+    "real-gemma": (
+        *("efficacy", "generalization", "specificity", "kept", "efficacy_generate"),
+        *("generalization_generate", "kl", "perplexity"),
+    ),
+    "real-seeds": (
+        *("efficacy", "generalization", "specificity", "kept", "efficacy_generate"),
+        *("generalization_generate", "kl", "perplexity"),
+    ),
 }
 """Tables of docs/experiments.md, and their columns."""
 FINE = ("kl", "null_share")
