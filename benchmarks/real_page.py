@@ -74,7 +74,9 @@ def speed_table() -> str:
     rows = []
     for (name, value), before in zip(measured.items(), BEFORE, strict=True):
         seconds = value["seconds"] if isinstance(value, dict) else value
-        cells = [name.strip(), f"{before:.1f}" if before else "", f"{seconds:.1f}"]
+        earlier = isinstance(value, dict) and value.get("earlier")
+        told = f"{seconds:.1f}, earlier" if earlier else f"{seconds:.1f}"
+        cells = [name.strip(), f"{before:.1f}" if before else "", told]
         quality = [f"{value[k]:.1f}" for k in SHARES[:3]] if isinstance(value, dict) else []
         rows.append([*cells, " / ".join(quality)])
     rows.append(["peak of memory beside the weights, first edit", "", f"{peak:.2f} GiB", ""])
@@ -93,8 +95,17 @@ RUNS = {
     ),
     "real-threshold": ("efficacy", "generalization", "specificity", "kl", "null_share"),
     "real-plug-in": ("efficacy", "generalization", "specificity", "kept"),
+    "real-plug-in-rome": ("efficacy", "generalization", "specificity", "efficacy_generate", "kept"),
     "real-zsre": ("edit_success", "generalization", "locality", "kept"),
     "real-k0-size": ("efficacy", "generalization", "specificity", "kl", "null_share"),
+    "real-gemma": (
+        *("efficacy", "generalization", "specificity", "kept", "efficacy_generate"),
+        *("generalization_generate", "kl", "perplexity"),
+    ),
+    "real-seeds": (
+        *("efficacy", "generalization", "specificity", "kept", "efficacy_generate"),
+        *("generalization_generate", "kl", "perplexity"),
+    ),
 }
 """Tables of docs/experiments.md, and their columns."""
 FINE = ("kl", "null_share")

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.intervals import Rate, mean, percent
@@ -53,6 +52,9 @@ def ngram_entropy(text: str) -> float:
 
 def tfidf_cosine(text: str, reference: str) -> float:
     """Cosine between TF-IDF vectors of two texts, 0 to 1; 0 if either has no word."""
+    # Imported here: a second that most commands need not spend.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     try:
         vectors = TfidfVectorizer().fit_transform([text, reference])
     except ValueError:
