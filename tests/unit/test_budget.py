@@ -39,7 +39,7 @@ def test_any_weight_may_do() -> None:
 
 
 def test_no_weight_does() -> None:
-    with pytest.raises(ConfigError, match="No weight .* 0.3 nats") as caught:
+    with pytest.raises(ConfigError, match=r"No weight .* 0\.3 nats") as caught:
         within(lambda factor: (factor, 0.5), 0.3)
     assert "kl_budget" in str(caught.value.remedy)
 

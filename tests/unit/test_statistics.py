@@ -31,7 +31,7 @@ def text(repeats: int = 30) -> Corpus:
 def test_equals_a_plain_average_over_tokens(kind: str) -> None:
     handle = ModelHandle.load(*tiny_model(kind))
     found = collect(handle, text(), [0, 2], tokens=400, sequence=32, batch_tokens=96)
-    rows = list(islice(packed(handle, text(), 32), 400 // 32 + 1))
+    rows = [row.ids for row in islice(packed(handle, text(), 32), 400 // 32 + 1)]
     keys: dict[int, list[torch.Tensor]] = {0: [], 2: []}
     hooks = [
         handle.edited_module(layer).register_forward_pre_hook(

@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any, cast
@@ -31,6 +31,7 @@ from alphaedit.locate.preset import Measured, choose
 from alphaedit.methods.base import Method, Problem, Solution
 from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.given import settings_given
+from alphaedit.methods.plugin import statistics_for
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.systems import Systems
@@ -173,7 +174,7 @@ class Editing(Versioned):
                 edit,
                 after=tuple(reply.answer for reply in after),
                 verdict=tuple(reply.holds for reply in after),
-                null_space=self._null_space(hp, solution.patch),
+                null_space=self._null_space(solver, hp, solution.patch),
                 seconds={**timer.seconds, **solution.seconds},
                 drift=drift.to_json() if drift else {},
             )
@@ -193,7 +194,7 @@ class Editing(Versioned):
             handle=self.handle,
             facts=facts,
             hyperparameters=hp,
-            statistics=self.statistics,
+            statistics=self._known_to(method, hp),
             state=state,
             seed=self.seed,
             progress=self.progress,
@@ -272,16 +273,23 @@ class Editing(Versioned):
         """Second moments and null spaces of the layers, each with its time."""
         if not method.needs.second_moments:
             return
+        known = self._known_to(method, hp)
         with timer.phase("second moments"), plain():
-            ready = self.statistics.ready(hp.layers)
+            ready = known.ready(hp.layers)
             with nullcontext() if ready or not self.edits else self._applied.unedited():
-                self.statistics.prepare(hp.layers)
+                known.prepare(hp.layers)
         if _in_space(hp):
             with timer.phase("null space"):
                 for layer in hp.layers:
                     # Of experts only those that fire need theirs.
                     if self.handle.experts(layer) is None:
-                        self.statistics.spectrum(layer)
+                        known.spectrum(layer)
+
+    def _known_to(self, method: Method, hp: Settings) -> ModelStatistics:
+        """The statistics that a method with these settings goes by."""
+        known = statistics_for(method, hp, self.statistics)
+        assert isinstance(known, ModelStatistics)
+        return known
 
     def _guarded(self, edit: str, drift: Drift | None) -> GuardError | None:
         """What the guard says of a batch that is to be kept.
@@ -320,7 +328,7 @@ class Editing(Versioned):
         """What the model says to the prompt of each fact now."""
         return tuple(reply.answer for reply in self.asked(facts))
 
-    def _null_space(self, hp: Settings, patch: Patch) -> dict[str, dict[str, Any]]:
+    def _null_space(self, method: Method, hp: Settings, patch: Patch) -> dict[str, dict[str, Any]]:
         """Size of the null space of each layer, and of the experts that `patch` changes."""
         if not isinstance(hp, Hyperparameters) or not _in_space(hp):
             return {}
@@ -330,7 +338,8 @@ class Editing(Versioned):
             for site in self.statistics.sites(hp.layers)
             if isinstance(site, int) or name(site) in patch.weights
         ]
-        reports = self.statistics.report(sites, threshold=hp.threshold, energy=hp.energy)
+        known = self._known_to(method, hp)
+        reports = known.report(sites, threshold=hp.threshold, energy=hp.energy)
         for site, row in zip(sites, reports, strict=True):
             if row.doubt:
                 warnings.warn(

@@ -144,6 +144,7 @@ class Method(ABC):
         config: class of its settings, see `methods.config.Settings`.
         defaults: values that are other than in `config`, weaker than a preset's.
         given: settings that this object was called with, stronger than a preset's.
+        plugins: plug-ins that are part of the method, after those asked for.
         suggests: version of the way `suggest` looks at a model; what another one found, and was
             kept on disk, is not used.
     """
@@ -156,6 +157,7 @@ class Method(ABC):
     config: type[Settings] = field(default=Hyperparameters, kw_only=True)
     defaults: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     given: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    plugins: tuple[str, ...] = field(default=(), kw_only=True)
 
     __signature__ = _SignatureOfSettings()
 

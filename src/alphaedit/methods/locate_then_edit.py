@@ -62,7 +62,6 @@ class LocateThenEdit(Method):
         equality: the facts are constraints, not least squares (EMMET).
         expand: solve for other facts than those given (AnyEdit's chunks).
         maker: what makes a fact's delta in the target search, one by one (GLAME).
-        plugins: plug-ins that are part of the method, after those asked for.
     """
 
     null_space: bool = False
@@ -74,7 +73,6 @@ class LocateThenEdit(Method):
     equality: bool = False
     expand: Expand | None = None
     maker: Callable[[Problem[Any], Fact, int], Maker] | None = None
-    plugins: tuple[str, ...] = ()
 
     @property
     def needs(self) -> Needs:

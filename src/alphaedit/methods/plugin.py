@@ -19,7 +19,7 @@ from alphaedit.core.patch import LowRank
 from alphaedit.core.site import Site
 from alphaedit.linalg.subspace import Subspace
 from alphaedit.methods import others
-from alphaedit.methods.base import Method, Problem
+from alphaedit.methods.base import Method, Problem, Statistics
 from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.steps.target_value import Targets
 
@@ -108,6 +108,10 @@ class Plugin:
                 f"Plug-in {self.name}: {option} is {getattr(self, option)!r}.",
                 remedy=f"Give {allowed}.",
             )
+
+    def statistics(self, known: Statistics) -> Statistics:
+        """What is known of the preserved keys."""
+        return known
 
     def search(self, hp: Hyperparameters) -> Hyperparameters:
         """Settings of the target search."""
@@ -270,6 +274,13 @@ def chain(hp: Settings, own: Sequence[Plugin] = (), *, method: Method) -> list[P
         ConfigError: a plug-in does not fit the method, or is given twice.
     """
     return [*asked_for(hp.plugins, project=hp.project, own=own, method=method), *own]
+
+
+def statistics_for(method: Method, hp: Settings, known: Statistics) -> Statistics:
+    """What a method with these settings takes for the preserved keys: its plug-ins may say."""
+    for plugin in chain(hp, [make(spec) for spec in method.plugins], method=method):
+        known = plugin.statistics(known)
+    return known
 
 
 def asked_for(

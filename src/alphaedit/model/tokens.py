@@ -106,6 +106,27 @@ class Tokens:
         """Ids of `text`, with the special tokens that the tokenizer itself puts in front."""
         return self._encode(text)[0]
 
+    def encode_marked(self, text: str, characters: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Ids of `text`, and the last of the tokens that cover each of some characters.
+
+        Characters that no token covers are left out.
+
+        Args:
+            characters: indices into `text`, ascending.
+        """
+        ids, offsets = self._encode(text)
+        marked, wanted = list[int](), iter(characters)
+        character = next(wanted, None)
+        for token, (start, end) in enumerate(offsets):
+            while character is not None and character < end:
+                later = token + 1 < len(offsets) and offsets[token + 1][0] <= character
+                if later and offsets[token + 1][1] > character:
+                    break
+                if start <= character:
+                    marked.append(token)
+                character = next(wanted, None)
+        return ids, marked
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
         with told("What the model wrote", _TOKENIZER):

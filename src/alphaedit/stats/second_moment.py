@@ -31,6 +31,7 @@ from alphaedit.model.hooks import StopForward, stoppable
 from alphaedit.model.keys import Keys, on_keys
 from alphaedit.model.memory import is_out_of_memory
 from alphaedit.stats.corpus import Corpus
+from alphaedit.stats.names import ends_of_names
 
 SEQUENCE = 256
 BATCH_TOKENS = 4096
@@ -53,16 +54,33 @@ class SecondMoment:
     massive: Massive
 
 
-def packed(handle: ModelHandle, corpus: Corpus, length: int) -> Iterator[list[int]]:
-    """Sequences of `length` tokens, documents joined one after the other (each with its BOS)."""
-    rest: list[int] = []
+@dataclass(frozen=True)
+class Row:
+    """Tokens of one sequence, and which of them count; None: all of them."""
+
+    ids: list[int]
+    marked: list[int] | None = None
+
+
+def packed(
+    handle: ModelHandle, corpus: Corpus, length: int, *, names: bool = False
+) -> Iterator[Row]:
+    """Sequences of `length` tokens, documents joined one after the other (each with its BOS).
+
+    Args:
+        names: only the last tokens of names count; see `stats.names`.
+    """
+    rest, ends = list[int](), list[int]()
     for text in corpus.texts():
-        rest += handle.tokens.encode(text)
+        ids, new = handle.tokens.encode_marked(text, ends_of_names(text) if names else ())
+        ends += [len(rest) + end for end in new]
+        rest += ids
         while len(rest) >= length:
-            yield rest[:length]
-            rest = rest[length:]
+            marked = [end for end in ends if end < length]
+            yield Row(rest[:length], marked if names else None)
+            rest, ends = rest[length:], [end - length for end in ends if end >= length]
     if rest:
-        yield rest
+        yield Row(rest, ends if names else None)
 
 
 class _Sums:
@@ -87,6 +105,8 @@ class _Sums:
     def add(self, keys: dict[Site, Tensor], count: int) -> None:
         """Take the keys of `count` tokens."""
         for site, k in keys.items():
+            if not len(k):
+                continue
             self.massive[site].add(k)
             self.counts[site] += len(k)
             if site in self.blocks:
@@ -147,11 +167,16 @@ class _Sums:
 
 
 def _keys(
-    handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]
+    handle: ModelHandle, rows: list[Row], layers: Sequence[int]
 ) -> tuple[dict[Site, Tensor], int]:
-    """Keys of all tokens of `rows` by layer or expert, and how many tokens these are."""
-    ids, mask = handle.tokens.pad(rows, "right")
-    real = mask.flatten().nonzero().flatten()
+    """Keys of the tokens of `rows` that count, by layer or expert, and how many these are."""
+    ids, mask = handle.tokens.pad([row.ids for row in rows], "right")
+    counted = mask.bool()
+    for number, row in enumerate(rows):
+        if row.marked is not None:
+            counted[number] = False
+            counted[number, row.marked] = True
+    real = counted.flatten().nonzero().flatten()
     last, by_site = max(layers), dict[Site, Tensor]()
 
     def see(layer: int, keys: Keys) -> None:
@@ -173,7 +198,7 @@ def _keys(
 
 
 def _halving(
-    handle: ModelHandle, rows: list[list[int]], layers: Sequence[int]
+    handle: ModelHandle, rows: list[Row], layers: Sequence[int]
 ) -> Iterator[tuple[dict[Site, Tensor], int]]:
     """Keys of `rows` and how many tokens they are, in halves where memory does not hold all."""
     try:
@@ -196,6 +221,7 @@ def collect(
     batch_tokens: int = BATCH_TOKENS,
     tolerance: float | None = None,
     resume: Path | None = None,
+    names: bool = False,
     progress: Progress = silent,
     ranks: Ranks = ALONE,
 ) -> dict[Site, SecondMoment]:
@@ -209,6 +235,7 @@ def collect(
     Args:
         tolerance: stop early when doubling the text changes each C by less than this share of it.
         resume: file for partial sums; a run that was killed goes on from it.
+        names: average over the last tokens of names alone.
 
     Raises:
         StatsError: the corpus has no tokens.
@@ -216,19 +243,20 @@ def collect(
     length = min(sequence, handle.max_positions or sequence)
     together = max(1, batch_tokens // length) * ranks.size
     key = f"{corpus.fingerprint}:{handle.fingerprint(max(layers))}:{sorted(layers)}:{length}"
+    key += ":names" if names else ""
     partial = _PartialSums(resume, key, ranks)
     sums = partial.begin(handle, layers)
     skip = sums.sequences
     growth = _Growth(tolerance, 4 * batch_tokens, ranks)
-    batch: list[list[int]] = []
+    batch: list[Row] = []
     seen = 0
     index = -1
-    rows = packed(handle, corpus, length)
+    rows = packed(handle, corpus, length, names=names)
     # Text is turned into tokens while the model runs, unless the model itself writes it.
     for index, row in enumerate(rows if corpus.name == "self" else prefetch(rows)):
         if seen >= tokens:
             break
-        seen += len(row)
+        seen += len(row.ids)
         if index < skip:
             continue
         if index % ranks.size == ranks.rank:

@@ -51,6 +51,9 @@ class ModelStatistics:
         ranks: processes that share the work; the first one writes the cache.
     """
 
+    names = False
+    """Whether second moments are over the last tokens of names alone."""
+
     def __init__(
         self,
         handle: ModelHandle,
@@ -77,6 +80,7 @@ class ModelStatistics:
         self._warned = False
         self._massive: dict[Site, Massive] = {}
         self._spectra: dict[Site, Spectrum] = {}
+        self._with_names: dict[float, ModelStatistics] = {}
 
     @cached_property
     def spec(self) -> str:
@@ -119,9 +123,20 @@ class ModelStatistics:
         short.on_disk = False
         return short
 
+    def with_names(self, share: float) -> ModelStatistics:
+        """The same, with so large a share of the second moments over the ends of names alone.
+
+        Where no names are in the text, it is these statistics themselves, and a warning says so.
+        """
+        if share not in self._with_names:
+            from alphaedit.stats.mixed import MixedStatistics
+
+            self._with_names[share] = MixedStatistics(self, share)
+        return self._with_names[share]
+
     def forget(self) -> None:
         """Let go of all second moments in memory."""
-        for table in (self._moments, self._counted, self._massive, self._spectra):
+        for table in (self._moments, self._counted, self._massive, self._spectra, self._with_names):
             table.clear()
 
     def _key(self, layer: Site, kind: str) -> dict[str, str]:
@@ -179,6 +194,7 @@ class ModelStatistics:
             missing,
             tokens=self.tokens,
             tolerance=self.tolerance,
+            names=self.names,
             resume=partial if self.on_disk and self.cache.writable() else None,
             progress=self.progress,
             ranks=self.ranks,

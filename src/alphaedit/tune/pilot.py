@@ -12,6 +12,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.base import Method, Problem
 from alphaedit.methods.config import Settings
 from alphaedit.methods.in_force import install
+from alphaedit.methods.plugin import statistics_for
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import next_token, score
@@ -90,14 +91,15 @@ class Pilot:
         Raises:
             AlphaEditError: the hyperparameters cannot be used.
         """
-        if self.method.needs.second_moments:
-            self.statistics.prepare(hp.layers)
+        known = statistics_for(self.method, hp, self.statistics)
+        if self.method.needs.second_moments and isinstance(known, ModelStatistics):
+            known.prepare(hp.layers)
         solution = self.method.solve(
             Problem(
                 handle=self.handle,
                 facts=self.facts,
                 hyperparameters=hp,
-                statistics=self.statistics,
+                statistics=known,
                 state=self.state,
                 seed=self.seed,
                 progress=self.progress,

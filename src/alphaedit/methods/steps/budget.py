@@ -1,9 +1,9 @@
 """A bound on what edits may change elsewhere, in place of a weight that nobody can read.
 
 The heavier a linear system weighs what it preserves, the less its change does to other text and the
-less of a fact it delivers. Where a method's own weight does not keep the model within the bound, the
-lightest one that does is found by bisection; targets are searched once, only systems are solved
-again.
+less of a fact it delivers. Where a method's own weight does not keep the model within the bound,
+the lightest one that does is found by bisection; targets are searched once, only systems are
+solved again.
 """
 
 from __future__ import annotations
