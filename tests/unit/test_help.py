@@ -206,7 +206,7 @@ def completed(line: str, cwd: Path | None = None) -> list[str]:
     ("line", "found"),
     [
         ("alphaedit lo", ["log"]),
-        ("alphaedit edit m f --method memit", ["memit", "memit-history"]),
+        ("alphaedit edit m f --method memit", ["memit", "memit-history", "memit-names"]),
         ("alphaedit edit m f --plugin sph", ["sphere"]),
         ("alphaedit edit bund", ["bundled", "bundled-small"]),
         ("alphaedit help world fa", ["facts"]),

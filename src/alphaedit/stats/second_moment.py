@@ -243,14 +243,11 @@ def collect(
     length = min(sequence, handle.max_positions or sequence)
     together = max(1, batch_tokens // length) * ranks.size
     key = f"{corpus.fingerprint}:{handle.fingerprint(max(layers))}:{sorted(layers)}:{length}"
-    key += ":names" if names else ""
-    partial = _PartialSums(resume, key, ranks)
+    partial = _PartialSums(resume, f"{key}:names" if names else key, ranks)
     sums = partial.begin(handle, layers)
     skip = sums.sequences
-    growth = _Growth(tolerance, 4 * batch_tokens, ranks)
-    batch: list[Row] = []
-    seen = 0
-    index = -1
+    growth, batch = _Growth(tolerance, 4 * batch_tokens, ranks), list[Row]()
+    seen, index = 0, -1
     rows = packed(handle, corpus, length, names=names)
     # Text is turned into tokens while the model runs, unless the model itself writes it.
     for index, row in enumerate(rows if corpus.name == "self" else prefetch(rows)):
