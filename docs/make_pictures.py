@@ -7,6 +7,7 @@ benchmarks/results. The same versions give the same files.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("svg")
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -38,6 +37,7 @@ FACTS = 480
 
 mpl.rcParams.update(
     {
+        "backend": "svg",
         "svg.fonttype": "none",
         "svg.hashsalt": "alphaedit",
         "font.size": 10.5,
@@ -127,20 +127,18 @@ def keys_and_values_picture() -> None:
     box(axes, (240, 110, 110, 62), "key  k", BLUE, fontweight="bold")
     axes.text(295, 92, "“who is spoken of”", color=SOFT, ha="center")
     arrow(axes, (350, 141), (408, 141))
-    box(axes, (410, 80, 130, 122), "W", LINE, fontsize=20)
-    axes.text(475, 62, "output projection", color=SOFT, ha="center")
+    box(axes, (410, 82, 130, 118), "W", LINE, fontsize=20)
+    axes.text(475, 63, "output projection", color=SOFT, ha="center")
     arrow(axes, (540, 141), (598, 141))
     box(axes, (600, 110, 130, 62), "value  W k", ORANGE, fontweight="bold")
     axes.text(665, 92, "“French”", color=SOFT, ha="center")
-    arrow(axes, (740, 172), (790, 244))
-    axes.text(785, 205, "added", color=SOFT)
+    arrow(axes, (732, 150), (790, 245))
+    axes.text(782, 200, "added", color=SOFT)
+    axes.text(50, 40, "The edit: W becomes W + Δ,", color=GREEN, fontweight="bold")
     axes.text(
-        50,
-        24,
-        "The edit:  W + Δ  with  (W + Δ) k = v,  v the value from which the model says “English”;"
-        "  ΔK₀ = 0 for all other keys K₀.",
-        color=GREEN,
+        270, 40, "with (W + Δ) k = the value from which the model says “English”,", color=GREEN
     )
+    axes.text(270, 18, "and ΔK0 = 0 for the keys K0 of everything else", color=GREEN)
     save(figure, "keys-and-values")
 
 
@@ -167,7 +165,7 @@ def null_space_picture() -> None:
     shares = (100 * text, 100 * float(inside))
     bars = right.barh((1, 0), shares, color=(LINE, GREEN), height=0.5)
     right.bar_label(bars, [f"{share:.0f} %" for share in shares], padding=4)
-    right.set(yticks=(1, 0), yticklabels=("keys of\ntext", "keys of\nfacts"), xlim=(0, 100))
+    right.set(yticks=(1, 0), yticklabels=("keys of\ntext", "keys of\nfacts"), xlim=(0, 20))
     right.set(xlabel="% of squared length in the null space", ylim=(-0.6, 1.6))
     right.set_title("Who is left in it")
     figure.tight_layout(w_pad=2.5)
@@ -192,8 +190,8 @@ def load_picture() -> None:
         counts = torch.arange(1, len(taken) + 1)
         counts = counts[counts <= (space.dim if label.startswith("the") else len(keys))]
         left.plot(counts / len(keys), 100 * (1 - taken[: len(counts)]), color=colour, label=label)
-    left.set(xlabel="load: edits / width of keys", ylabel="% of squared length", ylim=(0, 100))
-    left.set_xlim(0, 0.9)
+    left.set(xlabel="load, model bundled-small", ylabel="% of squared length", ylim=(0, 100))
+    left.set_xlim(0, 0.6)
     left.set_title("What of a new key no earlier edit uses")
     left.legend(frameon=False, labelcolor=SOFT)
     found = json.loads((RESULTS / "projection.json").read_text("utf-8"))["results"]
@@ -267,14 +265,10 @@ def choosing_picture() -> None:
     figure, axes = canvas(8.8, 5.5)
     big = {"fontweight": "bold"}
     box(axes, (260, 480, 360, 50), "May the weights change?", BLUE, **big)
-    for x, text in (
-        (215, "no, they stay as they are"),
-        (665, "yes, in a file that any engine loads"),
-    ):
-        arrow(axes, (400 if x < 400 else 480, 478), (x, 432))
-        axes.text(x + (-8 if x < 400 else 8), 452, text, color=SOFT,
-                  ha="right" if x < 400 else "left")  # fmt: skip
-    axes.texts[-1].set(x=600, ha="left")
+    arrow(axes, (360, 478), (215, 432))
+    arrow(axes, (520, 478), (665, 432))
+    axes.text(262, 462, "no, they stay as they are", color=SOFT, ha="right", va="center")
+    axes.text(618, 462, "yes, in a file that any engine loads", color=SOFT, va="center")
     box(
         axes,
         (30, 375, 370, 54),
@@ -302,7 +296,7 @@ def choosing_picture() -> None:
             "compare them on\nyour facts",
         ),
         (480, "one, or some dozens", "alphaedit", "the default"),
-        (480, "hundreds and more", "memit-history", "beside alphaedit:\ntry both on your facts"),
+        (480, "hundreds", "memit-history", "beside alphaedit:\ntry both on your facts"),
         (480, "a sentence or more as object", "anyedit", "one value for each\nchunk of it"),
         (
             480,
@@ -315,8 +309,8 @@ def choosing_picture() -> None:
     for x, condition, method, why in leaves:
         y = 290 - 90 * rows[x]
         rows[x] += 1
-        axes.plot((x + 12, x + 12, x + 24), (y + 165 if rows[x] == 1 else y + 122, y + 27, y + 27),
-                  color=LINE, lw=1.3, zorder=0)  # fmt: skip
+        above = y + (85 if rows[x] == 1 else 117)
+        axes.plot((x + 12, x + 12, x + 24), (above, y + 25, y + 25), color=LINE, lw=1.3, zorder=0)
         axes.text(x + 26, y + 60, condition, color=SOFT, va="center")
         box(axes, (x + 26, y, 145, 50), method, GREEN, **big)
         axes.text(x + 181, y + 25, why, color=INK, va="center", fontsize=9.5)
@@ -334,6 +328,7 @@ PICTURES: dict[str, Callable[[], None]] = {
 
 def main() -> None:
     """Draw those that are named, or all."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts that lack
     for name in sys.argv[1:] or PICTURES:
         PICTURES[name]()
 
