@@ -142,7 +142,7 @@ CorpusName = Annotated[
         autocompletion=complete.corpora,
         help="Text for the second moments: a .txt or .jsonl file, hf:NAME, 'general' (ours), "
         "'bundled', or 'self' (sampled from the model).",
-        show_default="bundled for bundled models, else self",
+        show_default="bundled for bundled models, general for those that read it, else self",
     ),
 ]
 Tokens = Annotated[
