@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from alphaedit.ledger.facts import Held
 
 MOST_FACTS = 50_000
+MOST_RAW = 500
+"""Characters of a broken line that are shown."""
 ERROR, WARNING, NOTE = "error", "warning", "note"
 TABLES = ("csv", "tsv")
 ASKED_AT_ONCE = 32
@@ -47,6 +49,7 @@ class Row:
         where: such as "line 3".
         record: its fields as given; empty if it could not be read.
         fact: None if it is none.
+        raw: the line, if it could not be read.
         problems: all of them.
     """
 
@@ -54,6 +57,7 @@ class Row:
     record: Mapping[str, Any]
     fact: Fact | None = None
     problems: list[Problem] = field(default_factory=list)
+    raw: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -67,6 +71,7 @@ class Row:
             "where": self.where,
             "record": record,
             "ok": self.ok,
+            "raw": self.raw,
             "problems": [vars(problem) for problem in self.problems],
         }
 
@@ -123,10 +128,10 @@ def _line(line: str, number: int, kind: str = "jsonl", head: str | None = None) 
         text = line if head is None else f"{head}\n{line}"
         ((_, record),) = parse_records(text, kind, "text")
     except FactError as error:
-        return Row(where, {}, problems=[_problem(error)])
+        return Row(where, {}, problems=[_problem(error)], raw=line[:MOST_RAW])
     except ValueError:
         problem = Problem(ERROR, "This line holds no record.", "Give one fact on each line.")
-        return Row(where, {}, problems=[problem])
+        return Row(where, {}, problems=[problem], raw=line[:MOST_RAW])
     return Row(where, record)
 
 

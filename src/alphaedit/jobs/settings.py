@@ -68,14 +68,15 @@ def settings_of(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def methods_for(handle: ModelHandle) -> list[dict[str, Any]]:
     """All methods with their settings, and what the model's preset gives: JSON values."""
     from alphaedit.locate.preset import matching
-    from alphaedit.methods.presets import preset
+    from alphaedit.methods.presets import entry
     from alphaedit.methods.registry import methods
 
     name = matching(handle)
+    content = entry(name) if name else {}
     rows = []
     for method in methods().values():
-        shared = method.needs.target_search
-        values = preset(name, method.name, shared=shared) if name else {}
+        shared = content.get("all", {}) if method.needs.target_search else {}
+        values = {**shared, **content.get("methods", {}).get(method.name, {})}
         rows.append(
             {
                 "name": method.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,7 +31,9 @@ def studio_application(studio: Studio, door: Door) -> Starlette:
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
+        warm = asyncio.create_task(api.warm())
         yield
+        await warm
         await run_in_threadpool(studio.stop)
 
     async def index(request: Request) -> Response:

@@ -70,6 +70,11 @@ class Api:
             ("GET", "results/page", self.result_page),
         ]
 
+    async def warm(self) -> None:
+        """Get ready what the first page will ask for."""
+        self._about = await run_in_threadpool(studio_about.about, self.studio)
+        self._methods = await run_in_threadpool(methods_for, self.studio.editor.handle)
+
     async def about(self, request: Request) -> Response:
         """The model, and where it works."""
         if self._about is None:

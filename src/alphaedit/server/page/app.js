@@ -67,8 +67,8 @@ function chips() {
   const { about, now } = state;
   const parts = [h("span", { class: "chip", title: `fingerprint ${about.fingerprint}` }, about.name)];
   if (now) {
-    const text = now.begun ? `${plural(now.edits, "edit")} in force` : "no edits yet";
-    parts.push(h("span", { class: "chip soft", title: about.ledger }, text));
+    const text = now.begun ? plural(now.edits, "edit") : "no edits yet";
+    parts.push(h("span", { class: "chip soft", title: about.ledger }, text, now.begun ? h("span", { class: "wide" }, " in force") : null));
   }
   put(byId("chips"), parts);
 }

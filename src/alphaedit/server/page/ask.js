@@ -89,7 +89,7 @@ export function askView(main) {
       temperature: Number(temperature.value) || 0, chat: chat.checked };
     local.set("asked", { prompt: text, tokens: body.max_tokens, temperature: body.temperature,
       chat: body.chat, other: other.value });
-    const shown = pair(body.models, text);
+    const shown = pair(body.models, text, body.chat);
     put(out, shown.node);
     halt.hidden = false;
     out.setAttribute("aria-busy", "true");
@@ -136,8 +136,8 @@ export function askView(main) {
 }
 
 // Two answers beside one another.
-function pair(models, prompt) {
-  const answers = models.map((model) => new Answer(`Answer of ${label(model)}`));
+function pair(models, prompt, chat) {
+  const answers = models.map((model) => new Answer(`Answer of ${label(model)}`, chat ? "" : prompt));
   const feet = models.map(() => h("p", { class: "foot" }, "Waits…"));
   const verdict = h("p", { class: "verdict", role: "status" });
   const foot = h("div", {});
@@ -147,7 +147,6 @@ function pair(models, prompt) {
     h("div", { class: "pair" }, models.map((model, at) =>
       h("article", { class: `card answer-card ${at ? "other" : "base"}` },
         h("h2", {}, label(model)),
-        h("p", { class: "asked-prompt" }, prompt),
         answers[at].node,
         feet[at]))),
     verdict,

@@ -10,7 +10,7 @@ export function heatmap({ rows, columns, values, low, high, corner, label, marke
       h("caption", { class: "hidden" }, label),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, corner), columns.map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((name, at) => h("tr", { class: marked && marked(at) ? "subject" : null },
-        h("th", { scope: "row" }, name),
+        h("th", { scope: "row" }, name.replace(/^ | $/g, "·")),
         columns.map((column, place) => {
           const value = values[at] && values[at][place];
           if (value === undefined || value === null) return h("td", { class: "pending" }, h("span", { class: "hidden" }, "not yet"));
@@ -25,7 +25,7 @@ export function legend(low, high) {
 
 const WIDTH = 300;
 const HEIGHT = 150;
-const PAD = { left: 40, right: 8, top: 8, bottom: 26 };
+const PAD = { left: 48, right: 8, top: 8, bottom: 26 };
 
 // Eigenvalues in ascending order on a logarithmic scale; what is left of the cut is null space.
 export function spectrum(row) {

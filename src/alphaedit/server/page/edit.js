@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { button, h, labelled, notice, number, plural, problem, put } from "./dom.js";
 import { active, followRun, local, over, state, watch } from "./store.js";
 import { Facts } from "./facts.js";
-import { cancel, progress } from "./runs.js";
+import { cancel, progress, viewing } from "./runs.js";
 import { previewPanel } from "./preview.js";
 
 function shownValue(value) {
@@ -85,7 +85,7 @@ export function editView(main) {
   function ready() {
     const wrong = facts.wrong;
     const count = facts.rows.length;
-    go.disabled = !count || wrong > 0;
+    go.disabled = !count || wrong > 0 || !methods.length;
     askFirst.disabled = !count || wrong === count;
     put(hint, !count ? "Add a fact first."
       : wrong ? `${number(wrong)} of ${plural(count, "fact")} cannot be edited: mend or remove ${wrong === 1 ? "it" : "them"}.`
@@ -120,7 +120,8 @@ export function editView(main) {
     local.set("preview", run);
     if (stop) stop();
     let drawn = "";
-    stop = followRun(run, (whole, error) => {
+    const unseen = viewing(run);
+    const unfollow = followRun(run, (whole, error) => {
       if (error) {
         local.set("preview", null);
         put(out, notice("warn", error.message, error.remedy));
@@ -137,6 +138,10 @@ export function editView(main) {
       else if (whole.state === "failed") put(out, problem(whole.error));
       else put(out, previewPanel(whole, { again: preview, done: () => local.set("preview", null), clear: () => facts.clear() }));
     });
+    stop = () => {
+      unfollow();
+      unseen();
+    };
   }
 
   put(main, main.firstChild, h("div", { class: "columns" }, facts.node, how),
@@ -148,7 +153,8 @@ export function editView(main) {
     method.value = local.get("method", "alphaedit");
     if (!current()) method.value = "alphaedit";
     drawMethod();
-  }, (error) => put(fields, problem(error)));
+    ready();
+  }, (error) => put(how, h("h2", {}, "Method"), problem(error)));
 
   const watched = local.get("preview", null);
   if (watched) show(watched);

@@ -145,6 +145,7 @@ export class Facts {
       put(this.error);
       told.rows.forEach((row, at) => {
         if (!this.rows[at]) return;
+        if (this.rows[at].raw) return; // what could not be read is told until it is mended
         this.rows[at].ok = row.ok;
         this.rows[at].problems = row.problems;
       });
@@ -201,6 +202,7 @@ export class Facts {
       input.addEventListener("input", () => {
         row.record = { ...row.record, [name]: input.value };
         row.isNew = false;
+        row.raw = null;
         this.answers.delete(row);
         this.store();
         this.later();
@@ -244,6 +246,7 @@ export class Facts {
         row.isNew ? null : row.problems.map((item) =>
           h("p", { class: `problem ${KIND[item.level]}` }, h("span", { class: "sign", "aria-hidden": "true" }, item.level === "error" ? "✕" : "!"),
             h("span", {}, `${item.message} `, item.remedy ? h("span", { class: "soft-text" }, item.remedy) : null))),
+        row.raw ? h("code", { class: "raw" }, row.raw) : null,
         reply ? h("p", { class: `problem ${reply.known ? "warn" : "info"}` },
           h("span", { class: "sign", "aria-hidden": "true" }, reply.known ? "!" : "i"),
           reply.known ? "The model says this already." : "The model says now:", h("q", {}, reply.answer.trim())) : null);

@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { button, empty, h, labelled, notice, percent, problem, put, say, small } from "./dom.js";
 import { followRun, local, over, state } from "./store.js";
 import { bars, heatmap, legend, spectrum } from "./charts.js";
-import { cancel, progress } from "./runs.js";
+import { cancel, progress, viewing } from "./runs.js";
 
 function follower(out, draw) {
   let stop = null;
@@ -14,7 +14,8 @@ function follower(out, draw) {
       try {
         const { run } = await post(path, body);
         if (stop) stop();
-        stop = followRun(run, (whole, error) => {
+        const unseen = viewing(run);
+        const unfollow = followRun(run, (whole, error) => {
           if (error) put(out, problem(error));
           else if (whole.state === "failed") put(out, problem(whole.error));
           else if (whole.state === "cancelled") put(out, notice("info", "Cancelled.", ""));
@@ -24,6 +25,10 @@ function follower(out, draw) {
               known ? draw(known, over(whole)) : null);
           }
         });
+        stop = () => {
+          unfollow();
+          unseen();
+        };
       } catch (error) {
         put(out, problem(error));
       }
@@ -101,7 +106,7 @@ function whereCard(wanted) {
   const begin = () => run.start("look/where", { edit: edit.value.trim() || "last" });
   const node = h("section", { class: "card", "aria-label": "Where an edit went" }, h("h2", {}, "Where did an edit go?"),
     state.now && state.now.begun ? h("form", { on: { submit: (event) => { event.preventDefault(); begin(); } } },
-      h("div", { class: "row" }, labelled("Edit", edit, "an id from the history, or last"), h("div", { class: "actions" }, h("button", { type: "submit", class: "main" }, "Show"))))
+      h("div", { class: "row" }, labelled("Edit: an id from the history, or last", edit), h("div", { class: "actions" }, h("button", { type: "submit", class: "main" }, "Show"))))
       : empty("No edit has been kept yet.", h("a", { class: "button", href: "#/edit" }, "Edit something")),
     out);
   if (wanted) begin();

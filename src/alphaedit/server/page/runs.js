@@ -7,6 +7,17 @@ import { active, over, state, watch } from "./store.js";
 const KINDS = { done: "good", failed: "bad", cancelled: "soft", running: "info", waiting: "soft" };
 const rows = new Map();
 
+// Runs that the view itself shows: the tray need not.
+const inView = new Set();
+export function viewing(id) {
+  inView.add(id);
+  drawTray();
+  return () => {
+    inView.delete(id);
+    drawTray();
+  };
+}
+
 export async function cancel(id) {
   try {
     await post(`runs/${id}/cancel`, {});
@@ -44,7 +55,7 @@ function trayRow(run) {
 
 function drawTray() {
   const tray = byId("tray");
-  const going = active();
+  const going = active().filter((run) => !inView.has(run.id));
   const focused = document.activeElement;
   const inside = focused && tray.contains(focused) ? focused.closest("[data-run]").dataset.run : null;
   put(tray, going.slice(0, 3).map(trayRow),

@@ -77,10 +77,11 @@ export const closeTip = () => (tip().hidden = true);
 
 // An answer that grows; arrow keys go from token to token.
 export class Answer {
-  constructor(label) {
+  constructor(label, prompt) {
     this.pieces = [];
     this.spans = [];
-    this.node = h("p", { class: "answer", role: "group", "aria-label": label });
+    this.node = h("p", { class: "answer", role: "group", "aria-label": label },
+      prompt ? h("span", { class: "asked-prompt" }, prompt) : null);
     this.node.addEventListener("keydown", (event) => this.move(event));
   }
 
