@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alphaedit.stats.drift import HeldOut
 
 BASE, EDITED = "base", "edited"
-PREVIEWS = 5
+PREVIEWS = 4
 """Previews that may still be kept; the oldest go first."""
 Work = Callable[[Run, Progress], Any]
 
@@ -47,12 +47,14 @@ class StudioRequest(Opening):
         folder: below it the page may write exports.
         results: directory of results of experiments that are shown.
         max_new_tokens: most tokens of an answer.
+        held_out_tokens: how much text drift is measured on.
     """
 
     ledger: Path
     folder: Path = field(default_factory=Path.cwd)
     results: Path | None = None
     max_new_tokens: int = 512
+    held_out_tokens: int = 4096
 
     def check(self) -> None:
         """Refuse what cannot be opened; no model is loaded for it.
@@ -175,7 +177,9 @@ class Studio(Service):
         if self._held_out is None:
             progress("held-out text", 0, 1)
             with self.models.lent([]):
-                self._held_out = held_out(self.editor.handle, seed=self.opened.seed)
+                self._held_out = held_out(
+                    self.editor.handle, seed=self.opened.seed, tokens=self.opened.held_out_tokens
+                )
             progress("held-out text", 1, 1)
         return self._held_out
 

@@ -123,7 +123,7 @@ class Timeline:
             entries = ledger.history.entries
             last = len(entries) if before is None else max(0, min(before, len(entries)))
             rows: list[dict[str, Any]] = []
-            sought = canonical(words)
+            sought = canonical(words).casefold()
             number = last
             while number > 0 and len(rows) < min(count, MOST_ENTRIES):
                 number -= 1
@@ -143,7 +143,8 @@ class Timeline:
     def _words(self, entry: Entry) -> str:
         ledger = self.begun()
         about = [ledger.history.about[edit].get("first", "") for edit in entry.add]
-        return canonical(" ".join([entry.op, entry.why, *entry.add, *entry.drop, *about]))
+        text = " ".join([entry.op, entry.why, *entry.add, *entry.drop, *about])
+        return canonical(text).casefold()
 
     def _entry(self, ledger: Ledger, entry: Entry) -> dict[str, Any]:
         """An entry and its edits, JSON values."""

@@ -24,16 +24,23 @@ from alphaedit.server.studio_safety import Door, Guarded
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def studio_application(studio: Studio, door: Door) -> Starlette:
-    """The ASGI application of a studio; the studio ends with it."""
+def studio_application(studio: Studio, door: Door, *, ahead: bool = True) -> Starlette:
+    """The ASGI application of a studio; the studio ends with it.
+
+    Args:
+        studio: what is served.
+        door: who may come in.
+        ahead: get ready what the first page asks for before it does.
+    """
     pages = Pages()
     api = Api(studio, pages)
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        warm = asyncio.create_task(api.warm())
+        warm = asyncio.create_task(api.warm()) if ahead else None
         yield
-        await warm
+        if warm is not None:
+            await warm
         await run_in_threadpool(studio.stop)
 
     async def index(request: Request) -> Response:

@@ -20,6 +20,7 @@ from alphaedit.jobs.runs import told as error_told
 from alphaedit.jobs.serve import Tickets
 from alphaedit.jobs.settings import methods_for, settings_of
 from alphaedit.jobs.studio import EDITED, Studio
+from alphaedit.ledger.ledger import Ledger
 from alphaedit.model.answering import End, Event, Question
 from alphaedit.model.sampling import Sampling
 from alphaedit.server import studio_bodies as bodies
@@ -166,7 +167,7 @@ class Api:
                 pass
 
         tickets = await run_in_threadpool(self.studio.submit, questions, tell)
-        ledger = opened.ledger if self.studio.timeline.head() else None
+        ledger = opened.ledger if Ledger.at(opened.ledger) else None
         command = commands.ask(opened.model, body.prompt, ledger, body.max_tokens, chat=body.chat)
         lines = _lines(body.models, events, tickets, command)
         return StreamingResponse(lines, media_type="application/x-ndjson")
