@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alphaedit.cli import options
+from alphaedit.cli import complete, options
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session, Started
 from alphaedit.core.errors import ConfigError
@@ -64,19 +64,19 @@ class Page:
         """Other names of the server, in small letters."""
         return [name.strip("[]").lower() for name in self.allow_host or ()]
 
+    def refuse(self, host: str) -> ConfigError:
+        """The error of an address that others could reach."""
+        return ConfigError(
+            f"{host} can be reached from other machines, and the page is not encrypted.",
+            remedy="Stay with 127.0.0.1 and use a tunnel (ssh -L 8123:127.0.0.1:8123 MACHINE), or "
+            "name the host by which it is to be found: --allow-host NAME.",
+        )
 
-@options.grouped
-def studio(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            autocompletion=options.complete.models,
-            help="A model directory or .gguf file, a hub name (owner/name), 'bundled' or "
-            "'bundled-small'.",
-            show_default="that of --edits, else bundled",
-        ),
-    ] = None,
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What is worked on besides the model."""
+
     edits: Annotated[
         Path | None,
         typer.Option(
@@ -85,7 +85,7 @@ def studio(
             help="The ledger that is worked on; it is begun with the first edit that is kept.",
             show_default="MODEL-edits in this directory",
         ),
-    ] = None,
+    ] = None
     results: Annotated[
         Path | None,
         typer.Option(
@@ -94,12 +94,27 @@ def studio(
             help="Results of experiments to show.",
             show_default="./results, if it is there",
         ),
-    ] = None,
+    ] = None
     out: Annotated[
         Path,
         typer.Option("--out", metavar="DIR", help="Where exports of the page are written."),
-    ] = Path(),
+    ] = Path()
+
+
+@options.grouped
+def studio(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            autocompletion=complete.models,
+            help="A model directory or .gguf file, a hub name (owner/name), 'bundled' or "
+            "'bundled-small'.",
+            show_default="that of --edits, else bundled",
+        ),
+    ] = None,
     *,
+    shown: Shown,
     page: Page,
     moments: options.Moments,
     common: options.Seeded,
@@ -110,14 +125,13 @@ def studio(
     """
     from alphaedit.jobs import studio as job
 
-    chosen, ledger = places(model, edits)
-    if results is None and RESULTS.is_dir():
-        results = RESULTS
+    chosen, ledger = places(model, shown.edits)
+    results = shown.results or (RESULTS if RESULTS.is_dir() else None)
     request = job.StudioRequest(
         model=chosen,
         ledger=ledger,
         results=results,
-        folder=out,
+        folder=shown.out,
         seed=common.seed,
         **vars(common.loading),
         **vars(moments),
@@ -125,11 +139,7 @@ def studio(
     request.check()
     listening, server, safety = _server()
     if not page.names and not listening.is_loopback(page.host):
-        raise ConfigError(
-            f"{page.host} can be reached from other machines, and the page is not encrypted.",
-            remedy="Stay with 127.0.0.1 and use a tunnel (ssh -L 8123:127.0.0.1:8123 MACHINE), or "
-            "name the host by which it is to be found: --allow-host NAME.",
-        )
+        raise page.refuse(page.host)
     listener = listening.bound(page.host, page.port, key=" ".join(page.names) or None)
     door = safety.Door(names=(*safety.LOOPBACK_NAMES, *page.names))
     session = common.session

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -169,57 +170,75 @@ def run(
         Cancelled: `cancel` was set.
         FactError, ConfigError, ModelError, ResourceError: with the remedy.
     """
-    from alphaedit.editor.batches import split
-    from alphaedit.editor.measured import Asked
-    from alphaedit.jobs.facts import Source, in_chat
     from alphaedit.ledger.history import version_of
 
     progress = watched(progress, cancel)
-    facts, over = list(request.facts), dict(request.hyperparameters)
-    if request.chat:
-        facts = list(in_chat(Source(facts), editor.handle).facts)
-        over = {"contexts": 0, **over}
+    facts, over = _as_asked(request, editor)
     start = editor.pairs()
     version = version_of(editor.base, (edit.id for edit, _ in start)).id
     clock = _Clock()
-    earlier, editor.progress = editor.progress, progress
-    statistics_told, editor.statistics.progress = editor.statistics.progress, progress
-    try:
-        probes = probes_of(editor, facts, well_known, seed=request.seed)
-        before = _asked(editor, probes, "asking before", progress)
-        drift_before = held_out.drift(editor.handle)
-        clock.spent("asking")
-        batches = split(facts, request.batch_size or len(facts))
-        how: dict[str, Any] = {"phase": "facts edited", "preset": request.preset, **over}
-        list(editor.edit_in_batches(batches, request.method, **how))
-        clock.spent("editing")
-        made = editor.pairs()[len(start) :]
-        asked = _asked(editor, [Probe("edit", fact) for fact in facts], "asking after", progress)
-        after = _asked(editor, probes, "asking nearby", progress)
-        progress("drift", 0, 1)
-        drift = held_out.drift(editor.handle)
-        progress("drift", 1, 1)
-        clock.spent("asking")
-    finally:
-        editor.progress, editor.statistics.progress = earlier, statistics_told
-        editor.set_edits(start)
-    first = [answer for edit, _ in made for answer in edit.before]
-    replies = [
-        Asked(fact, reply.answer, reply.holds) for fact, reply in zip(facts, asked, strict=True)
-    ]
-    rows = zip(probes, before, after, strict=True)
+    with _telling(editor, progress):
+        try:
+            probes = probes_of(editor, facts, well_known, seed=request.seed)
+            before = _asked(editor, probes, "asking before", progress)
+            drift_before = held_out.drift(editor.handle)
+            clock.spent("asking")
+            _edit(editor, request, facts, over)
+            clock.spent("editing")
+            made = editor.pairs()[len(start) :]
+            edited = [Probe("edit", fact) for fact in facts]
+            asked = _asked(editor, edited, "asking after", progress)
+            after = _asked(editor, probes, "asking nearby", progress)
+            progress("drift", 0, 1)
+            drift = held_out.drift(editor.handle)
+            progress("drift", 1, 1)
+            clock.spent("asking")
+        finally:
+            editor.set_edits(start)
     return PreviewResult(
         request=request,
         facts=facts,
         version=version,
         made=made,
-        before=first,
-        asked=replies,
-        moved=[Moved(*row) for row in rows],
+        before=[answer for edit, _ in made for answer in edit.before],
+        asked=asked,
+        moved=[Moved(*row) for row in zip(probes, before, after, strict=True)],
         drift=drift,
         drift_before=drift_before,
         seconds=clock.seconds,
     )
+
+
+def _as_asked(request: PreviewRequest, editor: Editor) -> tuple[list[Fact], dict[str, Any]]:
+    """Facts and settings; in a conversation, if that is wanted."""
+    from alphaedit.jobs.facts import Source, in_chat
+
+    facts, over = list(request.facts), dict(request.hyperparameters)
+    if not request.chat:
+        return facts, over
+    return list(in_chat(Source(facts), editor.handle).facts), {"contexts": 0, **over}
+
+
+def _edit(
+    editor: Editor, request: PreviewRequest, facts: Sequence[Fact], over: Mapping[str, Any]
+) -> None:
+    """Edit all facts, batch by batch."""
+    from alphaedit.editor.batches import split
+
+    batches = split(facts, request.batch_size or len(facts))
+    how: dict[str, Any] = {"phase": "facts edited", "preset": request.preset, **over}
+    list(editor.edit_in_batches(batches, request.method, **how))
+
+
+@contextmanager
+def _telling(editor: Editor, progress: Progress) -> Iterator[None]:
+    """For the length of a block, what an editor does is told by `progress`."""
+    before = editor.progress, editor.statistics.progress
+    editor.progress = editor.statistics.progress = progress
+    try:
+        yield
+    finally:
+        editor.progress, editor.statistics.progress = before
 
 
 def probes_of(

@@ -92,7 +92,7 @@ def _ask_dependants(studio: Studio, edits: Sequence[str]) -> Run:
     def work(run: Run, progress: Progress) -> dict[str, Any]:
         studio.models.bring(EDITED)
         standing = studio.timeline.standing().values()
-        facts = [held.fact for held in standing if held.edit in edits]
+        facts = [statement.fact for statement in standing if statement.edit in edits]
         rows = []
         for at in range(0, len(facts), checking.ASKED_AT_ONCE):
             progress("asking", at, len(facts))
