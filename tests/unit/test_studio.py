@@ -421,8 +421,8 @@ def test_the_history_is_told_page_by_page(page: Page) -> None:
 def test_revert_asks_for_what_was_made_after(page: Page) -> None:
     first, second = page.keep(), page.keep([FACTS[1]])
     told = page.post("history/revert", {"edits": first["edits"], "why": "wrong"})
-    assert told["left"] == second["edits"]
-    assert told["dependants"] == second["edits"]
+    assert told["reverted"] == first["edits"]
+    assert told["left"] == len(second["edits"])
     assert told["command"].endswith(f"{first['edits'][0]} --why wrong")
     run = page.ended(told["run"])
     assert run["result"]["asked"] == 1

@@ -24,7 +24,6 @@ EXAMPLES = examples(
     "alphaedit studio bundled --edits my-edits",
     "alphaedit studio ./my-model --results results --port 8400",
     "alphaedit studio --edits my-edits --no-browser --json",
-    "ssh -L 8123:127.0.0.1:8123 machine alphaedit studio ./my-model --no-browser",
 )
 DEFAULT = "bundled"
 RESULTS = Path("results")
@@ -95,9 +94,9 @@ class Shown:
             show_default="./results, if it is there",
         ),
     ] = None
-    out: Annotated[
+    exports: Annotated[
         Path,
-        typer.Option("--out", metavar="DIR", help="Where exports of the page are written."),
+        typer.Option("--exports", metavar="DIR", help="Where exports of the page are written."),
     ] = Path()
 
 
@@ -106,7 +105,7 @@ def studio(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             autocompletion=complete.models,
             help="A model directory or .gguf file, a hub name (owner/name), 'bundled' or "
             "'bundled-small'.",
@@ -131,7 +130,7 @@ def studio(
         model=chosen,
         ledger=ledger,
         results=results,
-        folder=shown.out,
+        folder=shown.exports,
         seed=common.seed,
         **vars(common.loading),
         **vars(moments),
@@ -141,6 +140,7 @@ def studio(
     if not page.names and not listening.is_loopback(page.host):
         raise page.refuse(page.host)
     listener = listening.bound(page.host, page.port, key=" ".join(page.names) or None)
+    listener.listen()  # whoever comes before the model is loaded waits for it
     door = safety.Door(names=(*safety.LOOPBACK_NAMES, *page.names))
     session = common.session
     try:

@@ -109,6 +109,8 @@ def checkout(ledger: Ledger, version: str, *, why: str = "") -> Entry:
         LedgerError: there is no such entry, or an edit of it is no longer there.
     """
     number = ledger.history.entry(version)
+    in_force = set(ledger.head.edits)
     for edit in ledger.history.versions[number].edits:
-        ledger.read(edit)
+        if edit not in in_force:  # those in force were read when they came there
+            ledger.read(edit)
     return ledger.commit("checkout", start=number, why=why, more={"to": number})

@@ -79,6 +79,11 @@ class ServedModels:
         """Of the models."""
         return list(self._known)
 
+    def in_force(self, name: str) -> bool:
+        """Whether a model's edits, as they were last read, are in force now."""
+        known = self._known.get(name)
+        return known is not None and known.version == self._now
+
     def check(self, name: str) -> None:
         """Refuse a name that no model has.
 

@@ -67,7 +67,7 @@ class StudioRequest(Opening):
             Ledger(self.ledger)
         elif self.ledger.exists() and not self.ledger.is_dir():
             raise ConfigError(f"{self.ledger} is no directory.", remedy="Give another one.")
-        for name, path in (("out", self.folder), ("results", self.results)):
+        for name, path in (("exports", self.folder), ("results", self.results)):
             if path is not None and not path.is_dir():
                 raise ConfigError(f"--{name}: {path} is no directory.", remedy="Make it first.")
 

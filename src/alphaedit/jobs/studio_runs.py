@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -79,14 +79,18 @@ def take_out(studio: Studio, edits: Sequence[str], why: str) -> dict[str, Any]:
     )
     result = revert.run(request)
     studio.changed()
-    told = result.to_json()
-    told["command"] = commands.revert(studio.opened.ledger, list(edits), why)
-    dependants = [edit for edit in result.dependants if edit in result.left]
-    told["run"] = _ask_dependants(studio, dependants).id if dependants else None
-    return told
+    left = set(result.left)
+    dependants = {edit for edit in result.dependants if edit in left}
+    return {
+        "reverted": list(result.reverted),
+        "left": len(left),
+        "entry": result.entry.number,
+        "command": commands.revert(studio.opened.ledger, list(edits), why),
+        "run": _ask_dependants(studio, dependants).id if dependants else None,
+    }
 
 
-def _ask_dependants(studio: Studio, edits: Sequence[str]) -> Run:
+def _ask_dependants(studio: Studio, edits: Collection[str]) -> Run:
     """Ask for the facts of edits that were made with another in place."""
 
     def work(run: Run, progress: Progress) -> dict[str, Any]:
@@ -117,14 +121,14 @@ def go_back(studio: Studio, version: str, why: str) -> dict[str, Any]:
     Raises:
         LedgerError: there is no such entry.
     """
-    from alphaedit.jobs.ledgers import checkout, entry_json
+    from alphaedit.jobs.ledgers import checkout
 
     studio.timeline.begun()
     ledger = Ledger(studio.opened.ledger)
     entry = checkout(ledger, version, why=why)
     studio.changed()
     command = commands.checkout(studio.opened.ledger, version, why)
-    return {**entry_json(ledger, entry, []), "command": command}
+    return {"entry": entry.number, "edits": ledger.head.size, "command": command}
 
 
 def place_for(folder: Path, name: str, form: str) -> Path:

@@ -144,6 +144,8 @@ class Api:
         if body.chat:
             turns = [{"role": "user", "content": prompt}]
             prompt = await run_in_threadpool(front.conversation, turns)
+        # What is in force answers first, so that edits are changed over once and not twice.
+        models = sorted(body.models, key=self.studio.models.in_force, reverse=True)
         questions = [
             Question(
                 model=model,
@@ -155,7 +157,7 @@ class Api:
                 chat=body.chat,
                 in_pieces=True,
             )
-            for model in body.models
+            for model in models
         ]
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
@@ -169,7 +171,7 @@ class Api:
         tickets = await run_in_threadpool(self.studio.submit, questions, tell)
         ledger = opened.ledger if Ledger.at(opened.ledger) else None
         command = commands.ask(opened.model, body.prompt, ledger, body.max_tokens, chat=body.chat)
-        lines = _lines(body.models, events, tickets, command)
+        lines = _lines(models, events, tickets, command)
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
     async def read_facts(self, request: Request) -> Response:
