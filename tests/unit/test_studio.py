@@ -538,3 +538,12 @@ def test_editors_own_pairs_bring_back_what_was_in_force(prepared: Prepared) -> N
     editor.revert()
     editor.set_edits(pairs)
     assert [edit.id for edit in editor.edits] == [pairs[0][0].id]
+
+
+def test_too_little_memory_is_told_as_that(page: Page, caplog: pytest.LogCaptureFixture) -> None:
+    def work(run: Any, progress: Any) -> None:
+        raise MemoryError
+
+    run = page.ended(page.studio.start("other", "huge", work).id)
+    assert run["error"]["message"] == "Memory does not suffice for this run."
+    assert "of a batch" in run["error"]["remedy"]

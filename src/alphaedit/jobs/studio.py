@@ -16,13 +16,14 @@ from alphaedit.core.errors import (
     AlphaEditWarning,
     ConfigError,
     LedgerError,
+    ResourceError,
     StoppingError,
 )
 from alphaedit.core.progress import Progress, silent
 from alphaedit.jobs.cancel import Cancel, watched
 from alphaedit.jobs.opening import Opening
 from alphaedit.jobs.runs import RUNNING, Run, Runs
-from alphaedit.jobs.serve import ServeRequest, Service
+from alphaedit.jobs.serve import LOG, ServeRequest, Service
 from alphaedit.jobs.timeline import Timeline
 from alphaedit.ledger.known import remember
 from alphaedit.ledger.ledger import Ledger
@@ -156,10 +157,8 @@ class Studio(Service):
         except AlphaEditError as error:
             self.runs.end(run, error=error)
         except BaseException as error:  # whatever it is: the next run must be done
-            from alphaedit.jobs.serve import LOG, failure
-
             LOG.exception("a run failed")
-            self.runs.end(run, error=failure(error))
+            self.runs.end(run, error=_failure(error))
 
     def partly(self, run: Run, partial: Any) -> None:
         """Tell what is known of a run's result so far."""
@@ -278,6 +277,18 @@ class Studio(Service):
             if row["ended"] is None:
                 self.runs.stop(row["id"])
         return super().stop(grace)
+
+
+def _failure(error: BaseException) -> BaseException:
+    """What is told of an error that is none of ours."""
+    from alphaedit.model.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return ResourceError(
+            "Memory does not suffice for this run.",
+            remedy="Edit fewer facts of a batch, or close other programs. The model is as it was.",
+        )
+    return error
 
 
 def preview_name(run: str) -> str:

@@ -57,7 +57,7 @@ def start_preview(studio: Studio, request: preview.PreviewRequest) -> Run:
 
     title = f"Preview of {_counted(len(facts), 'fact')} by {request.method}"
     asked = {
-        "facts": [fact.to_dict() for fact in facts],
+        "facts": len(facts),
         "method": request.method,
         "hyperparameters": {k: _plain(v) for k, v in request.hyperparameters.items()},
         "batch_size": request.batch_size,

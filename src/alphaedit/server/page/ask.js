@@ -2,7 +2,7 @@
 
 import { stream } from "./api.js";
 import { badge, button, command, h, labelled, plural, problem, put, say } from "./dom.js";
-import { local, state, watch } from "./store.js";
+import { active, local, state, watch } from "./store.js";
 import { Answer, closeTip, compare } from "./tokens.js";
 
 const EARLIER = 6;
@@ -138,7 +138,8 @@ export function askView(main) {
 // Two answers beside one another.
 function pair(models, prompt, chat) {
   const answers = models.map((model) => new Answer(`Answer of ${label(model)}`, chat ? "" : prompt));
-  const feet = models.map(() => h("p", { class: "foot" }, "Waits…"));
+  const going = active().find((run) => run.state === "running");
+  const feet = models.map(() => h("p", { class: "foot" }, going ? `Waits until “${going.title}” is done…` : "Waits…"));
   const verdict = h("p", { class: "verdict", role: "status" });
   const foot = h("div", {});
   const node = h(

@@ -19,6 +19,7 @@ export class Facts {
     this.page = 0;
     this.onlyWrong = false;
     this.timer = null;
+    this.stored = true;
     this.asked = 0;
     this.list = h("div", { class: "facts" });
     this.error = h("div", {});
@@ -123,13 +124,15 @@ export class Facts {
     this.changed();
   }
 
+  // Large lists are stored and checked a little later, so that typing stays swift.
   store() {
-    local.set("facts", this.rows.length <= 2000 ? this.records : []);
+    clearTimeout(this.storing);
+    this.storing = setTimeout(() => (this.stored = local.set("facts", this.records)), this.rows.length > 500 ? 800 : 0);
   }
 
   later() {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.check(), 350);
+    this.timer = setTimeout(() => this.check(), 350 + this.rows.length / 10);
   }
 
   // Ask the server what is the matter with each; nothing runs for it.
@@ -236,7 +239,8 @@ export class Facts {
     if (this.head) {
       const wrong = this.rows.filter((row) => !row.ok && !row.isNew).length;
       put(this.head, h("strong", {}, plural(this.rows.length, "fact")),
-        wrong ? badge("bad", `${number(wrong)} faulty`) : badge("good", "all can be edited"));
+        wrong ? badge("bad", `${number(wrong)} faulty`) : badge("good", "all can be edited"),
+        this.stored ? null : badge("warn", "too many to outlive a reload"));
     }
     for (const row of this.shown().rows) {
       if (!row.stateNode) continue;

@@ -11,21 +11,23 @@ const KINDS = {
   "well known": ["Other facts that the model knows", "should still hold"],
 };
 
+const MOST = 200;
 const first = (text) => text.trim().split("\n")[0].slice(0, 90) || "(nothing)";
 
 function told(answer, wanted) {
   return [h("q", {}, first(answer.text)), h("span", { class: "p" }, `p(${wanted}) ${percent(answer.p_target)}`)];
 }
 
-function factsTable(rows) {
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The facts before and after" },
+function factsTable(all) {
+  const rows = [...all].sort((a, b) => a.holds - b.holds).slice(0, MOST);
+  return h("div", {}, all.length > rows.length ? h("p", { class: "soft-text" }, `${rows.length} of ${all.length} facts, those that do not hold first.`) : null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The facts before and after" },
     h("table", { class: "answers" },
       h("thead", {}, h("tr", {}, ["Fact", "Before", "After", ""].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {},
         h("th", { scope: "row" }, row.text, " ", h("strong", {}, row.target)),
         h("td", {}, told(row.before, row.target)),
         h("td", {}, told(row.after, row.target)),
-        h("td", {}, row.holds ? badge("good", "holds") : badge("bad", "does not hold")))))));
+        h("td", {}, row.holds ? badge("good", "holds") : badge("bad", "does not hold"))))))));
 }
 
 function movedList(kind, rows) {

@@ -1,7 +1,7 @@
 // The tray with what is going on, and the list of all runs.
 
 import { post } from "./api.js";
-import { badge, button, byId, command, empty, h, notice, plural, put, say, seconds } from "./dom.js";
+import { badge, button, byId, command, empty, h, notice, number, plural, put, say, seconds } from "./dom.js";
 import { active, over, state, watch } from "./store.js";
 
 const KINDS = { done: "good", failed: "bad", cancelled: "soft", running: "info", waiting: "soft" };
@@ -39,8 +39,17 @@ export function progress(run) {
     { class: "phase" },
     h("span", {}, `${phase.name}`),
     h("progress", { max: "1", value: share, "aria-label": phase.name }),
-    h("span", { class: "count" }, phase.total > 1 ? `${phase.done} of ${phase.total}` : ""),
+    h("span", { class: "count" }, phase.total > 1 ? `${number(phase.done)} of ${number(phase.total)}` : ""),
   );
+}
+
+// All phases of a run, those that are over too.
+export function phases(run) {
+  if (!run.phases.length) return progress(run);
+  return h("ul", { class: "plain phases" }, run.phases.map((phase) => h("li", { class: phase.done >= phase.total ? "over" : null },
+    h("span", {}, phase.name),
+    h("progress", { max: "1", value: phase.total ? phase.done / phase.total : 1, "aria-label": phase.name }),
+    h("span", { class: "count" }, phase.total > 1 ? `${number(phase.done)} of ${number(phase.total)}` : phase.done >= phase.total ? "done" : ""))));
 }
 
 function trayRow(run) {

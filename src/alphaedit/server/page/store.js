@@ -70,6 +70,11 @@ export function followRun(id, told) {
   let ended = false;
   const look = async () => {
     if (ended) return;
+    const known = state.runs.get(id);
+    if (known && !over(known) && !known.has_partial) {
+      told(known, null); // all there is to know of it by now
+      return;
+    }
     if (busy) {
       again = true;
       return;
@@ -116,8 +121,10 @@ export const local = {
   set(name, value) {
     try {
       sessionStorage.setItem(`studio-${name}`, JSON.stringify(value));
+      return true;
     } catch {
-      // Too much for the browser's store: it lasts as long as the page does.
+      sessionStorage.removeItem(`studio-${name}`); // too much: it lasts as long as the page does
+      return false;
     }
   },
 };
