@@ -57,7 +57,7 @@ def edit(browser: Browser, facts: list[dict[str, object]]) -> None:
     browser.paste("textarea.mono", text)
     browser.click("Read the text")
     browser.see(".fact.faulty")
-    browser.until(lambda: browser.text(".columns select"))
+    browser.see("section[aria-label=Method] p", "AlphaEdit")
     top(browser)
     shoot(browser, "edit")
     browser.fill("Prompt", str(facts[1]["prompt"]), ".fact.faulty")
