@@ -12,6 +12,8 @@ WANTED = (
     "alphaedit/py.typed",
     "alphaedit/methods/presets.yaml",
     "alphaedit/cli/app.py",
+    "alphaedit/server/page/index.html",
+    "alphaedit/server/page/app.js",
 )
 UNWANTED = ("tests/", "benchmarks/", "docs/", ".models", "__pycache__", ".pt", ".pkl", ".bin")
 

@@ -32,6 +32,7 @@ from alphaedit.cli import (
     revert,
     serve,
     stats,
+    studio,
     trace,
     train,
     tune,
@@ -62,6 +63,7 @@ app = typer.Typer(
 _COMMANDS = {
     "Edit": (
         ("demo", demo.demo, demo.EXAMPLES),
+        ("studio", studio.studio, studio.EXAMPLES),
         ("edit", edit.edit, edit.EXAMPLES),
         ("ask", ask.ask, ask.EXAMPLES),
         ("check", check.check, check.EXAMPLES),

@@ -126,13 +126,11 @@ def checkout(
 
     Nothing is lost: this too is an entry, and head~1 is where you were.
     """
+    from alphaedit.jobs.ledgers import checkout as checked_out
     from alphaedit.ledger.ledger import Ledger
 
     ledger = Ledger(where, signer=sign)
-    number = ledger.history.entry(version)
-    for edit in ledger.history.versions[number].edits:
-        ledger.read(edit)
-    entry = ledger.commit("checkout", start=number, why=why, more={"to": number})
+    entry = checked_out(ledger, version, why=why)
     return _done(common.session, ledger, entry, [])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alphaedit.cli.options import AS_STORED, Loading
 from alphaedit.cli.outputs import Output, check_outputs
 from alphaedit.core.errors import ConfigError
+from alphaedit.jobs.settings import numbers
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "check_outputs", "guard_of", "join_ranks", "numbers", "open_editor"]
 __all__ += ["overrides", "pairs"]
-_LAYER = re.compile("[0-9]{1,4}")
 
 
 def open_editor(
@@ -124,24 +123,3 @@ def _values(pairs: Sequence[str], before: Collection[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {key} is given twice.", remedy="Give it once.")
         given[key] = numbers(value) if key == "layers" else None if value == "none" else value
     return given
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Layers as typed: "3,4,5", "3-5" or "[3, 4, 5]".
-
-    Raises:
-        ConfigError: `text` is none of these.
-    """
-    wrong = ConfigError(
-        f"Layers {text[:60]!r} are not numbers.", remedy="Write layers as 3,4,5 or 3-5."
-    )
-    chosen: list[int] = []
-    for part in text.strip("[]() ").split(","):
-        first, dash, last = (piece.strip() for piece in part.strip().partition("-"))
-        ends = [first, last] if dash else [first]
-        if not all(_LAYER.fullmatch(end) for end in ends):
-            raise wrong
-        chosen += range(int(first), int(ends[-1]) + 1)
-    if not chosen:
-        raise wrong
-    return tuple(sorted(set(chosen)))

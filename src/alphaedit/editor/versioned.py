@@ -53,6 +53,10 @@ class Versioned:
         """Id of the newest edit in force."""
         return self.edits[-1].id if self.edits else None
 
+    def pairs(self) -> list[tuple[Edit, Learned]]:
+        """The edits in force, each with what it taught, as `set_edits` takes them."""
+        return list(zip(self.edits, self._learned, strict=True))
+
     def apply(self, edit: Edit) -> None:
         """Apply an edit that was made before, onto the state it was made on.
 
@@ -148,7 +152,7 @@ class Versioned:
         as_text("why", why)
         given = [facts] if isinstance(facts, (Fact, str)) else each_of("facts", facts, object)
         texts = [fact.text if isinstance(fact, Fact) else as_text("A fact", fact) for fact in given]
-        outcome = forgotten(list(zip(self.edits, self._learned, strict=True)), texts)
+        outcome = forgotten(self.pairs(), texts)
         left, learned = [e for e, _ in outcome.left], [known for _, known in outcome.left]
         self._go(left, learned, op="forget", why=why)
         return [rest for _, rest in outcome.changed if rest is not None]
@@ -238,7 +242,7 @@ class Versioned:
         folder = as_path("The ledger", folder)
         self._check_place(folder)
         ledger = open_ledger(folder, self.base, model=as_text("model", model))
-        ledger.sync(list(zip(self.edits, self._learned, strict=True)), why=why)
+        ledger.sync(self.pairs(), why=why)
         return ledger.path
 
     def load(self, folder: str | Path | Ledger, version: str = "head") -> None:
@@ -280,7 +284,7 @@ class Versioned:
         key = None if sign is None else as_path("sign", sign)
         ledger = open_ledger(folder, self.base, model=as_text("model", model), signer=key)
         if self.edits:
-            ledger.sync(list(zip(self.edits, self._learned, strict=True)))
+            ledger.sync(self.pairs())
         else:
             self.set_edits(ledger.edits())
         self.ledger = ledger

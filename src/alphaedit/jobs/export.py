@@ -100,6 +100,7 @@ def run(
     progress: Progress = silent,
     cancel: Cancel | None = None,
     wrote: Wrote = untold,
+    editor: Editor | None = None,
 ) -> ExportResult:
     """Load the model with the edits of a version, and write them.
 
@@ -108,6 +109,7 @@ def run(
         progress: is told how far it is.
         cancel: stops it before it writes.
         wrote: is told of each output that is complete.
+        editor: the model with the edits of that version in force, if it is loaded already.
 
     Raises:
         Cancelled: `cancel` was set.
@@ -119,7 +121,8 @@ def run(
     model = model_of(ledger, request.model)
     version = ledger.version(request.version)
     report = watched(progress, cancel)
-    editor = editor_at(ledger, model, version, report, **request.loading())
+    if editor is None:
+        editor = editor_at(ledger, model, version, report, **request.loading())
     if cancel is not None:
         cancel.check()
     matrices, gguf = _write(request, editor, model)

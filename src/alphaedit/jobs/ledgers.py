@@ -100,3 +100,17 @@ def entry_json(ledger: Ledger, entry: Entry, asked: Sequence[Asked]) -> dict[str
 def facts_of(ledger: Ledger, version: Version) -> list[tuple[str, Any]]:
     """Ids and facts of the edits of a version."""
     return [(edit, ledger.store.facts(edit, ledger.files_of(edit))) for edit in version.edits]
+
+
+def checkout(ledger: Ledger, version: str, *, why: str = "") -> Entry:
+    """Bring what was in force after an entry into force again, as an entry of its own.
+
+    Raises:
+        LedgerError: there is no such entry, or an edit of it is no longer there.
+    """
+    number = ledger.history.entry(version)
+    in_force = set(ledger.head.edits)
+    for edit in ledger.history.versions[number].edits:
+        if edit not in in_force:  # those in force were read when they came there
+            ledger.read(edit)
+    return ledger.commit("checkout", start=number, why=why, more={"to": number})

@@ -192,6 +192,14 @@ class Service:
         tokens = tuple(token for piece in pieces for token in piece.tokens)  # type: ignore[union-attr]
         return Answer(text, tokens, end)  # type: ignore[arg-type]
 
+    def call(self, work: Callable[[], None]) -> None:
+        """Let the thread that owns the model do something between batches; it must not raise.
+
+        Raises:
+            StoppingError: the service is stopping.
+        """
+        self._waiting.call(work)
+
     def seed(self) -> int:
         """A seed for a request that names none."""
         with self._lock:
@@ -239,6 +247,9 @@ class Service:
 
     def _work(self) -> None:
         while batch := self._waiting.next():
+            if callable(batch):
+                batch()
+                continue
             with self._lock:
                 self._running = batch
             began = time.perf_counter()
@@ -246,9 +257,9 @@ class Service:
                 self._answer(batch)
             except BaseException as error:  # whatever it is: the next batch must be answered
                 LOG.exception("a batch failed")
-                failure = error if isinstance(error, AlphaEditError) else _failure(error)
+                problem = error if isinstance(error, AlphaEditError) else failure(error)
                 for ticket in batch:
-                    ticket.tell(failure)
+                    ticket.tell(problem)
             seconds = time.perf_counter() - began
             self._waiting.took(seconds)
             self._count(("batches",), 1)
@@ -291,7 +302,8 @@ class Tickets:
             ticket.cancel()
 
 
-def _failure(error: BaseException) -> AlphaEditError:
+def failure(error: BaseException) -> AlphaEditError:
+    """What is told of an error that is none of ours."""
     from alphaedit.core.errors import ResourceError
     from alphaedit.model.memory import is_out_of_memory
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,11 @@ class ServedModels:
         """Of the models."""
         return list(self._known)
 
+    def in_force(self, name: str) -> bool:
+        """Whether a model's edits, as they were last read, are in force now."""
+        known = self._known.get(name)
+        return known is not None and known.version == self._now
+
     def check(self, name: str) -> None:
         """Refuse a name that no model has.
 
@@ -86,6 +92,42 @@ class ServedModels:
         """
         if name not in self._known:
             raise unknown_name("model", name, self.names)
+
+    def follow(self, name: str, path: Path) -> None:
+        """From now on, a model has the edits of a ledger that has begun meanwhile.
+
+        Raises:
+            FingerprintError: the ledger is of another model.
+        """
+        known = self._known.get(name)
+        if known is not None and known.ledger is not None:
+            return
+        ledger = Ledger(path)
+        ledger.check_base(self._editor.base)
+        self._known[name] = Known(ledger, version_of(self._editor.base, []).id)
+
+    def give(self, name: str, edits: Sequence[tuple[Edit, Learned]]) -> None:
+        """A model with these edits, which are in no ledger."""
+        version = version_of(self._editor.base, (edit.id for edit, _ in edits)).id
+        self._known[name] = Known(None, version, list(edits))
+
+    def take(self, name: str) -> None:
+        """There is no such model any more."""
+        self._known.pop(name, None)
+
+    def edits(self, name: str) -> list[tuple[Edit, Learned]]:
+        """The edits of a model, with what they taught, as they were last brought into force."""
+        return list(self._known[name].edits)
+
+    @contextmanager
+    def lent(self, edits: Sequence[tuple[Edit, Learned]]) -> Iterator[None]:
+        """Bring other edits into force for the length of a block."""
+        before = self._editor.pairs()
+        try:
+            self._editor.set_edits(edits)
+            yield
+        finally:
+            self._editor.set_edits(before)
 
     def bring(self, name: str) -> str:
         """Bring a model's edits into force; their version.
@@ -134,5 +176,5 @@ class ServedModels:
                 "ledger": str(known.ledger.path) if known.ledger else None,
                 "problem": known.problem,
             }
-            for name, known in self._known.items()
+            for name, known in list(self._known.items())
         }

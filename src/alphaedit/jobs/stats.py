@@ -114,7 +114,7 @@ def run(
         check_ending(request.plot)
     began = time.perf_counter()
     editor = request.open(watched(progress, cancel))
-    chosen, space = _choose(editor.handle, request.layers, request.threshold, request.energy)
+    chosen, space = chosen_space(editor.handle, request.layers, request.threshold, request.energy)
     statistics = editor.statistics
     statistics.prepare(chosen)
     tokens = min(statistics.counted(layer) for layer in chosen)
@@ -143,7 +143,7 @@ def run(
     )
 
 
-def _choose(
+def chosen_space(
     handle: ModelHandle,
     layers: tuple[int, ...] | None,
     threshold: float | None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from alphaedit.core.errors import BusyError, StoppingError
@@ -34,6 +35,7 @@ class Waiting:
         self.most, self.together, self.gather = most, together, gather
         self._changed = threading.Condition()
         self._tickets: list[Ticket] = []
+        self._works: deque[Callable[[], None]] = deque()
         self._closed = False
         self._latest = 0.0
         self._seconds = 1.0
@@ -65,15 +67,33 @@ class Waiting:
             self._latest = time.monotonic()
             self._changed.notify_all()
 
-    def next(self) -> list[Ticket]:
-        """The oldest request and others of its model; waits for one. Empty at the end."""
+    def call(self, work: Callable[[], None]) -> None:
+        """Let something else wait for the thread that answers; requests go before it.
+
+        Raises:
+            StoppingError: nothing is taken any more.
+        """
         with self._changed:
-            while not self._tickets and not self._closed:
+            if self._closed:
+                raise stopping()
+            self._works.append(work)
+            self._changed.notify_all()
+
+    def next(self) -> list[Ticket] | Callable[[], None]:
+        """The oldest request and others of its model, or other work; waits for one.
+
+        Empty at the end; other work that is left then is not done.
+        """
+        with self._changed:
+            while not self._tickets and not self._works and not self._closed:
                 self._changed.wait()
-            self._gathered()
+            if self._tickets:
+                self._gathered()
             self._tickets = [ticket for ticket in self._tickets if not ticket.cancelled]
             if not self._tickets:
-                return [] if self._closed else self.next()
+                if self._closed:
+                    return []
+                return self._works.popleft() if self._works else self.next()
             model = self._tickets[0].question.model
             same = [ticket for ticket in self._tickets if ticket.question.model == model]
             batch = same[: self.together]

@@ -240,6 +240,71 @@ def trace(
     return Trace(kind, width, clean, corrupted, restored)
 
 
+@dataclass(frozen=True)
+class PromptTrace:
+    """Causal tracing of one prompt, token by token.
+
+    Attributes:
+        kind: what is restored, see KINDS.
+        window: in how many layers at a time.
+        tokens: texts of the tokens, from the subject's first to the prompt's last.
+        subject: how many of them are the subject's.
+        answer: the token that the model says.
+        clean: its probability.
+        corrupted: the same with noise on the subject, mean over noises.
+        rows: for each token, as it is computed, [layers]: the probability with clean states put
+            back there, mean over noises.
+    """
+
+    kind: str
+    window: int
+    tokens: tuple[str, ...]
+    subject: int
+    answer: str
+    clean: float
+    corrupted: float
+    rows: Iterator[Tensor]
+
+
+@torch.no_grad()
+def trace_prompt(
+    handle: ModelHandle,
+    fact: Fact,
+    *,
+    kind: str = "hidden",
+    window: int | None = None,
+    noise: float = NOISE,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> PromptTrace:
+    """Causal tracing of one prompt, told token by token; arguments and errors as for `trace`."""
+    what, width = _restoring(handle, kind, window)
+    encoded = handle.tokens.encode_with_subject(fact.text, fact.subject_span)
+    check_rows(handle, [encoded.ids], [encoded.subject_last])
+    (drawn,) = draw_noise(handle, [encoded], noise=noise, samples=samples, seed=seed)
+    row = _Row(0, encoded, drawn)
+    rerun = _corrupted(handle, [row], what.modules)
+    rerun.check(row.first)
+
+    def rows() -> Iterator[Tensor]:
+        for place in range(row.first, row.length):
+            with torch.no_grad():
+                restored = rerun.restored(what, place, 1)
+            yield restored[:, 0].cpu().double()
+
+    decode = handle.tokens.decode
+    return PromptTrace(
+        kind=kind,
+        window=width,
+        tokens=tuple(decode([token]) for token in encoded.ids[row.first :]),
+        subject=encoded.subject_last - encoded.subject_first + 1,
+        answer=decode([int(rerun.answers[0])]),
+        clean=float(_ends(rerun, rerun.clean.entering[-1], 1)),
+        corrupted=float(_ends(rerun, rerun.corrupted.entering[-1], samples)),
+        rows=rows(),
+    )
+
+
 def _restored(
     handle: ModelHandle,
     lot: Sequence[_Row],

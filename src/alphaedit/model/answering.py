@@ -28,6 +28,7 @@ class Question:
         sampling: how tokens are chosen.
         stop: texts that end the answer, left out of it.
         best: how many of the likeliest tokens are told with each token; None for no probabilities.
+        best_if_known: where no probabilities can be had, the answer comes without them.
         chat: the model's own ends of a turn end the answer too.
         in_pieces: text is told as it is made.
     """
@@ -39,6 +40,7 @@ class Question:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     best: int | None = None
+    best_if_known: bool = False
     chat: bool = False
     in_pieces: bool = False
 
@@ -269,7 +271,8 @@ def _elsewhere(handle: ModelHandle, ticket: Ticket, version: str) -> None:
     asked, responder = ticket.question, handle.routed
     assert responder is not None
     assert asked.max_tokens is not None
-    if not asked.sampling.greedy or asked.best is not None:
+    rated = asked.best is not None and not asked.best_if_known
+    if not asked.sampling.greedy or rated:
         raise ConfigError(
             f"{asked.model} sends some requests to other models, and gives neither samples nor "
             "log-probabilities.",

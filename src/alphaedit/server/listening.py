@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from alphaedit.core.errors import ConfigError, ResourceError
 from alphaedit.jobs.serve import Service
@@ -82,11 +83,13 @@ def address_of(listener: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Ends by a signal or `end`: requests there are may take some seconds, others are refused."""
 
-    def __init__(self, service: Service, limits: Limits, *, grace: float) -> None:
+    def __init__(
+        self, service: Service, limits: Limits, *, grace: float, app: Starlette | None = None
+    ) -> None:
         self.service, self.grace = service, grace
         super().__init__(
             uvicorn.Config(
-                application(service, limits),
+                app or application(service, limits),
                 log_config=None,
                 access_log=False,
                 lifespan="on",
@@ -122,10 +125,17 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(service: Service, listener: socket.socket, limits: Limits, *, grace: float) -> None:
-    """Answer until a signal comes."""
+def serve(
+    service: Service,
+    listener: socket.socket,
+    limits: Limits,
+    *,
+    grace: float,
+    app: Starlette | None = None,
+) -> None:
+    """Answer until a signal comes; `app` in place of OpenAI's endpoints."""
     try:
-        Server(service, limits, grace=grace).run(sockets=[listener])
+        Server(service, limits, grace=grace, app=app).run(sockets=[listener])
     finally:
         listener.close()
         service.stop()
