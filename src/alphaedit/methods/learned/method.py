@@ -17,6 +17,7 @@ from alphaedit.methods.config import Settings
 from alphaedit.methods.learned import asset
 from alphaedit.methods.learned.editor import EditorNetwork
 from alphaedit.methods.learned.run import Schedule, TrainedMethod
+from alphaedit.methods.learned.step_size import scaled, sizes_until
 from alphaedit.methods.learned.training import Trainer, TrainSettings
 from alphaedit.methods.solving import refuse_mixtures
 from alphaedit.methods.timer import Timer
@@ -30,6 +31,12 @@ class LearnedSettings(Settings):
         None, description="a trained editor: its folder, or the name of one that comes with us"
     )
     scale: float = Field(1.0, gt=0, description="times the change that the editor proposes")
+    until: float | None = Field(
+        None,
+        gt=0,
+        description="make each fact's change as small as leaves its target this loss (nats), or as "
+        "large; between a quarter and four times what is proposed",
+    )
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,10 @@ class LearnedMethod(TrainedMethod):
             self.prepare(network, settings)
         with timer.phase("proposal"):
             changes = network.propose(handle, problem.facts).changes
+        if settings.until is not None:
+            with timer.phase("size"):
+                sizes = sizes_until(handle, problem.facts, changes, settings.until)
+                changes = scaled(changes, sizes)
         weights: dict[str, LowRank] = {}
         for layer, factors in changes.items():
             left, right = (part.detach().float() for part in factors.joined())
