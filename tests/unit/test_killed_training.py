@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-import pytest
-from tests.deaths import killed, snapshot
+from tests.deaths import CHANGES, MORE, acting, killed, snapshot
 from tests.tiny import tiny_model
 
 from alphaedit import Fact
-from alphaedit.core.errors import ConfigError
 from alphaedit.jobs.train import TrainRequest
 from alphaedit.jobs.train import run as train
+from alphaedit.methods.learned.record import ABOUT, TENSORS
+from alphaedit.methods.learned.run import TRAINING
 
 SUBJECTS = ("France", "Spain", "Oslo", "Paris", "Berlin", "Norway", "Moscow", "Warsaw", "Madrid")
 FACTS = tuple(
@@ -26,47 +26,38 @@ FACTS = tuple(
 )
 SETTINGS = {
     "layers": (1,),
-    "rank": 2,
+    "rank": 1,
     "steps": 3,
     "every": 1,
     "batch": 2,
     "held_out": 2,
     "rate": 0.01,
 }
-MIDDLE = 9
-"""Of the changes before the last ones each so many-th is tried."""
-LAST = 24
+EVERY, LAST = 11, 16
+"""Of the file system's changes each so many-th is tried, and of the last ones all."""
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
+def test_killed_at_changes_of_the_file_system(tmp_path: Path) -> None:
     for part in tiny_model("gpt2"):
-        part.save_pretrained(folder)
-    return folder
-
-
-def changes_of(work: object) -> int:
-    """How often a whole training changes the file system."""
-    return 0
-
-
-def test_killed_at_changes_of_the_file_system(model: Path, tmp_path: Path) -> None:
+        part.save_pretrained(tmp_path / "model")
     request = TrainRequest(
-        method="mend", model=str(model), out=tmp_path / "editor", facts=FACTS, settings=SETTINGS
+        method="mend",
+        model=str(tmp_path / "model"),
+        out=tmp_path / "editor",
+        facts=FACTS,
+        settings=SETTINGS,
     )
-    train(request)
+    with acting(-1, lambda: None, CHANGES + MORE) as count:
+        train(request)
+    changes = -1 - count.left
     whole = snapshot(request.out)
-    points = [point for point in range(1, 400)]
-    deaths = 0
+    assert set(whole) == {ABOUT, TENSORS}
+    points = [*range(1, changes - LAST, EVERY), *range(changes - LAST, changes + 1)]
     for point in points:
-        shutil.rmtree(request.out, ignore_errors=True)
-        if not killed(lambda: train(request), point):
-            break
-        deaths += 1
-        try:
+        shutil.rmtree(request.out)
+        assert killed(lambda: train(request), point), point
+        found = snapshot(request.out) if request.out.is_dir() else {}
+        if not (whole.items() <= found.items() and not (request.out / TRAINING).is_dir()):
             train(request)
-        except ConfigError as error:  # it died after its last word
-            assert "finished" in str(error)
-        assert snapshot(request.out) == whole
-    print(deaths)
+        shown = {name: data for name, data in snapshot(request.out).items() if name[0] != "."}
+        assert shown == whole, point

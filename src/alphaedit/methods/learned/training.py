@@ -21,7 +21,7 @@ from alphaedit.methods.learned.measuring import Measures, measure
 from alphaedit.methods.learned.network import largest_rank
 from alphaedit.methods.learned.run import Schedule
 from alphaedit.methods.steps.continuations import Continuations
-from alphaedit.methods.steps.gradients import for_each_row, logits_of, losses_of
+from alphaedit.methods.steps.gradients import Where, for_each_row, logits_of, losses_of
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.memory import SHARE, free_bytes
 
@@ -38,6 +38,11 @@ class TrainSettings(Schedule):
     """How an editor is trained."""
 
     layers: tuple[int, ...] = Field((), description="edited layers; by default what suits it")
+    tokens: Where | None = Field(
+        None,
+        description="tokens that an edit's change is made of: all, those that the answer is read "
+        "from, or the subject's; by default as published",
+    )
     rank: int = Field(64, ge=1, description="inner width of the networks; published 1920")
     blocks: int = Field(2, ge=1, description="blocks of a network")
     rate: float | None = Field(
@@ -88,6 +93,7 @@ def editor_shape(handle: ModelHandle, settings: TrainSettings) -> EditorShape:
         blocks=settings.blocks,
         rate=settings.rate or SMALLEST_RATE,
         floor=settings.floor,
+        tokens=settings.tokens,
     )
 
 
