@@ -33,9 +33,10 @@ class LearnedSettings(Settings):
     scale: float = Field(1.0, gt=0, description="times the change that the editor proposes")
     until: float | None = Field(
         None,
-        gt=0,
+        ge=0,
         description="make each fact's change as small as leaves its target this loss (nats), or as "
-        "large; between a quarter and four times what is proposed",
+        "large, up to four times what is proposed; 0 to take what is proposed; by default as the "
+        "editor was trained",
     )
 
 
@@ -73,7 +74,9 @@ class LearnedMethod(TrainedMethod):
                 f"The trained editor {place} changes layers {', '.join(map(str, layers))}.",
                 remedy="Leave the layers out, or train an editor for those.",
             )
-        return {"layers": layers, "editor": str(place)}
+        found = {"layers": layers, "editor": str(place)}
+        until = about.settings.get("until")
+        return found if until is None or "until" in over else {**found, "until": until}
 
     def solve(self, problem: Problem[LearnedSettings]) -> Solution:
         """See Method."""
@@ -87,7 +90,7 @@ class LearnedMethod(TrainedMethod):
             self.prepare(network, settings)
         with timer.phase("proposal"):
             changes = network.propose(handle, problem.facts).changes
-        if settings.until is not None:
+        if settings.until:
             with timer.phase("size"):
                 sizes = sizes_until(handle, problem.facts, changes, settings.until)
                 changes = scaled(changes, sizes)
