@@ -17,11 +17,14 @@ import json
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -30,17 +33,27 @@ from alphaedit.bench.intervals import mean, percent
 from alphaedit.bench.metrics import Metrics
 from alphaedit.bench.qa import Unedited, qa_metrics, unedited_answers
 from alphaedit.bench.run import evaluate
+from alphaedit.core.errors import VerdictWarning
 from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
 from alphaedit.jobs.train import TrainRequest
 from alphaedit.jobs.train import run as train
+from alphaedit.methods.learned import asset
+from alphaedit.methods.learned.editor import EditorNetwork
+from alphaedit.methods.learned.measuring import Hits
+from alphaedit.methods.learned.method import LearnedMethod
 from alphaedit.methods.learned.record import ABOUT
+from alphaedit.methods.learned.step_size import scaled, sizes_until
 from alphaedit.methods.registry import get_method
+from alphaedit.methods.steps.gradients import for_each_row
+from alphaedit.model.handle import ModelHandle
 from benchmarks import machine
 from benchmarks.golden import DATA
 from benchmarks.learned_data import (
+    ASKED_OF,
     PLANS,
     TRAININGS,
+    UNTIL,
     Plan,
     Training,
     facts_named,
@@ -59,8 +72,10 @@ REAL_TRAINING = Training(
 )
 REAL_PLANS = {
     "mend": Plan("mend", editor="mend-smollm2"),
-    "mend, until 0.4": Plan("mend", editor="mend-smollm2", settings={"until": 0.4}),
+    "mend, until 0.69": Plan("mend", editor="mend-smollm2", settings=UNTIL),
 }
+CHANCES = ("efficacy", "generalization", "specificity")
+AT_ONCE = 8
 QUICK_TRAINING = {"steps": 2, "every": 1, "held_out": 10, "batch": 3}
 
 
@@ -110,18 +125,26 @@ class Bench:
             settings["editor"] = str(self._editor_of(plan.editor))
         began = time.perf_counter()
         editor = Editor(self.editor.handle, self.editor.statistics, seed=0, progress=False)
-        alone = part == "single" or part.startswith("tasks") or part == REAL
+        alone = part in ("single", REAL)
         prepared(editor, plan, records[0].fact, settings)
-        edit = each_alone if alone else all_in_force
         row = {"method": plan.method, "settings": dict(plan.settings)}
-        row |= edit(editor, plan, records, settings)
+        if part.startswith("tasks"):
+            row |= by_network(editor, plan, records, settings)
+        elif alone:
+            row |= each_alone(editor, plan, records, settings)
+        else:
+            row |= all_in_force(editor, plan, records, settings, every=ASKED_OF.get(part, 1))
         row["minutes"] = round((time.perf_counter() - began) / 60, 2)
         row["load_average_1min"] = machine.machine()["machine"]["load_average_1min"]
         return row
 
-    def unedited(self, records: Sequence[EditRecord]) -> dict[str, Any]:
+    def unedited(self, part: str, records: Sequence[EditRecord]) -> dict[str, Any]:
         """What the model says before any edit."""
+        records = records[:: ASKED_OF.get(part, 1)]
         editor = Editor(self.editor.handle, self.editor.statistics, seed=0, progress=False)
+        if part.startswith("tasks"):
+            found = evaluate(editor, records, generation=False)
+            return {"figures": shown({name: found[name] for name in CHANCES})}
         return {"figures": shown(figures(editor, records, said_before(editor, records)))}
 
     def _editor_of(self, name: str) -> Path:
@@ -174,9 +197,10 @@ def shown(metrics: Metrics) -> dict[str, list[float]]:
 
 @contextmanager
 def spent(into: list[float]) -> Iterator[None]:
-    """Append the seconds of the processor that a block takes."""
+    """Append the seconds of the processor that a block takes; phases of edits count them, too."""
     began = time.process_time()
-    yield
+    with patch("alphaedit.methods.timer.time.perf_counter", time.process_time):
+        yield
     into.append(time.process_time() - began)
 
 
@@ -203,10 +227,16 @@ def each_alone(
 
 
 def all_in_force(
-    editor: Editor, plan: Plan, records: Sequence[EditRecord], settings: Mapping[str, Any]
+    editor: Editor,
+    plan: Plan,
+    records: Sequence[EditRecord],
+    settings: Mapping[str, Any],
+    *,
+    every: int,
 ) -> dict[str, Any]:
-    """Edit all facts, batch after batch, and measure them when all are edited."""
-    before = said_before(editor, records)
+    """Edit all facts, batch after batch, and ask each `every`-th when all are edited."""
+    asked = records[::every]
+    before = said_before(editor, asked)
     facts = [bare(record) for record in records]
     size = plan.batch or len(facts)
     batches = [facts[at : at + size] for at in range(0, len(facts), size)]
@@ -222,11 +252,44 @@ def all_in_force(
     )
     return {
         "edits": len(facts),
+        "asked": len(asked),
         "batch": size,
         "seconds": round(whole[0], 2),
         "solve_seconds": round(solving, 2),
-        "figures": shown(figures(editor, records, before)),
+        "figures": shown(figures(editor, asked, before)),
     }
+
+
+def by_network(
+    editor: Editor, plan: Plan, records: Sequence[EditRecord], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Each fact alone as in `each_alone`, some at a time: passes with a change for each row."""
+    method = get_method(plan.method)
+    assert isinstance(method, LearnedMethod)
+    handle = editor.handle
+    place, about = asset.find(plan.method, settings.get("editor"), handle.fingerprint())
+    network = asset.load(place, about, method.network).eval()
+    hits = measured_hits(handle, network, [r.fact for r in records], settings.get("until"))
+    kinds = dict(zip(CHANCES, (hits.own, hits.paraphrase, hits.neighbor), strict=True))
+    return {
+        "edits": len(records),
+        "figures": shown({name: percent(own) for name, own in kinds.items()}),
+    }
+
+
+def measured_hits(
+    handle: ModelHandle, network: EditorNetwork, facts: Sequence[Fact], until: float | None
+) -> Hits:
+    """Which prompts go as they should, each fact edited alone."""
+    hits = Hits()
+    for at in range(0, len(facts), AT_ONCE):
+        part = facts[at : at + AT_ONCE]
+        changes = network.propose(handle, part).changes
+        if until:
+            changes = scaled(changes, sizes_until(handle, part, changes, until))
+        pairs = {layer: (change.left, change.right) for layer, change in changes.items()}
+        hits.count(handle, part, partial(for_each_row, handle, pairs))
+    return hits
 
 
 def pooled(parts: Sequence[Metrics]) -> Metrics:
@@ -247,7 +310,7 @@ def pooled(parts: Sequence[Metrics]) -> Metrics:
 def measured(bench: Bench, part: str, label: str, plan: Plan | None, records: Any) -> None:
     """Put one row into the results."""
     rows = bench.results.setdefault(part, {})
-    rows[label] = bench.unedited(records) if plan is None else bench.row(part, plan, records)
+    rows[label] = bench.unedited(part, records) if plan is None else bench.row(part, plan, records)
     order = [PLAIN, *PLANS.get(part.partition(",")[0], REAL_PLANS)]
     bench.results[part] = {name: rows[name] for name in order if name in rows}
     print(part, label, json.dumps(rows[label]), flush=True)
@@ -263,6 +326,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few facts, bundled-small")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    # Facts that do not hold are what is measured.
+    warnings.simplefilter("ignore", VerdictWarning)
     path = machine.RESULTS / f"learned{'-quick' if args.quick else ''}.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     own = ("trainings", REAL, *PLANS)

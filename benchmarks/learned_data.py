@@ -20,8 +20,12 @@ from benchmarks.memories_data import ZSRE, without_edited
 
 SINGLE, SEQUENCE, LONG_SEQUENCE, BATCH = 100, 100, 200, 1000
 """Facts that are edited each alone, one after the other, in batches of four, and all at once."""
-SHORT_NEIGHBORS, FEW_NEIGHBORS = 4, 2
-"""Of up to ten of each record, where hundreds of facts are asked after the last edit."""
+TASKS = 100
+"""Facts that are edited as each task, each alone."""
+ASKED_OF = {"fours": 2, "batch": 4}
+"""Of so many facts one is asked when all are edited, for time."""
+NEIGHBORS = 4
+"""At most, of up to ten of each record, for time."""
 LEFT_OUT = "question"
 """Task that no editor for several tasks is trained on."""
 REAL_EDITED, REAL_NEIGHBORS = 40, 4
@@ -45,13 +49,13 @@ class Training:
 
 
 TRAININGS = {
-    "ke": Training("ke", "world", {"steps": 400, "every": 50, "learning_rate": 1e-3}),
-    "malmen": Training("malmen", "apart", {"steps": 240, "every": 40, "batch": 24}),
+    "ke": Training("ke", "world", {"steps": 250, "every": 50, "learning_rate": 1e-3}),
+    "malmen": Training("malmen", "apart", {"steps": 150, "every": 50, "batch": 24}),
     "rledit": Training(
-        "rledit", "apart", {"steps": 60, "every": 10, "sequence": 8, "learning_rate": 3e-4}
+        "rledit", "apart", {"steps": 60, "every": 20, "sequence": 8, "learning_rate": 3e-4}
     ),
     "instructedit": Training(
-        "instructedit", "tasks", {"steps": 300, "every": 50, "held_out": 90, "left_out": LEFT_OUT}
+        "instructedit", "tasks", {"steps": 240, "every": 60, "held_out": 90, "left_out": LEFT_OUT}
     ),
 }
 """By name. "mend" is the editor that comes with the package."""
@@ -74,22 +78,24 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-CLOSED = {"memit-history": Plan("memit-history"), "alphaedit": Plan("alphaedit")}
+UNTIL = {"until": 0.69}
+"""As likely as not; chosen on other facts, see docs/methods/mend.md."""
+CLOSED = {"alphaedit": Plan("alphaedit")}
 PLANS: dict[str, dict[str, Plan]] = {
     "single": {
         "mend": Plan("mend"),
-        "mend, until 0.4": Plan("mend", settings={"until": 0.4}),
+        "mend, until 0.69": Plan("mend", settings=UNTIL),
         "ke": Plan("ke", editor="ke"),
         **CLOSED,
     },
     "sequence": {
         "mend": Plan("mend"),
-        "mend, until 0.4": Plan("mend", settings={"until": 0.4}),
+        "mend, until 0.69": Plan("mend", settings=UNTIL),
         **CLOSED,
     },
     "fours": {
         "mend": Plan("mend", batch=4),
-        "mend, until 0.4": Plan("mend", batch=4, settings={"until": 0.4}),
+        "mend, until 0.69": Plan("mend", batch=4, settings=UNTIL),
         "malmen": Plan("malmen", batch=4, editor="malmen"),
         "rledit": Plan("rledit", batch=4, editor="rledit"),
         "alphaedit": Plan("alphaedit", batch=4),
@@ -97,11 +103,12 @@ PLANS: dict[str, dict[str, Plan]] = {
     "batch": {
         "mend": Plan("mend", batch=0),
         "malmen": Plan("malmen", batch=0, editor="malmen"),
-        "alphaedit": Plan("alphaedit", batch=0),
     },
     "tasks": {
         "mend": Plan("mend"),
+        "mend, until 0.69": Plan("mend", settings=UNTIL),
         "instructedit": Plan("instructedit", editor="instructedit"),
+        "instructedit, until 0.69": Plan("instructedit", editor="instructedit", settings=UNTIL),
     },
 }
 """By part, by the row's label."""
@@ -114,14 +121,19 @@ def rows_of(part: str, handle: ModelHandle, *, quick: bool) -> dict[str, list[Ed
     """
     counts = {"single": SINGLE, "sequence": SEQUENCE, "fours": LONG_SEQUENCE, "batch": BATCH}
     if part == "tasks":
-        asked = task_records(handle, SINGLE if not quick else 3)
-        return {f"tasks, {task}": records for task, records in asked.items()}
+        asked = task_records(handle, 3 if quick else TASKS)
+        return {f"tasks, {task}": list(map(with_few, own)) for task, own in asked.items()}
     count = min(counts[part], 12 if quick else BATCH)
     records = world_records(handle, count, 0)
-    if part == "single":
-        return {part: [replace(record, probes=()) for record in records]}
-    neighbors = SHORT_NEIGHBORS if part == "sequence" else FEW_NEIGHBORS
-    return {part: without_edited(records, neighbors)}
+    if part == "single":  # nothing else is edited, then
+        return {part: [with_few(record) for record in records]}
+    return {part: without_edited(records, NEIGHBORS)}
+
+
+def with_few(record: EditRecord) -> EditRecord:
+    """A record with fewer neighbors."""
+    few = record.neighborhood_prompts[:NEIGHBORS]
+    return replace(record, neighborhood_prompts=few, probes=())
 
 
 def facts_named(name: str, handle: ModelHandle, *, quick: bool) -> list[Fact]:

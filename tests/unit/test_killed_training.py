@@ -33,7 +33,7 @@ SETTINGS = {
     "held_out": 2,
     "rate": 0.01,
 }
-EVERY, LAST = 11, 16
+EVERY, LAST = 23, 7
 """Of the file system's changes each so many-th is tried, and of the last ones all."""
 
 

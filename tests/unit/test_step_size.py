@@ -9,9 +9,15 @@ from tests.tiny import tiny_model
 
 from alphaedit import Editor, Fact
 from alphaedit.methods.learned.network import Factors
-from alphaedit.methods.learned.step_size import HALVINGS, REACH, scaled, sizes_until
+from alphaedit.methods.learned.step_size import (
+    HALVINGS,
+    REACH,
+    scaled,
+    sizes_until,
+    with_sizes_free,
+)
 from alphaedit.methods.steps.continuations import Continuations
-from alphaedit.methods.steps.gradients import for_each_row, logits_of, losses_of
+from alphaedit.methods.steps.gradients import edit_tokens, for_each_row, logits_of, losses_of
 from alphaedit.model.handle import ModelHandle
 
 FACTS = [
@@ -30,11 +36,9 @@ def handle() -> ModelHandle:
 
 def bare_steps(handle: ModelHandle) -> dict[int, Factors]:
     """A step against the gradient for each fact, small enough that its loss falls all the way."""
-    from alphaedit.methods.steps.gradients import edit_tokens
-
     made = {}
     for layer, tokens in edit_tokens(handle, FACTS, (1,), where="answer").items():
-        left = torch.zeros(len(FACTS), tokens.gradients.shape[1], len(tokens.edit))
+        left = tokens.gradients.new_zeros(len(FACTS), tokens.gradients.shape[1], len(tokens.edit))
         for number, edit in enumerate(tokens.edit):
             left[edit, :, number] = -0.02 * tokens.gradients[number]
         made[layer] = Factors(left, tokens.inputs.expand(len(FACTS), -1, -1).clone())
@@ -81,6 +85,51 @@ def test_one_change_for_all_facts_has_one_size(handle: ModelHandle) -> None:
     }
     found = sizes_until(handle, FACTS, joined, float(losses(handle, alike).mean()))
     assert found.tolist() == pytest.approx([2.0], rel=STEP - 1 + 1e-3)
+
+
+def test_gradients_see_that_sizes_move() -> None:
+    """Of a loss at other prompts, after changes whose own losses stay where they are."""
+    model, tokenizer = tiny_model("gpt2")
+    exact = ModelHandle(model.double(), tokenizer)
+    steps = bare_steps(exact)
+    until = 0.9 * float(losses(exact, scaled(steps, torch.zeros(3))).min())
+    for _ in range(4):  # until all reach it at about the size 1
+        steps = scaled(steps, sizes_until(exact, FACTS, steps, until))
+    asked = [("The capital of Norway is", "Paris"), ("Oslo is", "the capital"), ("I think", "so")]
+    other = Continuations.of_pairs(exact, asked)
+
+    def outer(changes: dict[int, Factors]) -> torch.Tensor:
+        pairs = {layer: (change.left, change.right) for layer, change in changes.items()}
+        with for_each_row(exact, pairs, torch.arange(3)):
+            return losses_of(logits_of(exact, other), other).sum()
+
+    def sizes(changes: dict[int, Factors]) -> torch.Tensor:
+        return sizes_until(exact, FACTS, changes, until, halvings=45)
+
+    found = sizes(steps)
+    assert bool(((found > 0.3) & (found < 3.9)).all())
+    sized = scaled(steps, found)
+    for change in sized.values():
+        change.left.requires_grad_()
+        change.right.requires_grad_()
+    outer(sized).backward()
+    raw = {layer: (change.left.grad, change.right.grad) for layer, change in sized.items()}
+    free = with_sizes_free(exact, FACTS, steps, found, raw)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    for side in (0, 1):
+        change = (steps[1].left, steps[1].right)[side]
+        way = torch.randn(change.shape, generator=generator, dtype=torch.float64)
+        way *= change.abs().mean() * (change != 0)
+        values = []
+        for step in (1e-4, -1e-4):
+            parts = [steps[1].left, steps[1].right]
+            parts[side] = parts[side] + step * way
+            near = {1: Factors(*parts)}
+            with torch.no_grad():
+                values.append(float(outer(scaled(near, sizes(near)))))
+        numeric = (values[0] - values[1]) / 2e-4
+        assert float((free[1][side] * way).sum()) == pytest.approx(numeric, rel=1e-3), side
+        assert float((raw[1][side] * way).sum()) != pytest.approx(numeric, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["mend", "malmen"])
