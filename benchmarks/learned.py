@@ -3,8 +3,9 @@
     python -m benchmarks.learned [--part PART ...] [--row ROW ...] [--editors FOLDER] [--quick]
 
 Parts: single (100 facts, each alone and undone before the next), sequence (100 one after the
-other), fours (200 in batches of four), batch (1,000 at once), tasks (a task that was not trained
-on) on the bundled model; zsre on SmolLM2 (`make real`). Editors that do not come with the package
+other), batch (1,000 at once) on the bundled model; small (100 facts, each alone), fours (200 in
+batches of four) and tasks (one that was not trained on) on bundled-small; zsre on SmolLM2 (`make
+real`). Editors that do not come with the package
 are trained first, into build/editors; what was begun there goes on. Row after row is put into
 results/learned.json; rows that stand there are left, unless they are named. Seconds are of the
 processor. `python -m benchmarks.learned_page` makes the tables of docs/methods/learned.md.
@@ -51,7 +52,9 @@ from benchmarks import machine
 from benchmarks.golden import DATA
 from benchmarks.learned_data import (
     ASKED_OF,
+    BY_NETWORK,
     PLANS,
+    SMALL,
     TRAININGS,
     UNTIL,
     Plan,
@@ -128,7 +131,7 @@ class Bench:
         alone = part in ("single", REAL)
         prepared(editor, plan, records[0].fact, settings)
         row = {"method": plan.method, "settings": dict(plan.settings)}
-        if part.startswith("tasks"):
+        if part.partition(",")[0] in BY_NETWORK:
             row |= by_network(editor, plan, records, settings)
         elif alone:
             row |= each_alone(editor, plan, records, settings)
@@ -142,7 +145,7 @@ class Bench:
         """What the model says before any edit."""
         records = records[:: ASKED_OF.get(part, 1)]
         editor = Editor(self.editor.handle, self.editor.statistics, seed=0, progress=False)
-        if part.startswith("tasks"):
+        if part.partition(",")[0] in BY_NETWORK:
             found = evaluate(editor, records, generation=False)
             return {"figures": shown({name: found[name] for name in CHANCES})}
         return {"figures": shown(figures(editor, records, said_before(editor, records)))}
@@ -335,9 +338,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     real = REAL in args.part
     if real and (reason := missing_model(SMOLLM2) or _missing_records()):
         sys.exit(f"This cannot be measured here: {reason}.")
-    name = str(SMOLLM2.checkpoint) if real else "bundled-small" if args.quick else "bundled"
-    bench = Bench(name, args.editors, results, quick=args.quick)
+    benches: dict[str, Bench] = {}
     for part in [REAL] if real else args.part:
+        name = "bundled-small" if args.quick or part in SMALL else "bundled"
+        name = str(SMOLLM2.checkpoint) if real else name
+        if name not in benches:
+            benches[name] = Bench(name, args.editors, results, quick=args.quick)
+        bench = benches[name]
         plans = REAL_PLANS if real else PLANS[part]
         sets = (
             {REAL: of_zsre(DATA)[0]}

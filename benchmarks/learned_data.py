@@ -10,7 +10,7 @@ from typing import Any
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import get_schema, load, read_all
-from alphaedit.bench.sources import training_facts, world_records
+from alphaedit.bench.sources import FEW_FACTS, training_facts, world_records
 from alphaedit.core.fact import Fact
 from alphaedit.model.handle import ModelHandle
 from alphaedit.world import phrasing
@@ -49,13 +49,12 @@ class Training:
 
 
 TRAININGS = {
-    "ke": Training("ke", "world", {"steps": 250, "every": 50, "learning_rate": 1e-3}),
-    "malmen": Training("malmen", "apart", {"steps": 150, "every": 50, "batch": 24}),
-    "rledit": Training(
-        "rledit", "apart", {"steps": 60, "every": 20, "sequence": 8, "learning_rate": 3e-4}
-    ),
-    "instructedit": Training(
-        "instructedit", "tasks", {"steps": 240, "every": 60, "held_out": 90, "left_out": LEFT_OUT}
+    "malmen": Training("malmen", "apart", {"steps": 60, "every": 20, "batch": 24}),
+    "ke-small": Training("ke", "world", {"steps": 400, "every": 100, "learning_rate": 1e-3}),
+    "malmen-small": Training("malmen", "apart", {"steps": 200, "every": 50, "batch": 16}),
+    "rledit-small": Training("rledit", "apart", {"steps": 80, "every": 20}),
+    "instructedit-small": Training(
+        "instructedit", "tasks", {"steps": 400, "every": 100, "held_out": 90, "left_out": LEFT_OUT}
     ),
 }
 """By name. "mend" is the editor that comes with the package."""
@@ -85,8 +84,13 @@ PLANS: dict[str, dict[str, Plan]] = {
     "single": {
         "mend": Plan("mend"),
         "mend, until 0.69": Plan("mend", settings=UNTIL),
-        "ke": Plan("ke", editor="ke"),
         **CLOSED,
+    },
+    "small": {
+        "mend": Plan("mend"),
+        "mend, until 0.69": Plan("mend", settings=UNTIL),
+        "ke": Plan("ke", editor="ke-small"),
+        "ke, until 0.69": Plan("ke", editor="ke-small", settings=UNTIL),
     },
     "sequence": {
         "mend": Plan("mend"),
@@ -96,8 +100,8 @@ PLANS: dict[str, dict[str, Plan]] = {
     "fours": {
         "mend": Plan("mend", batch=4),
         "mend, until 0.69": Plan("mend", batch=4, settings=UNTIL),
-        "malmen": Plan("malmen", batch=4, editor="malmen"),
-        "rledit": Plan("rledit", batch=4, editor="rledit"),
+        "malmen": Plan("malmen", batch=4, editor="malmen-small"),
+        "rledit": Plan("rledit", batch=4, editor="rledit-small"),
         "alphaedit": Plan("alphaedit", batch=4),
     },
     "batch": {
@@ -107,11 +111,17 @@ PLANS: dict[str, dict[str, Plan]] = {
     "tasks": {
         "mend": Plan("mend"),
         "mend, until 0.69": Plan("mend", settings=UNTIL),
-        "instructedit": Plan("instructedit", editor="instructedit"),
-        "instructedit, until 0.69": Plan("instructedit", editor="instructedit", settings=UNTIL),
+        "instructedit": Plan("instructedit", editor="instructedit-small"),
+        "instructedit, until 0.69": Plan(
+            "instructedit", editor="instructedit-small", settings=UNTIL
+        ),
     },
 }
 """By part, by the row's label."""
+SMALL = ("small", "fours", "tasks")
+"""Parts on `bundled-small`, where many trainings are affordable; the others are on `bundled`."""
+BY_NETWORK = ("small", "tasks")
+"""Parts of edits each alone whose figures are taken some facts at a time."""
 
 
 def rows_of(part: str, handle: ModelHandle, *, quick: bool) -> dict[str, list[EditRecord]]:
@@ -119,13 +129,19 @@ def rows_of(part: str, handle: ModelHandle, *, quick: bool) -> dict[str, list[Ed
 
     The first 120 subjects of seed 0 are in no training at all.
     """
-    counts = {"single": SINGLE, "sequence": SEQUENCE, "fours": LONG_SEQUENCE, "batch": BATCH}
+    counts = {
+        "single": SINGLE,
+        "small": SINGLE,
+        "sequence": SEQUENCE,
+        "fours": LONG_SEQUENCE,
+        "batch": BATCH,
+    }
     if part == "tasks":
         asked = task_records(handle, 3 if quick else TASKS)
         return {f"tasks, {task}": list(map(with_few, own)) for task, own in asked.items()}
     count = min(counts[part], 12 if quick else BATCH)
     records = world_records(handle, count, 0)
-    if part == "single":  # nothing else is edited, then
+    if part in ("single", "small"):  # nothing else is edited, then
         return {part: [with_few(record) for record in records]}
     return {part: without_edited(records, NEIGHBORS)}
 
@@ -156,7 +172,11 @@ def _facts_apart(handle: ModelHandle) -> list[Fact]:
     """Facts about none of the subjects of `BATCH` records."""
     world = _world_of(handle)
     most = min(BATCH, len({fact.subject for fact in world.facts}) // 2)
-    rows = training_records(world, tested=most)
+    rows: list[dict[str, Any]] = []
+    for seed in range(3):  # other objects for few facts, as in `training_facts`
+        rows += training_records(world, tested=most, seed=seed)
+        if len(rows) >= FEW_FACTS:
+            break
     placed = [(f"world, record {i}", row) for i, row in enumerate(rows)]
     return [record.fact for record in read_all(placed, get_schema("counterfact"), named=True)[0]]
 

@@ -74,9 +74,9 @@ class LearnedMethod(TrainedMethod):
                 f"The trained editor {place} changes layers {', '.join(map(str, layers))}.",
                 remedy="Leave the layers out, or train an editor for those.",
             )
-        found = {"layers": layers, "editor": str(place)}
+        suited: dict[str, Any] = {"layers": layers, "editor": str(place)}
         until = about.settings.get("until")
-        return found if until is None or "until" in over else {**found, "until": until}
+        return suited if until is None or "until" in over else {**suited, "until": until}
 
     def solve(self, problem: Problem[LearnedSettings]) -> Solution:
         """See Method."""
