@@ -42,7 +42,7 @@ def heads_of(names: Sequence[str]) -> list[str]:
 
 def part_table(rows: Mapping[str, Row], names: Sequence[str]) -> str:
     """One row for each method, with its seconds."""
-    heads = ["", *heads_of(names), "seconds an edit", "of these the method's own"]
+    heads = ["", *heads_of(names), "seconds an edit", "the method alone"]
     lines = []
     for label, row in rows.items():
         lines.append([label, *(value(row, name) for name in names), *seconds_of(row)])
