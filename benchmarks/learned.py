@@ -127,7 +127,7 @@ class Bench:
         if plan.editor is not None:
             settings["editor"] = str(self._editor_of(plan.editor))
         began = time.perf_counter()
-        editor = Editor(self.editor.handle, self.editor.statistics, seed=0, progress=False)
+        editor = self._fresh()
         alone = part in ("single", REAL)
         prepared(editor, plan, records[0].fact, settings)
         row = {"method": plan.method, "settings": dict(plan.settings)}
@@ -137,6 +137,7 @@ class Bench:
             row |= each_alone(editor, plan, records, settings)
         else:
             row |= all_in_force(editor, plan, records, settings, every=ASKED_OF.get(part, 1))
+            editor.set_edits([])
         row["minutes"] = round((time.perf_counter() - began) / 60, 2)
         row["load_average_1min"] = machine.machine()["machine"]["load_average_1min"]
         return row
@@ -144,11 +145,16 @@ class Bench:
     def unedited(self, part: str, records: Sequence[EditRecord]) -> dict[str, Any]:
         """What the model says before any edit."""
         records = records[:: ASKED_OF.get(part, 1)]
-        editor = Editor(self.editor.handle, self.editor.statistics, seed=0, progress=False)
+        editor = self._fresh()
         if part.partition(",")[0] in BY_NETWORK:
             found = evaluate(editor, records, generation=False)
             return {"figures": shown({name: found[name] for name in CHANCES})}
         return {"figures": shown(figures(editor, records, said_before(editor, records)))}
+
+    def _fresh(self) -> Editor:
+        """The model without edits."""
+        assert self.editor.handle.fingerprint() == self.editor.base, "edits are in force"
+        return Editor(self.editor.handle, self.editor.statistics, seed=0, progress=False)
 
     def _editor_of(self, name: str) -> Path:
         if name == "mend-smollm2":
