@@ -49,10 +49,12 @@ class Training:
 
 
 TRAININGS = {
-    "malmen": Training("malmen", "apart", {"steps": 48, "every": 24, "batch": 16}),
+    "malmen": Training(
+        "malmen", "apart", {"steps": 20, "every": 20, "batch": 32, "warm": 100, "held_out": 32}
+    ),
     "ke-small": Training("ke", "world", {"steps": 300, "every": 100, "learning_rate": 1e-3}),
     "malmen-small": Training("malmen", "apart", {"steps": 150, "every": 50, "batch": 16}),
-    "rledit-small": Training("rledit", "apart", {"steps": 60, "every": 20}),
+    "rledit-small": Training("rledit", "apart", {"steps": 60, "every": 30, "warm": 100}),
     "instructedit-small": Training(
         "instructedit", "tasks", {"steps": 240, "every": 80, "held_out": 60, "left_out": LEFT_OUT}
     ),
