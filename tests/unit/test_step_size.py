@@ -117,7 +117,7 @@ def test_gradients_see_that_sizes_move() -> None:
     free = with_sizes_free(exact, FACTS, steps, found, raw)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     for side in (0, 1):
-        change = (steps[1].left, steps[1].right)[side]
+        change = (steps[1].left, steps[1].right)[side].detach()
         way = torch.randn(change.shape, generator=generator, dtype=torch.float64)
         way *= change.abs().mean() * (change != 0)
         values = []

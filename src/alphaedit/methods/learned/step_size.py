@@ -56,6 +56,7 @@ def sizes_until(
     return high.exp()
 
 
+@torch.no_grad()
 def with_sizes_free(
     handle: ModelHandle,
     facts: Sequence[Fact],
