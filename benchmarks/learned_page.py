@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.machine import RESULTS
 from benchmarks.real_page import ROOT, fill, result, table
 
 PAGE = ROOT / "docs" / "methods" / "learned.md"
@@ -81,9 +82,14 @@ def trainings_table(trainings: Mapping[str, Row]) -> str:
     return table(heads, lines)
 
 
+def measured(name: str) -> dict[str, Any]:
+    """A results file; nothing where nothing is measured yet."""
+    return result(name) if (RESULTS / f"{name}.json").is_file() else {}
+
+
 def learned_tables() -> dict[str, str]:
     """All tables of learned editors, by their marks."""
-    found = result("learned")
+    found = measured("learned")
     made = {}
     for part, rows in found.items():
         name = part.replace(", ", "-")
@@ -101,7 +107,7 @@ def learned_tables() -> dict[str, str]:
 def long_tables() -> dict[str, str]:
     """All tables of long targets."""
     made = {}
-    for title, part in result("longform").items():
+    for title, part in measured("longform").items():
         if not isinstance(part, Mapping) or "rows" not in part:
             continue
         names = [
