@@ -18,6 +18,8 @@ MODULES = (
     "alphaedit.core.learned",
     "alphaedit.editor.checkpoint",
     "alphaedit.editor.export",
+    "alphaedit.methods.learned.record",
+    "alphaedit.methods.learned.run",
 )
 """Modules that hold safetensors' function under its own name."""
 CHANGES = ("replace", "rename", "mkdir", "fsync", "open")

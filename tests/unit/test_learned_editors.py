@@ -124,7 +124,7 @@ def test_the_gradient_of_a_step_is_the_numeric_one(name: str) -> None:
         proposal = made.network.propose(exact, facts)
         if not back:
             proposal = type(proposal)(proposal.changes, lambda gradients: None)
-        edit, locality = made._losses(proposal, rows)
+        edit, locality = made._losses(proposal, rows, facts)
         return made.settings.edit_weight * edit + made.settings.locality_weight * locality
 
     frozen = {n: b.clone() for n, b in made.network.named_buffers()}
@@ -209,11 +209,28 @@ def test_a_trained_editor_edits_by_its_path(folder: Path) -> None:
     about = asset.read_about(folder / "editor", "mend")
     assert edit.patch.metadata["editor"]["sha256"] == about.sha256
     assert about.data == of_facts(FACTS)
+    assert "until" not in edit.hyperparameters
     # A second edit starts from the edited weights, and still knows its base.
     editor.edit(FACTS[1], "mend", editor=str(folder / "editor"))
     for wrong, said in (({"layers": (0,)}, "changes layers 1, 2"), ({"editor": "x"}, "no trained")):
         with pytest.raises(AlphaEditError, match=said):
             editor.edit(FACTS[3], "mend", **{"editor": str(folder / "editor"), **wrong})
+
+
+def test_an_editor_is_used_as_it_was_trained(folder: Path) -> None:
+    place = train(request(folder, settings={"until": 3.0, "tokens": "subject"}))
+    assert place.place.key["settings"]["until"] == 3.0
+    editor = Editor.from_pretrained(str(folder / "model"), progress=False)
+    edit = editor.edit(FACTS[0], "mend", editor=str(folder / "editor"))
+    assert edit.hyperparameters["until"] == 3.0
+    weight = editor.handle.edited_name(1)
+    # One column for each token of the subject.
+    tokens = editor.handle.tokens.encode_with_subject(FACTS[0].text, FACTS[0].subject_span)
+    assert edit.patch.weights[weight].rank == tokens.subject_last - tokens.subject_first + 1
+    editor.set_edits([])
+    plain = editor.edit(FACTS[0], "mend", editor=str(folder / "editor"), until=0)
+    ratio = edit.patch.weights[weight].matrix() / plain.patch.weights[weight].matrix()
+    assert float(ratio.std()) < 1e-3 * float(ratio.mean())
 
 
 def test_it_ends_where_nothing_gets_better(folder: Path) -> None:

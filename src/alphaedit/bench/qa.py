@@ -16,6 +16,7 @@ from alphaedit.bench.behind import generate_behind
 from alphaedit.bench.data import EditRecord, Probe
 from alphaedit.bench.intervals import Rate, mean, percent
 from alphaedit.bench.metrics import Metrics
+from alphaedit.bench.similarity import TextEncoder, bleu, has_bleu
 from alphaedit.core.progress import Progress, silent
 from alphaedit.model.generate import generate
 from alphaedit.model.handle import ModelHandle
@@ -114,32 +115,39 @@ def long_metrics(
     responder: ModelHandle | Responder,
     records: Sequence[EditRecord],
     *,
+    encoder: TextEncoder | None = None,
     progress: Progress = silent,
 ) -> Metrics:
-    """ROUGE-L and token recall, x 100, of greedy text against long targets.
+    """ROUGE-L, BLEU and token recall, x 100, of greedy text against long targets.
 
-    After the prompt and after paraphrases (UnKE, EditEverything, AKEW; Deng et al. 2024 use
-    ROUGE-L beside a judge model).
+    After the prompt and after paraphrases (UnKE, EditEverything, AKEW; Deng et al. 2024 use these
+    beside a judge model). BLEU where sacrebleu is installed; with an encoder, cosines too.
     """
     out: Metrics = {}
     own = [(f.text, f.target) for r in records for f in r.facts]
     other = [(p, r.target_new) for r in records for p in r.paraphrase_prompts]
+    measured = {
+        "rouge_l": rouge_l,
+        "recall": token_recall,
+        **({"bleu": bleu} if has_bleu() else {}),
+    }
     for name, pairs in (("rewrite", own), ("paraphrase", other)):
         if not pairs:
             continue
-        longest = max(lengths(responder, [target for _, target in pairs]))
-        limit = min(LONG_TOKENS, longest + 8)
+        targets = [target for _, target in pairs]
+        limit = min(LONG_TOKENS, max(lengths(responder, targets)) + 8)
         texts = generate(
             responder,
             [p for p, _ in pairs],
             limit,
             progress=lambda done, total: progress("generation", done, total),
         )
-        targets = [target for _, target in pairs]
-        rouge = [100 * rouge_l(t, wanted) for t, wanted in zip(texts, targets, strict=True)]
-        recall = [100 * token_recall(t, wanted) for t, wanted in zip(texts, targets, strict=True)]
-        out[f"rouge_l_{name}"] = mean(rouge)
-        out[f"recall_{name}"] = mean(recall)
+        for metric, of_pair in measured.items():
+            values = [100 * of_pair(t, wanted) for t, wanted in zip(texts, targets, strict=True)]
+            out[f"{metric}_{name}"] = mean(values)
+        if encoder is not None:
+            cosines = [100 * cosine for cosine in encoder.alike(texts, targets)]
+            out[f"similarity_{name}"] = mean(cosines)
     return out
 
 

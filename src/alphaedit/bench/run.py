@@ -33,6 +33,7 @@ from alphaedit.bench.qa import (
     unedited_answers,
 )
 from alphaedit.bench.routing import routing_metrics
+from alphaedit.bench.similarity import TextEncoder
 from alphaedit.core.arguments import as_count, as_flag, as_text, each_of
 from alphaedit.core.bars import as_progress, close
 from alphaedit.core.edit import Edit
@@ -94,6 +95,7 @@ def metrics_for(
     unedited: Unedited | None = None,
     *,
     generation: bool = True,
+    encoder: TextEncoder | None = None,
     progress: Progress = silent,
 ) -> Metrics:
     """The metrics that go with what the records carry: CounterFact's, or those of questions."""
@@ -103,10 +105,10 @@ def metrics_for(
             metrics |= story_metrics(responder, records, progress=progress)
         return metrics
     if all(record.schema == LONG for record in records):
-        return {
-            **qa_metrics(responder, records, unedited, generation=False, progress=progress),
-            **(long_metrics(responder, records, progress=progress) if generation else {}),
-        }
+        metrics = qa_metrics(responder, records, unedited, generation=False, progress=progress)
+        if generation:
+            metrics |= long_metrics(responder, records, encoder=encoder, progress=progress)
+        return metrics
     return qa_metrics(responder, records, unedited, generation=generation, progress=progress)
 
 
@@ -120,10 +122,12 @@ def evaluate(
     seed: int = 0,
     references: References = attribute_references,
     oracle: bool = False,
+    encoder: TextEncoder | None = None,
     progress: Progress = silent,
 ) -> Metrics:
     """All metrics of the model as it is now; `unedited` is what it said before any edit.
 
+    An `encoder` compares long answers with what they should be.
     With `oracle`, memories are told which edit each prompt of a record belongs to; see
     `bench.oracle`. Kept facts and sampled text are of the memory as it is in use.
     """
@@ -131,7 +135,8 @@ def evaluate(
 
     def measured(some: Sequence[EditRecord]) -> Metrics:
         report = silent if oracle else progress
-        return metrics_for(editor.responder, some, unedited, generation=generation, progress=report)
+        how: dict[str, Any] = {"generation": generation, "encoder": encoder, "progress": report}
+        return metrics_for(editor.responder, some, unedited, **how)
 
     metrics = oracle_metrics(records, measured, progress=progress) if oracle else measured(records)
     progress("evaluation", 1, 3)
@@ -156,6 +161,7 @@ def measure(
     generation: bool = False,
     seed: int = 0,
     oracle: bool = False,
+    encoder: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> Metrics:
     """All metrics of an editor's model as it is now, on records or a data set.
@@ -169,6 +175,8 @@ def measure(
         seed: of what is drawn and sampled.
         oracle: tell memories which edit each prompt belongs to, as IKE's published figures were
             measured, in place of looking it up.
+        encoder: folder or name of a sentence encoder that compares long answers with what they
+            should be; needs `generation`.
         progress: as for `Editor.from_pretrained`; by default the editor's own.
 
     Raises:
@@ -202,6 +210,7 @@ def measure(
             generation=generation,
             seed=seed,
             oracle=oracle,
+            encoder=None if encoder is None else TextEncoder.load(encoder),
             progress=report,
         )
     finally:
@@ -224,6 +233,7 @@ def sequential(
     preset: str | None = None,
     before: Metrics | None = None,
     oracle: bool = False,
+    encoder: TextEncoder | None = None,
     progress: Progress = silent,
     **hyperparameters: Any,
 ) -> RunResult:
@@ -235,6 +245,7 @@ def sequential(
         kept: (prompt, answer) probes of facts that are not edited.
         before: metrics of the unedited model, if measured already on the same records.
         oracle: tell memories which edit each prompt belongs to, see `bench.oracle`.
+        encoder: compares long answers with what they should be.
 
     Raises:
         DataError: fewer records than edits, or impossible sizes.
@@ -258,6 +269,7 @@ def sequential(
             "seed": seed,
             "references": references,
             "oracle": oracle,
+            "encoder": encoder,
             "progress": progress,
         },
     )

@@ -26,8 +26,15 @@ EXTRAS = {
     "bitsandbytes": "4 and 8 bits",
     "datasets": "hf:NAME as corpus or records",
     "lm-eval": "ability --harness",
+    "sacrebleu": "BLEU of long answers",
 }
-EXTRA_OF = {"bitsandbytes": "quant", "accelerate": "peft", "datasets": "data", "lm-eval": "eval"}
+EXTRA_OF = {
+    "bitsandbytes": "quant",
+    "accelerate": "peft",
+    "datasets": "data",
+    "lm-eval": "eval",
+    "sacrebleu": "text",
+}
 LOW = 10**9
 """Bytes of memory or disk below which a warning is due."""
 NOT_HERE = "not installed"

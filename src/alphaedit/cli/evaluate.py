@@ -121,6 +121,15 @@ class Judge:
         str | None,
         typer.Option("--judge-model", metavar="NAME", help="The model's name at that address."),
     ] = None
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="PATH",
+            help="Also compare long answers with what they should be, by the cosines of this "
+            "sentence encoder, such as all-MiniLM-L6-v2.",
+        ),
+    ] = None
 
 
 ServedModel = Annotated[
@@ -200,7 +209,8 @@ def evaluate(
 
 def _given(plan: Plan, judging: Judge, **more: object) -> list[str]:
     """Options that are given and mean nothing for a served model."""
-    values = {"from": plan.start, "every": plan.every, "judge": judging.judge, **more}
+    values = {"from": plan.start, "every": plan.every, **more}
+    values |= {"judge": judging.judge, "encoder": judging.encoder}
     return [f"--{name}" for name, value in values.items() if value is not None]
 
 

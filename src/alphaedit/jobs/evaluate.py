@@ -45,6 +45,7 @@ class EvaluateRequest(Opening):
         strict: also measure by the stricter probes, see `bench.strict`.
         judge: also let a model judge answers: an address, or a model to load.
         judge_model: the model's name at that address.
+        encoder: also compare long answers with what they should be, by this sentence encoder.
         generation: measure fluency and consistency too, which sample text.
         preset: name of a preset; by default the one that fits the model.
         hyperparameters: single values in place of the preset's.
@@ -68,6 +69,7 @@ class EvaluateRequest(Opening):
     strict: bool = False
     judge: str | None = None
     judge_model: str | None = None
+    encoder: str | None = None
     generation: bool = True
     preset: str | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
@@ -203,6 +205,7 @@ def _edited(
 ) -> RunResult:
     """Edit and measure."""
     from alphaedit.bench.run import sequential
+    from alphaedit.bench.similarity import TextEncoder
     from alphaedit.bench.sources import kept_of
     from alphaedit.bench.strict import before_edits, strict_metrics
 
@@ -219,6 +222,7 @@ def _edited(
         evaluate_every=request.every,
         kept=kept_of(editor.handle, {r.subject for r in records}, seed=request.seed),
         oracle=request.oracle,
+        encoder=None if request.encoder is None else TextEncoder.load(request.encoder),
         preset=request.preset,
         **how,
         **request.hyperparameters,

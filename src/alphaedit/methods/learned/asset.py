@@ -24,6 +24,7 @@ from alphaedit.methods.learned.record import (
     trained_tensors,
     write_trained,
 )
+from alphaedit.methods.steps.gradients import Where
 from alphaedit.model.handle import ModelHandle
 
 
@@ -38,6 +39,7 @@ class ShapeRecord(Record):
     floor: float
     vocabulary: Count
     width: Count
+    tokens: Where | None = None
 
 
 class About(Trained):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alphaedit.core.fact import Fact
 from alphaedit.methods.learned.network import Factors, GradientNetwork, NetworkShape
-from alphaedit.methods.steps.gradients import Tokens, edit_tokens
+from alphaedit.methods.steps.gradients import Tokens, Where, edit_tokens
 from alphaedit.model.handle import ModelHandle
 
 Gradients = Mapping[int, tuple[Tensor, Tensor]]
@@ -30,6 +30,7 @@ class EditorShape:
         rate: that edits start with.
         floor: see `NetworkShape`.
         vocabulary, width: of the base's embeddings.
+        tokens: of an edit, that its change is made of; None: as the kind of editor does.
     """
 
     layers: tuple[int, ...]
@@ -40,6 +41,7 @@ class EditorShape:
     floor: float
     vocabulary: int
     width: int
+    tokens: Where | None = None
 
     @classmethod
     def of(
@@ -51,11 +53,12 @@ class EditorShape:
         blocks: int,
         rate: float,
         floor: float,
+        tokens: Where | None = None,
     ) -> EditorShape:
         """For these layers of a model."""
         sizes = tuple((handle.d_out(layer), handle.d_in(layer)) for layer in layers)
         vocabulary, width = handle.embed.weight.shape  # type: ignore[misc]
-        return cls(tuple(layers), sizes, rank, blocks, rate, floor, vocabulary, width)
+        return cls(tuple(layers), sizes, rank, blocks, rate, floor, vocabulary, width, tokens)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -131,13 +134,14 @@ class EditorNetwork(nn.Module, ABC):
 class GradientEditor(EditorNetwork):
     """An editor made of gradient networks, one for the matrices of each shape."""
 
-    where: ClassVar[Literal["all", "answer"]] = "all"
+    usual: ClassVar[Where] = "all"
     scaled: ClassVar[Literal["before", "after"]] = "before"
     rates: ClassVar[tuple[str, ...]] = ("rate",)
     began: Tensor
 
     def __init__(self, shape: EditorShape, generator: torch.Generator | None = None) -> None:
         super().__init__(shape)
+        self.where: Where = shape.tokens or self.usual
         kinds = list(dict.fromkeys(shape.sizes))
         self.networks = nn.ModuleList(
             GradientNetwork(sizes, generator) for sizes in shape.networks(self.scaled)

@@ -131,11 +131,13 @@ class Rows:
     inside: int
 
     @classmethod
-    def drawn(cls, facts: Sequence[Fact], neighbors: int, rng: random.Random) -> Rows:
-        """One prompt of each fact, half of them its own; and `neighbors` whose answers stay."""
+    def drawn(
+        cls, facts: Sequence[Fact], neighbors: int, rng: random.Random, *, own: float = 0.5
+    ) -> Rows:
+        """One prompt of each fact, its own in a share `own`; and `neighbors` whose answers stay."""
         anew = [
-            (own if rng.random() < 0.5 else rng.choice(others), i)
-            for i, (own, *others) in enumerate(map(inside, facts))
+            (first if rng.random() < own else rng.choice(others), i)
+            for i, (first, *others) in enumerate(map(inside, facts))
         ]
         stay = [
             (asked, i)

@@ -13,6 +13,7 @@ from torch import Tensor
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.learned.editor import EditorNetwork
+from alphaedit.methods.learned.step_size import scaled, sizes_until
 from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.methods.steps.gradients import (
     for_all_rows,
@@ -102,13 +103,21 @@ def measure(
     facts: Sequence[Fact],
     batch: int,
     progress: Progress = silent,
+    *,
+    until: float | None = None,
 ) -> Measures:
-    """Edit `batch` facts at a time, each by its own change or all by one, as the editor does."""
+    """Edit `batch` facts at a time, each by its own change or all by one, as the editor does.
+
+    Args:
+        until: loss of the targets that decides how large changes are, see `step_size`.
+    """
     hits = Hits()
     for at in range(0, len(facts), batch):
         progress("held-out edits", at, len(facts))
         part = facts[at : at + batch]
         changes = network.propose(handle, part).changes
+        if until is not None:
+            changes = scaled(changes, sizes_until(handle, part, changes, until))
         pairs = {layer: (change.left, change.right) for layer, change in changes.items()}
         hits.count(handle, part, partial(for_each_row, handle, pairs))
     progress("held-out edits", len(facts), len(facts))

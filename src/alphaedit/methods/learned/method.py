@@ -17,6 +17,7 @@ from alphaedit.methods.config import Settings
 from alphaedit.methods.learned import asset
 from alphaedit.methods.learned.editor import EditorNetwork
 from alphaedit.methods.learned.run import Schedule, TrainedMethod
+from alphaedit.methods.learned.step_size import scaled, sizes_until
 from alphaedit.methods.learned.training import Trainer, TrainSettings
 from alphaedit.methods.solving import refuse_mixtures
 from alphaedit.methods.timer import Timer
@@ -30,6 +31,13 @@ class LearnedSettings(Settings):
         None, description="a trained editor: its folder, or the name of one that comes with us"
     )
     scale: float = Field(1.0, gt=0, description="times the change that the editor proposes")
+    until: float | None = Field(
+        None,
+        ge=0,
+        description="make each fact's change as small as leaves its target this loss (nats), or as "
+        "large, up to four times what is proposed; 0 to take what is proposed; by default as the "
+        "editor was trained",
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,9 @@ class LearnedMethod(TrainedMethod):
                 f"The trained editor {place} changes layers {', '.join(map(str, layers))}.",
                 remedy="Leave the layers out, or train an editor for those.",
             )
-        return {"layers": layers, "editor": str(place)}
+        suited: dict[str, Any] = {"layers": layers, "editor": str(place)}
+        until = about.settings.get("until")
+        return suited if until is None or "until" in over else {**suited, "until": until}
 
     def solve(self, problem: Problem[LearnedSettings]) -> Solution:
         """See Method."""
@@ -80,6 +90,10 @@ class LearnedMethod(TrainedMethod):
             self.prepare(network, settings)
         with timer.phase("proposal"):
             changes = network.propose(handle, problem.facts).changes
+        if settings.until:
+            with timer.phase("size"):
+                sizes = sizes_until(handle, problem.facts, changes, settings.until)
+                changes = scaled(changes, sizes)
         weights: dict[str, LowRank] = {}
         for layer, factors in changes.items():
             left, right = (part.detach().float() for part in factors.joined())

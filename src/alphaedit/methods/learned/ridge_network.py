@@ -25,7 +25,7 @@ TOKENS_AT_ONCE = 1024
 class MalmenNetwork(GradientEditor):
     """Delta^T = (U^T U + e^l I)^-1 U^T D with D_i = -rate (u_i . u~_i) g~_i, for all facts."""
 
-    where = "answer"
+    usual = "answer"
     scaled = "after"
 
     def __init__(self, shape: EditorShape, generator: torch.Generator | None = None) -> None:

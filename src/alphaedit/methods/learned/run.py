@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from alphaedit.core import disk
 from alphaedit.core.errors import ConfigError, EditFileError
 from alphaedit.core.fact import Fact
 from alphaedit.core.files import atomic_folder, recover, write_text
@@ -180,8 +181,16 @@ def train(
 
 
 def finished(folder: Path) -> None:
-    """Remove the checkpoint of a training whose editor is written."""
-    shutil.rmtree(folder / TRAINING, ignore_errors=True)
+    """Remove the checkpoint of a training whose editor is written.
+
+    It goes at once: half of one would be taken for a training that is to go on.
+    """
+    inner = folder / TRAINING
+    disk.sweep(inner)
+    if inner.is_dir():
+        gone = disk.new_part(inner, folder=True)
+        os.replace(inner, gone / TRAINING)
+        disk.remove(gone)
 
 
 def _measured(

@@ -18,10 +18,11 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.learned.editor import EditorNetwork, EditorShape, Proposal
 from alphaedit.methods.learned.examples import Rows, Split, check_facts, chosen
 from alphaedit.methods.learned.measuring import Measures, measure
-from alphaedit.methods.learned.network import largest_rank
+from alphaedit.methods.learned.network import Factors, largest_rank
 from alphaedit.methods.learned.run import Schedule
+from alphaedit.methods.learned.step_size import scaled, sizes_until, with_sizes_free
 from alphaedit.methods.steps.continuations import Continuations
-from alphaedit.methods.steps.gradients import for_each_row, logits_of, losses_of
+from alphaedit.methods.steps.gradients import Where, for_each_row, logits_of, losses_of
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.memory import SHARE, free_bytes
 
@@ -38,6 +39,11 @@ class TrainSettings(Schedule):
     """How an editor is trained."""
 
     layers: tuple[int, ...] = Field((), description="edited layers; by default what suits it")
+    tokens: Where | None = Field(
+        None,
+        description="tokens that an edit's change is made of: all, those that the answer is read "
+        "from, or the subject's; by default as published",
+    )
     rank: int = Field(64, ge=1, description="inner width of the networks; published 1920")
     blocks: int = Field(2, ge=1, description="blocks of a network")
     rate: float | None = Field(
@@ -49,6 +55,12 @@ class TrainSettings(Schedule):
         None, ge=0, description="Adam's rate for the edits' rates; by default a hundredth of these"
     )
     decay: float = Field(0.5, ge=0, le=1, description="share of the steps in which rates fall to 0")
+    until: float | None = Field(
+        None,
+        gt=0,
+        description="train for edits that are as large as leaves their target this loss (nats), "
+        "which edits then are by default",
+    )
     edit_weight: float = Field(
         2.0, gt=0, description="weight of the loss of edited facts; published 0.1"
     )
@@ -88,6 +100,7 @@ def editor_shape(handle: ModelHandle, settings: TrainSettings) -> EditorShape:
         blocks=settings.blocks,
         rate=settings.rate or SMALLEST_RATE,
         floor=settings.floor,
+        tokens=settings.tokens,
     )
 
 
@@ -210,19 +223,30 @@ class Trainer:
     def _run_backward(self, number: int) -> tuple[float, float]:
         """Losses of a step, whose gradients are added to those of the network's parameters."""
         facts = self._facts(number)
-        rows = Rows.drawn(facts, self.settings.neighbors, random.Random(f"{self.seed}/{number}"))
-        return self._losses(self.network.propose(self.handle, facts), rows)
+        # What a fact's own prompt says is settled where the size of its change is.
+        own = 0.5 if self.settings.until is None else 0.0
+        rng = random.Random(f"{self.seed}/{number}")
+        rows = Rows.drawn(facts, self.settings.neighbors, rng, own=own)
+        return self._losses(self.network.propose(self.handle, facts), rows, facts)
 
     def _rate_of_rates(self) -> float:
         given = self.settings.rate_learning_rate
         return self.network.rate_learning_rate() if given is None else given
 
-    def _losses(self, proposal: Proposal, rows: Rows) -> tuple[float, float]:
+    def _losses(self, proposal: Proposal, rows: Rows, facts: Sequence[Fact]) -> tuple[float, float]:
         """Losses at the changed model; their gradients go back into the network."""
         handle, settings = self.handle, self.settings
+        unsized = {
+            layer: Factors(change.left.detach(), change.right.detach())
+            for layer, change in proposal.changes.items()
+        }
+        changes, sizes = unsized, None
+        if settings.until is not None:
+            sizes = sizes_until(handle, facts, unsized, settings.until)
+            changes = scaled(unsized, sizes)
         leaves = {
             layer: tuple(part.detach().requires_grad_() for part in (change.left, change.right))
-            for layer, change in proposal.changes.items()
+            for layer, change in changes.items()
         }
         read = Continuations.of_pairs(handle, rows.asked)
         stays = read.row >= rows.inside
@@ -242,6 +266,8 @@ class Trainer:
         gradients = {
             layer: (_gradient(left), _gradient(right)) for layer, (left, right) in leaves.items()
         }
+        if sizes is not None:
+            gradients = with_sizes_free(handle, facts, unsized, sizes, gradients)
         proposal.backward(gradients)
         return float(edit.detach()), float(locality.detach())
 
@@ -251,7 +277,10 @@ class Trainer:
         return self._measured(self.split.held_out, progress)
 
     def _measured(self, facts: Sequence[Fact], progress: Progress = silent) -> Measures:
-        return measure(self.handle, self.network, facts, self.settings.batch, progress)
+        settings = self.settings
+        return measure(
+            self.handle, self.network, facts, settings.batch, progress, until=settings.until
+        )
 
     def keep(self) -> None:
         """Remember the network as it is now as the best."""

@@ -18,6 +18,9 @@ from alphaedit.model.hooks import StopForward, hidden_of, on_output, stoppable
 
 ROWS_AT_ONCE = 32
 
+Where = Literal["all", "answer", "subject"]
+"""Tokens of an edit: all, those from which its target is read, or its subject's."""
+
 
 @contextmanager
 def watched(
@@ -85,7 +88,7 @@ def edit_tokens(
     facts: Sequence[Fact],
     layers: Sequence[int],
     *,
-    where: Literal["all", "answer"],
+    where: Where,
     fronts: Sequence[str] | None = None,
 ) -> dict[int, Tokens]:
     """Inputs and gradients of the edited matrices of `layers`, for edits of one fact each.
@@ -93,7 +96,7 @@ def edit_tokens(
     The loss of an edit is the mean negative log-likelihood of its target's tokens.
 
     Args:
-        where: at all tokens, or at those alone from which the targets are read.
+        where: at all tokens, at those alone from which the targets are read, or at the subject's.
         fronts: text in front of each fact's prompt, whose tokens are among "all".
 
     Raises:
@@ -112,6 +115,8 @@ def edit_tokens(
         row, position = read.row, read.position
         if where == "all":
             row, position = read.mask.to(read.row.device).nonzero(as_tuple=True)
+        elif where == "subject":
+            row, position = _of_subjects(handle, facts[rows], fronts[rows] if fronts else None)
         for layer in layers:
             gradient = outputs[layer].grad
             assert gradient is not None
@@ -129,6 +134,20 @@ def edit_tokens(
         )
         for layer, own in parts.items()
     }
+
+
+def _of_subjects(
+    handle: ModelHandle, facts: Sequence[Fact], fronts: Sequence[str] | None
+) -> tuple[Tensor, Tensor]:
+    """Row and position of each token of the facts' subjects."""
+    places = []
+    for row, fact in enumerate(facts):
+        front = fronts[row] if fronts else ""
+        encoded = handle.tokens.encode_with_subject(fact.text, fact.subject_span, front)
+        covered = range(encoded.subject_first, encoded.subject_last + 1)
+        places += [(row, position) for position in covered]
+    row, position = torch.tensor(places, device=handle.device).T
+    return row, position
 
 
 def losses_of(logits: Tensor, read: Continuations) -> Tensor:

@@ -14,7 +14,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.methods.learned.editor import EditorNetwork, EditorShape, Gradients, Proposal
 from alphaedit.methods.learned.method import LearnedMethod
 from alphaedit.methods.learned.network import Factors, by_edit
-from alphaedit.methods.steps.gradients import Tokens, edit_tokens
+from alphaedit.methods.steps.gradients import Tokens, Where, edit_tokens
 from alphaedit.model.handle import ModelHandle
 
 HIDDEN = 128
@@ -83,6 +83,7 @@ class KeNetwork(EditorNetwork):
     def __init__(self, shape: EditorShape, generator: torch.Generator | None = None) -> None:
         super().__init__(shape)
         self.sizes = shape.sizes
+        self.where: Where = shape.tokens or "all"
         self.reader = nn.LSTM(shape.width, HIDDEN, batch_first=True, bidirectional=True)
         self.condition = nn.Linear(2 * HIDDEN, shape.width)
         for parameter in (*self.reader.parameters(), *self.condition.parameters()):
@@ -115,7 +116,7 @@ class KeNetwork(EditorNetwork):
 
     def propose(self, handle: ModelHandle, facts: Sequence[Fact]) -> Proposal:
         """A change for each fact; see EditorNetwork."""
-        tokens = edit_tokens(handle, facts, self.layers, where="all")
+        tokens = edit_tokens(handle, facts, self.layers, where=self.where)
         changes: dict[int, Factors] = {}
         with nullcontext() if self.training else torch.no_grad():
             encoded = self.read(handle, facts)

@@ -34,6 +34,7 @@ class SequenceSettings(TrainSettings):
 
     blocks: int = Field(4, ge=1, description="blocks of a network")
     batch: int = Field(4, ge=1, description="edits in a batch")
+    until: None = Field(None, description="not here: sizes are learned")
     sequence: int = Field(8, ge=2, description="batches in a sequence; published 400 of 20 edits")
     window: int = Field(10, ge=1, description="latest batches that are asked after each batch")
     memory_decay: float = Field(
