@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.tiny import tiny_model
 
-from alphaedit.core.errors import AlphaEditWarning
+from alphaedit.core.errors import AlphaEditWarning, FingerprintError
 from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
 from alphaedit.model.handle import ModelHandle
@@ -117,6 +117,19 @@ def test_text_without_names_is_told() -> None:
     with pytest.warns(AlphaEditWarning, match="no names in the text 'plain'"):
         mixed = text.with_names(0.5).second_moment(0)
     assert mixed.equal(text.second_moment(0))
+
+
+def test_an_edited_model_is_not_asked() -> None:
+    handle = ModelHandle.load(*tiny_model("gpt2"))
+    text = ModelStatistics(handle, tokens=60, cache_dir=None)
+    text.on_disk = False
+    text.corpus = corpus()
+    text.prepare([0, 1])
+    mixed = text.with_names(0.5)
+    with torch.no_grad():
+        handle.edited_module(0).weight.add_(1.0)
+    with pytest.raises(FingerprintError, match="has been edited"):
+        mixed.prepare([1])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-from alphaedit.core.errors import AlphaEditWarning, StatsError
+from alphaedit.core.errors import AlphaEditWarning, FingerprintError, StatsError
 from alphaedit.core.site import Site
 from alphaedit.stats.statistics import ModelStatistics
 
@@ -70,6 +70,8 @@ class MixedStatistics(_Like):
         share = self.share
         try:
             self._names.prepare(layers)
+        except FingerprintError:
+            raise
         except StatsError:
             share = 0.0
             warnings.warn(

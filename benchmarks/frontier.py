@@ -1,0 +1,244 @@
+"""What a system preserves against what it edits: one search of targets, many systems solved for it.
+
+    python -m benchmarks.frontier [--model bundled-small] [--load 0.3] [--seed 101] [--quick]
+    python -m benchmarks.frontier --model .models/SmolLM2-135M-Instruct --records FILE --edits 60
+
+Targets are searched once on the unedited model, and shared: only what the systems are made of
+differs (the weight of the second moment, a power of its eigenvalues, names in it, the null space,
+the spread of a fact's keys over contexts). Facts come in three batches with history. Every trial is
+a line of results/frontier.jsonl, with its settings; those that stand there are not run again.
+FILE holds records as `benchmarks.counterfacts` writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphaedit.bench.data import EditRecord
+from alphaedit.bench.datasets.registry import load
+from alphaedit.bench.run import evaluate
+from alphaedit.bench.sources import known_facts, world_records
+from alphaedit.core.fact import Fact
+from alphaedit.editor.session import Editor
+from alphaedit.linalg.solve import System
+from alphaedit.linalg.subspace import Spectrum, null_space
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.steps.contexts import generate_contexts
+from alphaedit.methods.steps.keys import BatchKeys
+from alphaedit.methods.steps.target_value import find_targets
+from alphaedit.model.handle import ModelHandle
+from alphaedit.stats.drift import HeldOut, held_out
+from benchmarks.machine import RESULTS, machine
+
+SMALL = (
+    {"energy": 0.95, "ridge_share": 0.03},
+    {"weight": 10},
+    {"weight": 33},
+    {"weight": 100},
+    {"weight": 33, "names": 0.5},
+    {"weight": 100, "names": 0.5},
+    {"weight": 33, "names": 0.8},
+    {"energy": 0.95, "ridge_share": 0.03, "names": 0.5},
+    {"weight": 33, "power": 0.5},
+    {"weight": 10, "power": 0.75},
+    {"weight": 33, "soft": 0.1},
+    {"weight": 33, "soft": 1.0},
+    {"weight": 33, "floor": 0.1},
+    {"weight": 33, "spread": 1.0},
+    {"weight": 33, "spread": 4.0},
+)
+"""Systems on bundled-small: AlphaEdit, MEMIT with history, and what may be changed in it."""
+REAL = (
+    {"energy": 0.9, "ridge_share": 0.1},
+    {"weight": 154},
+    {"weight": 154, "names": 0.5},
+    {"weight": 500},
+    {"weight": 500, "names": 0.5},
+)
+"""The same on SmolLM2."""
+BATCHES = 3
+SAMPLE = 120
+SHOWN = ("efficacy", "generalization", "specificity", "kept")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials have in common: facts, their targets, and what they are measured by."""
+
+    editor: Editor
+    records: Sequence[EditRecord]
+    facts: Sequence[Fact]
+    hp: Hyperparameters
+    contexts: Sequence[str]
+    values: Tensor
+    text: HeldOut
+    kept: Sequence[tuple[str, str]]
+
+    @property
+    def handle(self) -> ModelHandle:
+        """The model."""
+        return self.editor.handle
+
+
+def weighted(spectrum: Spectrum, *, power: float, soft: float, floor: float) -> Tensor:
+    """M = mean sum g(x_i) u_i u_i^T, x_i = lambda_i / mean, g(x) = x^power x / (x + soft) + floor.
+
+    Massive directions keep their eigenvalue. Power 1 alone is C.
+    """
+    rest = spectrum.rest.double().clamp_min(0)
+    mean = float(rest.mean())
+    x = rest / mean
+    g = x**power * (x / (x + soft) if soft else 1.0) + floor
+    weights = spectrum.values.double().clone()
+    weights[: len(rest)] = mean * g
+    vectors = spectrum.vectors.double()
+    made = (vectors * weights) @ vectors.T
+    return ((made + made.T) / 2).to(spectrum.values.dtype)
+
+
+def base_of(ground: Ground, layer: int, keys: Tensor, setting: Mapping[str, Any]) -> System:
+    """The system of a layer without facts, as a setting has it."""
+    known = ground.editor.statistics
+    if setting.get("names"):
+        known = known.with_names(setting["names"])
+    spectrum = known.spectrum(layer)
+    if "energy" in setting:
+        space = null_space(spectrum, energy=setting["energy"])
+        free = float(space.project(keys).double().square().sum(dim=0).mean())
+        return System(ridge=setting["ridge_share"] * free, subspace=space)
+    moment = weighted(
+        spectrum,
+        power=setting.get("power", 1.0),
+        soft=setting.get("soft", 0.0),
+        floor=setting.get("floor", 0.0),
+    )
+    weight = float(setting["weight"])
+    ridge = ground.hp.conditioning * weight * float(moment.diagonal().mean())
+    return System(ridge=ridge, second_moment=moment, moment_weight=weight)
+
+
+def spread(batch: BatchKeys, layer: int, keys: Tensor, share: float) -> Tensor:
+    """Columns whose outer products sum to `share` of the facts' key covariance over contexts."""
+    assert batch.inside is not None
+    inside = batch.inside.keys(layer)[0].view(keys.shape[1], batch.contexts, -1)
+    mean = keys.T[:, None]
+    bare = (batch.bare_keys[:, None] - mean) * 0.5**0.5
+    columns = torch.cat([bare, (inside - mean) * (0.5 / batch.contexts) ** 0.5], dim=1)
+    return share**0.5 * columns.flatten(0, 1).T.contiguous()
+
+
+def applied(ground: Ground, setting: Mapping[str, Any], stack: ExitStack) -> None:
+    """Edit all facts batch after batch, as long as `stack` is open."""
+    handle, layers = ground.handle, ground.hp.layers
+    past: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    size = -(-len(ground.facts) // BATCHES)
+    for at in range(0, len(ground.facts), size):
+        batch = BatchKeys(handle, ground.facts[at : at + size], ground.contexts, layers)
+        wanted = ground.values[:, at : at + size]
+        new: dict[int, Tensor] = {}
+        for index, layer in enumerate(layers):
+            keys, hidden = batch.at(layer)
+            system = base_of(ground, layer, keys, setting)
+            for earlier in past[layer]:
+                system.absorb(earlier)
+            if setting.get("spread"):
+                system.absorb(spread(batch, layer, keys, setting["spread"]))
+            delta = system.solve(keys, (wanted - hidden) / (len(layers) - index))
+            stack.enter_context(handle.temporarily({handle.edited_name(layer): delta}))
+            new[layer] = keys
+        for layer in layers:
+            past[layer].append(new[layer])
+
+
+def trial(ground: Ground, setting: Mapping[str, Any] | None) -> dict[str, float]:
+    """Figures with a system's edits in force; of the unedited model without a setting."""
+    every = max(1, len(ground.records) // SAMPLE)
+    with ExitStack() as stack:
+        if setting is not None:
+            applied(ground, setting, stack)
+        metrics = evaluate(
+            ground.editor, ground.records[::every], kept=ground.kept, generation=False
+        )
+        drift = ground.text.drift(ground.handle)
+    shares = {name: round(rate.value, 2) for name in SHOWN if (rate := metrics.get(name))}
+    return {**shares, "kl": round(drift.kl, 4), "perplexity": round(drift.perplexity, 3)}
+
+
+def records_of(editor: Editor, args: argparse.Namespace) -> list[EditRecord]:
+    """As many as asked for: of a file, or of the bundled world."""
+    d_in = editor.handle.d_in(0)
+    count = 9 if args.quick else args.edits or round(args.load * d_in)
+    if args.records:
+        return list(load(args.records).records)[:count]
+    return world_records(editor.handle, count, args.seed)
+
+
+def prepared(editor: Editor, records: Sequence[EditRecord], text: Path | None) -> Ground:
+    """Search the targets, which all trials share."""
+    handle = editor.handle
+    facts = [replace(record.fact, paraphrases=(), neighborhood=()) for record in records]
+    preset = None if handle.is_bundled else "smollm2-135m"
+    hp = editor.hyperparameters("alphaedit", preset, facts)
+    assert isinstance(hp, Hyperparameters)
+    editor.statistics.prepare(hp.layers)
+    for share in {system.get("names", 0.0) for system in (*SMALL, *REAL)} - {0.0}:
+        editor.statistics.with_names(share).prepare(hp.layers)
+    contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
+    targets = find_targets(handle, facts, hp.layers[-1], contexts, hp)
+    kept = known_facts(handle, {record.subject for record in records}, 0)
+    held = held_out(handle, str(text) if text else None, seed=0)
+    return Ground(editor, records, facts, hp, contexts, targets.values, held, kept)
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Trials that stand in the file."""
+    if path.is_file():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the trials that are not in the file yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="bundled-small")
+    parser.add_argument("--records", type=Path, help="records to edit, for a real model")
+    parser.add_argument("--text", type=Path, help="held-out text, for a real model")
+    parser.add_argument("--edits", type=int, help="by default by the load")
+    parser.add_argument("--load", type=float, default=0.3, help="edits / d_in")
+    parser.add_argument("--seed", type=int, default=101)
+    parser.add_argument("--quick", action="store_true", help="nine facts, two systems")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    path = RESULTS / ("frontier-quick.jsonl" if args.quick else "frontier.jsonl")
+    editor = Editor.from_pretrained(args.model, seed=0, progress=False)
+    records = records_of(editor, args)
+    about = {
+        "model": Path(args.model).name,
+        "records": args.records.name if args.records else "world",
+        "seed": None if args.records else args.seed,
+        "edits": len(records),
+    }
+    known = [row["system"] for row in lines(path) if about.items() <= row.items()]
+    systems = [None, *(REAL if args.records else SMALL)][: 3 if args.quick else None]
+    todo = [system for system in systems if system not in known]
+    if not todo:
+        return
+    ground = prepared(editor, records, args.text)
+    about["layers"] = list(ground.hp.layers)
+    for system in todo:
+        row = {**about, "system": system, **trial(ground, system), **machine()["versions"]}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
