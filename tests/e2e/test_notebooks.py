@@ -69,4 +69,7 @@ def test_an_error_is_not_swallowed(tmp_path: Path) -> None:
     cell["source"] = ["print(3)\n", "4"]
     path.write_text(json.dumps({"cells": [cell]}))
     (ran,) = RUNNER["run"](path)[0]["cells"]
-    assert [out.get("text") or out["data"]["text/plain"] for out in ran["outputs"]] == [["3\n"], ["4"]]
+    assert [out.get("text") or out["data"]["text/plain"] for out in ran["outputs"]] == [
+        ["3\n"],
+        ["4"],
+    ]
