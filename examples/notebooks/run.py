@@ -2,8 +2,8 @@
 
     python examples/notebooks/run.py [NOTEBOOK ...]
 
-All cells run in this process, each notebook in an empty folder. What a notebook server would show is
-stored: what is printed, and the value of a cell's last line.
+All cells run in this process, each notebook in an empty folder. What a notebook server would show
+is stored: what is printed, and the value of a cell's last line.
 """
 
 import ast

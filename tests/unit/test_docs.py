@@ -5,6 +5,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,18 @@ def test_python_is_python(page: Path) -> None:
 def test_every_method_and_plugin_has_its_page() -> None:
     table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     pages = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("docs/methods/*.md")}
+    heads = {path.stem: text[:400] for path, text in pages.items()}
+    own = [
+        name
+        for name in methods()
+        if find_spec(f"alphaedit.methods.zoo.{name.replace('-', '_')}") is not None
+    ]
+    assert len(own) > 30
     missing = [
         name
-        for name, method in methods().items()
-        if (type(method).__module__.startswith("alphaedit.") and f"`{name}`" not in table)
-        or not any(re.search(rf"`--method {name}`|--method {name}\b", t) for t in pages.values())
+        for name in own
+        if f"`{name}`" not in table
+        or (name not in heads and not any(f"`--method {name}`" in text for text in heads.values()))
     ]
     assert missing == []
     of_plugins = pages[ROOT / "docs" / "methods" / "plugins.md"]
