@@ -1,8 +1,11 @@
 """Commands on the pages of the documentation exist, with the options and settings they name."""
 
+import ast
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,8 @@ import pytest
 import typer
 
 from alphaedit.cli.app import app
-from alphaedit.methods.plugin import make
-from alphaedit.methods.registry import get_method
+from alphaedit.methods.plugin import make, plugins
+from alphaedit.methods.registry import get_method, methods
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -110,6 +113,36 @@ def test_commands_parse(page: Path) -> None:
         except AssertionError as error:
             wrong.append(f"{call}: {error}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_is_python(page: Path) -> None:
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            ast.parse(textwrap.dedent(block))
+
+
+def test_every_method_and_plugin_has_its_page() -> None:
+    table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    pages = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("docs/methods/*.md")}
+    heads = {path.stem: text[:400] for path, text in pages.items()}
+    own = [
+        name
+        for name in methods()
+        if find_spec(f"alphaedit.methods.zoo.{name.replace('-', '_')}") is not None
+    ]
+    assert len(own) > 30
+    missing = [
+        name
+        for name in own
+        if f"`{name}`" not in table
+        or (name not in heads and not any(f"`--method {name}`" in text for text in heads.values()))
+    ]
+    assert missing == []
+    of_plugins = pages[ROOT / "docs" / "methods" / "plugins.md"]
+    assert [name for name in plugins() if f"[`{name}`](#" not in of_plugins] == []
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [path.name for path in pages if f"methods/{path.name}" not in site] == []
 
 
 def test_what_is_wrong_is_told() -> None:
