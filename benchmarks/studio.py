@@ -104,10 +104,10 @@ class Asker:
 
 
 @contextmanager
-def serving(request: StudioRequest) -> Iterator[tuple[Asker, float]]:
+def serving(request: StudioRequest) -> Iterator[tuple[Asker, dict[str, float]]]:
     """Somebody who asks a studio, and the seconds from the loaded model to the first answer."""
     studio = run(request)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     door, listener = Door(), bound("127.0.0.1", 0, key=None)
     server = Server(studio, None, grace=1, app=studio_application(studio, door))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -116,7 +116,10 @@ def serving(request: StudioRequest) -> Iterator[tuple[Asker, float]]:
         time.sleep(0.005)
     asker = Asker(listener.getsockname()[1], door.token)
     asker("about")
-    ready = time.perf_counter() - began
+    ready = {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - busy,
+    }
     try:
         yield asker, ready
     finally:
@@ -170,7 +173,7 @@ def main() -> None:
         request = StudioRequest(model=MODEL, ledger=place, folder=Path(folder))
         began = time.perf_counter()
         with serving(request) as (ask, ready):
-            opened = time.perf_counter() - began - ready
+            opened = time.perf_counter() - began - ready["seconds"]
             prompt = {"prompt": "The capital of France is", "max_tokens": 8}
             asked = timed(lambda: ask("ask", {**prompt, "models": ["edited"]}), rounds)
             both = timed(lambda: ask("ask", {**prompt, "models": ["base", "edited"]}), 3)
@@ -182,9 +185,12 @@ def main() -> None:
     result = {
         "edits": edits,
         "load_seconds": opened,
-        "ready_seconds": ready,
+        "ready": ready,
         "clicks": found,
-        "most_click_seconds": max(row["most_seconds"] for row in found.values()),
+        "slowest_click": {
+            key: max(row[key] for row in (*found.values(), taken, back))
+            for key in ("seconds", "cpu_seconds")
+        },
         "ask_edited": asked,
         "ask_both": both,
         "revert": taken,

@@ -8,6 +8,7 @@ It needs Chromium with its chromedriver, and selenium.
 import argparse
 import io
 import json
+import os
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from tests.browser import Browser, Served, browsing  # noqa: E402
 from alphaedit.jobs.studio_about import examples  # noqa: E402
 
 OUT = ROOT / "docs" / "studio"
-COLOURS = 160
+COLOURS = 256
 WIDE, PHONE = (1160, 780), (390, 800)
 
 
@@ -79,8 +80,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, help="results of an experiment to show")
     results = parser.parse_args().results
+    results = results.resolve() if results else None
     with tempfile.TemporaryDirectory() as folder, browsing(Path(folder) / "profile") as browser:
-        served = Served(Path(folder), results=results)
+        os.chdir(folder)  # commands are shown, and name the ledger
+        served = Served(Path(), ledger=Path("my-edits"), results=results)
         facts = examples(served.studio)
         prompt = facts[0]["prompt"].replace("{}", facts[0]["subject"])
         try:
@@ -109,7 +112,8 @@ def main() -> None:
             shoot(browser, "history")
             browser.view("compare")
             browser.see(".numbers")
-            if browser.all(".experiment summary"):
+            if results:
+                browser.see(".experiment summary")
                 browser.all(".experiment summary")[0].click()
             top(browser)
             shoot(browser, "compare")

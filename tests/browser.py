@@ -147,8 +147,9 @@ class Served:
     """A studio that listens; it can be ended and begun again at the same address."""
 
     def __init__(self, folder: Path, model: str = "bundled-small", **more: Any) -> None:
+        more = {"ledger": folder / "edits", **more}
         self.request = StudioRequest(
-            model=model, ledger=folder / "edits", folder=folder, tokens=6000,
+            model=model, folder=folder, tokens=6000,
             held_out_tokens=512, **more,
         )  # fmt: skip
         self.door, self.port = Door(), 0

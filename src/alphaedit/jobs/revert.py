@@ -88,6 +88,7 @@ def run(
     progress: Progress = silent,
     cancel: Cancel | None = None,
     wrote: Wrote = untold,
+    ledger: Ledger | None = None,
 ) -> RevertResult:
     """Take edits out of force.
 
@@ -98,6 +99,7 @@ def run(
         progress: is told how far it is.
         cancel: stops it; nothing is taken out then.
         wrote: is told of each output that is complete.
+        ledger: that of the request, if it was read already.
 
     Raises:
         Cancelled: `cancel` was set.
@@ -105,7 +107,7 @@ def run(
         EditFileError: there are not so many edits.
         LedgerError: there is no such ledger or edit, or it has changed meanwhile.
     """
-    ledger = Ledger(request.ledger, signer=request.sign)
+    ledger = ledger or Ledger(request.ledger, signer=request.sign)
     before = ledger.head
     gone = _chosen(request, ledger, before)
     in_force = before.edits

@@ -242,9 +242,9 @@ class Studio(Service):
             preview = self.preview(name)
             if not Ledger.at(self.opened.ledger) and preview.version == root(self.editor.base).id:
                 open_ledger(self.opened.ledger, self.editor.base, model=self.opened.model)
-            ledger = self.timeline.begun()
             self.timeline.know(edit for edit, _ in preview.made)
-            entry = ledger.commit("edit", add=preview.made, why=why, expect=preview.version)
+            what: dict[str, Any] = {"add": preview.made, "why": why, "expect": preview.version}
+            entry = self.timeline.write(lambda ledger: ledger.commit("edit", **what))
             self.models.follow(EDITED, self.opened.ledger)
             self._drop(name)
         self.runs.touch()

@@ -73,11 +73,10 @@ def take_out(studio: Studio, edits: Sequence[str], why: str) -> dict[str, Any]:
     Raises:
         LedgerError: there is no such edit in force.
     """
-    studio.timeline.begun()
     request = revert.RevertRequest(
         ledger=studio.opened.ledger, edits=list(edits), measure=False, why=why
     )
-    result = revert.run(request)
+    result = studio.timeline.write(lambda ledger: revert.run(request, ledger=ledger))
     studio.changed()
     left = set(result.left)
     dependants = {edit for edit in result.dependants if edit in left}
@@ -123,12 +122,11 @@ def go_back(studio: Studio, version: str, why: str) -> dict[str, Any]:
     """
     from alphaedit.jobs.ledgers import checkout
 
-    studio.timeline.begun()
-    ledger = Ledger(studio.opened.ledger)
-    entry = checkout(ledger, version, why=why)
+    entry = studio.timeline.write(lambda ledger: checkout(ledger, version, why=why))
     studio.changed()
     command = commands.checkout(studio.opened.ledger, version, why)
-    return {"entry": entry.number, "edits": ledger.head.size, "command": command}
+    head = studio.timeline.head()
+    return {"entry": entry.number, "edits": head.size if head else 0, "command": command}
 
 
 def place_for(folder: Path, name: str, form: str) -> Path:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alphaedit.core.errors import LedgerError
 from alphaedit.core.fact import Fact, canonical
@@ -18,6 +18,7 @@ from alphaedit.ledger.ledger import Ledger
 if TYPE_CHECKING:
     from alphaedit.core.edit import Edit
 
+T = TypeVar("T")
 MOST_FACTS = 200
 """Facts of an edit that are told."""
 MOST_ENTRIES = 200
@@ -36,6 +37,7 @@ class Timeline:
         self._lock = threading.RLock()
         self._ledger: Ledger | None = None
         self._facts: dict[str, Sequence[Fact]] = {}
+        self._texts: list[str] = []
         self._in_force: tuple[str, frozenset[str]] = ("", frozenset())
         self._standing: tuple[str, dict[str, Held]] = ("", {})
 
@@ -63,6 +65,15 @@ class Timeline:
                 f"{self.path} holds no edits yet.", remedy="Keep the preview of an edit first."
             )
         return ledger
+
+    def write(self, change: Callable[[Ledger], T]) -> T:
+        """What a change of the ledger gives; nobody else here reads it meanwhile.
+
+        Raises:
+            LedgerError: it has not begun, or is broken.
+        """
+        with self._lock:
+            return change(self.begun())
 
     def know(self, edits: Iterable[Edit]) -> None:
         """Take note of facts of edits that were read already."""
@@ -124,10 +135,12 @@ class Timeline:
             last = len(entries) if before is None else max(0, min(before, len(entries)))
             rows: list[dict[str, Any]] = []
             sought = canonical(words).casefold()
+            if sought:
+                self._texts += [self._words(entry) for entry in entries[len(self._texts) :]]
             number = last
             while number > 0 and len(rows) < min(count, MOST_ENTRIES):
                 number -= 1
-                if not sought or sought in self._words(entries[number]):
+                if not sought or sought in self._texts[number]:
                     rows.append(self._entry(ledger, entries[number]))
             return {
                 "ledger": str(self.path),

@@ -43,6 +43,7 @@ class Api:
         self.gallery = studio_about.Gallery(studio.opened.results)
         self._about: dict[str, Any] | None = None
         self._methods: list[dict[str, Any]] | None = None
+        self._once = asyncio.Lock()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Method, path below /api/, and handler of each."""
@@ -73,20 +74,28 @@ class Api:
 
     async def warm(self) -> None:
         """Get ready what the first page will ask for."""
-        self._about = await run_in_threadpool(studio_about.about, self.studio)
-        self._methods = await run_in_threadpool(methods_for, self.studio.editor.handle)
+        await self._told()
+        await self._known_methods()
+
+    async def _told(self) -> dict[str, Any]:
+        async with self._once:
+            if self._about is None:
+                self._about = await run_in_threadpool(studio_about.about, self.studio)
+            return self._about
+
+    async def _known_methods(self) -> list[dict[str, Any]]:
+        async with self._once:
+            if self._methods is None:
+                self._methods = await run_in_threadpool(methods_for, self.studio.editor.handle)
+            return self._methods
 
     async def about(self, request: Request) -> Response:
         """The model, and where it works."""
-        if self._about is None:
-            self._about = await run_in_threadpool(studio_about.about, self.studio)
-        return as_json({**self._about, **await run_in_threadpool(self._now)})
+        return as_json({**await self._told(), **await run_in_threadpool(self._now)})
 
     async def methods(self, request: Request) -> Response:
         """All methods with their settings."""
-        if self._methods is None:
-            self._methods = await run_in_threadpool(methods_for, self.studio.editor.handle)
-        return as_json({"methods": self._methods})
+        return as_json({"methods": await self._known_methods()})
 
     def _now(self) -> dict[str, Any]:
         """What changes: the ledger, and what goes on."""

@@ -81,6 +81,7 @@ function resultsCard() {
       put(frame, problem(error));
     }
   };
+  put(body, h("p", { class: "soft-text" }, "Reads the results…"));
   get("results").then((told) => {
     if (!told.results.length) {
       put(body, empty(told.folder ? `No results in ${told.folder}` : "No results of experiments",

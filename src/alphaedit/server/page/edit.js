@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { button, h, labelled, notice, number, plural, problem, put } from "./dom.js";
 import { active, followRun, local, over, state, watch } from "./store.js";
 import { Facts } from "./facts.js";
-import { cancel, phases, viewing } from "./runs.js";
+import { cancel, live, phases, viewing } from "./runs.js";
 import { previewPanel } from "./preview.js";
 
 function shownValue(value) {
@@ -128,7 +128,9 @@ export function editView(main) {
         return;
       }
       if (!over(whole)) {
-        put(out, h("section", { class: "card", "aria-label": "Preview" }, h("h2", {}, whole.title), phases(whole),
+        if (drawn) return;
+        drawn = "running";
+        put(out, h("section", { class: "card", "aria-label": "Preview" }, h("h2", {}, whole.title), live(run, phases),
           h("div", { class: "actions" }, button("Cancel the preview", () => cancel(run)))));
         return;
       }

@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { ago, badge, button, command, empty, h, labelled, notice, number, percent, plural, problem, put, say, small } from "./dom.js";
 import { followRun, over, refresh, state, watch } from "./store.js";
-import { cancel, progress } from "./runs.js";
+import { cancel, live } from "./runs.js";
 
 const FORMS = [["lora", "LoRA adapter (PEFT, vLLM)"], ["checkpoint", "Checkpoint (the whole model)"],
   ["gguf-lora", "LoRA adapter for llama.cpp (GGUF)"], ["gguf", "GGUF file with the edited tensors"], ["delta", "Plain factors"]];
@@ -143,7 +143,7 @@ export function historyView(main) {
     if (told.run) {
       followRun(told.run, (whole) => {
         if (!whole) return;
-        if (!over(whole)) put(more, progress(whole));
+        if (!over(whole)) put(more, live(told.run));
         else if (whole.result) put(more, dependants(whole.result));
       });
     }
@@ -196,7 +196,9 @@ function exportPanel() {
         if (error) put(out, problem(error));
         else if (whole.state === "failed") put(out, problem(whole.error), command(whole.command));
         else if (whole.state === "cancelled") put(out, notice("info", "Cancelled.", "Nothing was written."));
-        else if (!over(whole)) put(out, progress(whole), button("Cancel", () => cancel(run)));
+        else if (!over(whole)) {
+          if (!out.childElementCount) put(out, live(run), button("Cancel", () => cancel(run)));
+        }
         else {
           put(out, notice("good", `Written to ${whole.result.out}.`, `${plural(whole.result.edits.length, "edit")} as ${whole.result.format}.`,
             h("p", {}, "The same on the command line:"), command(whole.command)));

@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { button, empty, h, labelled, notice, percent, problem, put, say, small } from "./dom.js";
 import { followRun, local, over, state } from "./store.js";
 import { bars, heatmap, legend, spectrum } from "./charts.js";
-import { cancel, progress, viewing } from "./runs.js";
+import { cancel, live, viewing } from "./runs.js";
 
 function follower(out, draw) {
   let stop = null;
@@ -15,14 +15,17 @@ function follower(out, draw) {
         const { run } = await post(path, body);
         if (stop) stop();
         const unseen = viewing(run);
+        const going = h("div", { class: "row" }, live(run), button("Cancel", () => cancel(run), { class: "quiet" }));
+        const body = h("div", {});
+        put(out, going, body);
         const unfollow = followRun(run, (whole, error) => {
           if (error) put(out, problem(error));
           else if (whole.state === "failed") put(out, problem(whole.error));
           else if (whole.state === "cancelled") put(out, notice("info", "Cancelled.", ""));
           else {
             const known = whole.result || whole.partial;
-            put(out, over(whole) ? null : h("div", { class: "row" }, progress(whole), button("Cancel", () => cancel(run), { class: "quiet" })),
-              known ? draw(known, over(whole)) : null);
+            going.hidden = over(whole);
+            put(body, known ? draw(known, over(whole)) : null);
           }
         });
         stop = () => {

@@ -52,28 +52,50 @@ export function phases(run) {
     h("span", { class: "count" }, phase.total > 1 ? `${number(phase.done)} of ${number(phase.total)}` : phase.done >= phase.total ? "done" : ""))));
 }
 
-function trayRow(run) {
-  return h(
-    "div",
-    { class: "tray-row", "data-run": run.id },
-    h("p", { class: "tray-title" }, run.title),
-    progress(run),
-    button("Cancel", () => cancel(run.id), { class: "quiet", "aria-label": `Cancel: ${run.title}` }),
-  );
+// A part that is drawn anew whenever its run changes, while what stands around it (a button that
+// somebody is about to press) stays.
+export function live(id, draw = progress) {
+  const node = h("div", { class: "live" });
+  let placed = false;
+  const redraw = () => {
+    const run = state.runs.get(id);
+    if (run) put(node, draw(run));
+  };
+  const unwatch = watch((changed) => {
+    placed = placed || node.isConnected;
+    if (placed && !node.isConnected) unwatch();
+    else if (changed.includes(id)) redraw();
+  });
+  redraw();
+  return node;
 }
 
-function drawTray() {
-  const tray = byId("tray");
-  const going = active().filter((run) => !inView.has(run.id));
-  const focused = document.activeElement;
-  const inside = focused && tray.contains(focused) ? focused.closest("[data-run]").dataset.run : null;
-  put(tray, going.slice(0, 3).map(trayRow),
-    going.length > 3 ? h("p", { class: "phase" }, `${plural(going.length - 3, "run")} more wait`) : null);
-  if (inside) {
-    const again = tray.querySelector(`[data-run="${CSS.escape(inside)}"] button`);
-    if (again) again.focus();
+const trayRows = new Map();
+
+function trayRow(run) {
+  if (!trayRows.has(run.id)) {
+    trayRows.set(run.id, h(
+      "div",
+      { class: "tray-row", "data-run": run.id },
+      h("p", { class: "tray-title" }, run.title),
+      live(run.id),
+      button("Cancel", () => cancel(run.id), { class: "quiet", "aria-label": `Cancel: ${run.title}` }),
+    ));
   }
-  document.body.classList.toggle("busy", going.length > 0);
+  return trayRows.get(run.id);
+}
+
+let trayShown = "";
+
+function drawTray() {
+  const going = active().filter((run) => !inView.has(run.id));
+  const key = going.map((run) => run.id).join();
+  document.body.classList.toggle("busy", active().length > 0);
+  if (key === trayShown) return;
+  trayShown = key;
+  for (const id of [...trayRows.keys()]) if (!going.some((run) => run.id === id)) trayRows.delete(id);
+  put(byId("tray"), going.slice(0, 3).map(trayRow),
+    going.length > 3 ? h("p", { class: "phase" }, `${plural(going.length - 3, "run")} more wait`) : null);
 }
 
 function listRow(run) {
@@ -83,17 +105,21 @@ function listRow(run) {
     {},
     h("div", { class: "list-head" }, badge(KINDS[run.state], run.state), h("strong", {}, run.title),
       h("span", { class: "soft-text" }, took)),
-    over(run) ? null : progress(run),
+    over(run) ? null : live(run.id),
     run.error && run.state === "failed" ? notice("bad", run.error.message, run.error.remedy) : null,
     run.notes.map((note) => notice("warn", note)),
     run.command ? command(run.command) : null,
   );
 }
 
+let listShown = "";
+
 function drawList() {
-  const list = byId("runs-list");
   const runs = [...state.runs.values()].sort((a, b) => b.created - a.created);
-  put(list, h("h2", {}, "Runs"),
+  const key = runs.map((run) => run.id + run.state).join();
+  if (key === listShown) return;
+  listShown = key;
+  put(byId("runs-list"), h("h2", {}, "Runs"),
     runs.length ? h("ul", { class: "plain" }, runs.map(listRow))
       : empty("Nothing has run yet.", h("p", {}, "Previews, exports and traces are listed here.")));
 }
@@ -115,6 +141,7 @@ export function showRuns() {
   knob.addEventListener("click", () => {
     list.hidden = !list.hidden;
     knob.setAttribute("aria-expanded", String(!list.hidden));
+    listShown = "-";
     if (!list.hidden) drawList();
   });
   list.addEventListener("keydown", (event) => {
