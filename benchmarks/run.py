@@ -33,6 +33,7 @@ ALL = (
     ("planned",),
     ("one_edit",),
     ("ledger",),
+    ("studio",),
     ("evaluation",),
     ("trace",),
     ("layers",),

@@ -16,8 +16,8 @@ function follower(out, draw) {
         if (stop) stop();
         const unseen = viewing(run);
         const going = h("div", { class: "row" }, live(run), button("Cancel", () => cancel(run), { class: "quiet" }));
-        const body = h("div", {});
-        put(out, going, body);
+        const shown = h("div", {});
+        put(out, going, shown);
         const unfollow = followRun(run, (whole, error) => {
           if (error) put(out, problem(error));
           else if (whole.state === "failed") put(out, problem(whole.error));
@@ -25,7 +25,7 @@ function follower(out, draw) {
           else {
             const known = whole.result || whole.partial;
             going.hidden = over(whole);
-            put(body, known ? draw(known, over(whole)) : null);
+            put(shown, known ? draw(known, over(whole)) : null);
           }
         });
         stop = () => {
