@@ -27,6 +27,8 @@ NAMES = {
     "portability": "sub-questions",
 }
 NONE = "-"
+BY_NETWORK = ("small", "tasks")
+"""Parts without seconds; see `learned_data`."""
 Row = Mapping[str, Any]
 
 
@@ -41,12 +43,13 @@ def heads_of(names: Sequence[str]) -> list[str]:
     return [NAMES.get(name, name) for name in names]
 
 
-def part_table(rows: Mapping[str, Row], names: Sequence[str]) -> str:
-    """One row for each method, with its seconds."""
-    heads = ["", *heads_of(names), "seconds an edit", "the method alone"]
+def part_table(rows: Mapping[str, Row], names: Sequence[str], *, timed: bool = True) -> str:
+    """One row for each method, with its seconds if they are measured."""
+    heads = ["", *heads_of(names), *(["seconds an edit", "the method alone"] * timed)]
     lines = []
     for label, row in rows.items():
-        lines.append([label, *(value(row, name) for name in names), *seconds_of(row)])
+        seconds = seconds_of(row) if timed else []
+        lines.append([label, *(value(row, name) for name in names), *seconds])
     return table(tuple(heads), lines)
 
 
@@ -95,8 +98,10 @@ def learned_tables() -> dict[str, str]:
         name = part.replace(", ", "-")
         if part == "zsre":
             made[name] = part_table(rows, QUESTIONS)
-        elif part in ("single", "sequence", "fours", "batch") or part.startswith("tasks"):
+        elif part in ("single", "sequence", "fours", "batch"):
             made[name] = part_table(rows, (*CHANCES, *EXACT))
+        elif part.partition(",")[0] in BY_NETWORK:
+            made[name] = part_table(rows, CHANCES, timed=False)
     trainings = found.get("trainings", {})
     made["trainings"] = trainings_table(trainings)
     if "mend-smollm2" in trainings:
