@@ -202,17 +202,11 @@ def measure(
     if not chosen:
         raise DataError("There are no records to evaluate.", remedy="Give a data set, or records.")
     probes = kept_of(editor.handle, {record.subject for record in chosen}, seed=seed)
+    how: dict[str, Any] = {"generation": generation, "seed": seed, "oracle": oracle}
+    if encoder is not None:
+        how["encoder"] = TextEncoder.load(encoder)
     try:
-        return evaluate(
-            editor,
-            chosen,
-            kept=probes,
-            generation=generation,
-            seed=seed,
-            oracle=oracle,
-            encoder=None if encoder is None else TextEncoder.load(encoder),
-            progress=report,
-        )
+        return evaluate(editor, chosen, kept=probes, progress=report, **how)
     finally:
         close(report)
 
