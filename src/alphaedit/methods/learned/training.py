@@ -267,7 +267,7 @@ class Trainer:
             layer: (_gradient(left), _gradient(right)) for layer, (left, right) in leaves.items()
         }
         if sizes is not None:
-            gradients = with_sizes_free(handle, facts, unsized, sizes, gradients)
+            gradients = dict(with_sizes_free(handle, facts, unsized, sizes, gradients))
         proposal.backward(gradients)
         return float(edit.detach()), float(locality.detach())
 
