@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from alphaedit.core.errors import DataError, NonFiniteError, ResourceError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
-from alphaedit.methods.learned.editor import EditorNetwork, EditorShape, Proposal
+from alphaedit.methods.learned.editor import EditorNetwork, EditorShape, Gradients, Proposal
 from alphaedit.methods.learned.examples import Rows, Split, check_facts, chosen
 from alphaedit.methods.learned.measuring import Measures, measure
 from alphaedit.methods.learned.network import Factors, largest_rank
@@ -263,7 +263,7 @@ class Trainer:
             after = logits[stays].log_softmax(-1)
             locality = F.kl_div(after, before, reduction="batchmean", log_target=True)
             (settings.edit_weight * edit + settings.locality_weight * locality).backward()
-        gradients = {
+        gradients: Gradients = {
             layer: (_gradient(left), _gradient(right)) for layer, (left, right) in leaves.items()
         }
         if sizes is not None:
