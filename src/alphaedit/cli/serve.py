@@ -142,6 +142,7 @@ def serve(
     except BaseException:
         listener.close()
         raise
+    listener.listen()  # a client that reads the address may come before the server runs
     address = listening.address_of(listener)
     names = ", ".join(service.models.names)
     session.say(f"Serving {names} at {address}", "Ctrl-C stops it.")
