@@ -54,15 +54,14 @@ def editor() -> Editor:
     return Editor.from_pretrained("bundled-small", seed=0, progress=False)
 
 
-@pytest.mark.parametrize("method", ["memit-history", "alphaedit"])
-def test_edits_stay_within_it(editor: Editor, method: str) -> None:
+def test_edits_stay_within_it(editor: Editor) -> None:
     measured = editor._kl()
-    editor.edit(FACTS, method, steps=20)
+    editor.edit(FACTS, "alphaedit", steps=20)
     usual = measured()
     editor.revert()
     scales, left = [], []
     for budget in (usual / 2, usual * 2):
-        edit = editor.edit(FACTS, method, steps=20, kl_budget=budget)
+        edit = editor.edit(FACTS, "alphaedit", steps=20, kl_budget=budget)
         left.append(measured())
         assert edit.hyperparameters["kl_budget"] == budget
         assert edit.learned is not None
