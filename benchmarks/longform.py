@@ -1,6 +1,6 @@
 """Long targets: AnyEdit, AnyEdit++ and μKE side by side, each fact alone and undone.
 
-    python -m benchmarks.longform [--model bundled|smollm2] [--method NAME ...] [--encoder PATH]
+    python -m benchmarks.longform [--model bundled|smollm2] [--method NAME ...] [--encoder DIR]
 
 On the bundled model six facts of its world in UnKE's form; on SmolLM2 (`make real`) the three
 records of UnKE and of EditEverything with the shortest answers, as a fact costs a search for each

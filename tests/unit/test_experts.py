@@ -206,10 +206,10 @@ def test_second_moments_are_those_of_the_tokens_routed_there(kind: str, tmp_path
     statistics = ModelStatistics(handle, "self", tokens=600, cache_dir=tmp_path)
     size = handle.d_in(Expert(1, 0))
     rows = []
-    for ids in packed(handle, statistics.corpus, 128):
+    for row in packed(handle, statistics.corpus, 128):
         if sum(map(len, rows)) >= 600:
             break
-        rows.append(ids)
+        rows.append(row.ids)
     every = [row for row in rows for _ in row]
     places = [place for row in rows for place in range(len(row))]
     stacked = capture(handle, every, places, key_layers=[1])[0][1].double().unflatten(1, (-1, size))

@@ -89,7 +89,7 @@ def test_equals_a_plain_average_over_the_ends_of_names() -> None:
 
 def test_a_mixture_of_both(tmp_path: object) -> None:
     handle = ModelHandle.load(*tiny_model("gpt2"))
-    text = ModelStatistics(handle, tokens=300, cache_dir=str(tmp_path))
+    text = ModelStatistics(handle, "general", tokens=300, cache_dir=str(tmp_path))
     text.corpus = corpus()
     mixed = text.with_names(0.25)
     assert mixed is text.with_names(0.25)
@@ -103,7 +103,7 @@ def test_a_mixture_of_both(tmp_path: object) -> None:
         values, torch.linalg.eigvalsh(mixed.second_moment(1)), atol=1e-5, rtol=1e-4
     )
     # Kept on disk under keys of their own.
-    again = ModelStatistics(handle, tokens=300, cache_dir=str(tmp_path))
+    again = ModelStatistics(handle, "general", tokens=300, cache_dir=str(tmp_path))
     again.corpus = corpus()
     torch.testing.assert_close(again.with_names(0.25).second_moment(1), mixed.second_moment(1))
     torch.testing.assert_close(again.spectrum(1).values, text.spectrum(1).values)
@@ -111,7 +111,7 @@ def test_a_mixture_of_both(tmp_path: object) -> None:
 
 def test_text_without_names_is_told() -> None:
     handle = ModelHandle.load(*tiny_model("gpt2"))
-    text = ModelStatistics(handle, tokens=60, cache_dir=None)
+    text = ModelStatistics(handle, "general", tokens=60, cache_dir=None)
     text.on_disk = False
     text.corpus = Corpus("plain", "plain", lambda: iter(["nothing here has a name"] * 50))
     with pytest.warns(AlphaEditWarning, match="no names in the text 'plain'"):
@@ -121,7 +121,7 @@ def test_text_without_names_is_told() -> None:
 
 def test_an_edited_model_is_not_asked() -> None:
     handle = ModelHandle.load(*tiny_model("gpt2"))
-    text = ModelStatistics(handle, tokens=60, cache_dir=None)
+    text = ModelStatistics(handle, "general", tokens=60, cache_dir=None)
     text.on_disk = False
     text.corpus = corpus()
     text.prepare([0, 1])

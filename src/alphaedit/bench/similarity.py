@@ -51,8 +51,8 @@ class TextEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            model = AutoModel.from_pretrained(str(path)).eval()
-            tokenizer = AutoTokenizer.from_pretrained(str(path))
+            model = AutoModel.from_pretrained(str(path), trust_remote_code=False).eval()
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"The encoder {str(path)!r} cannot be read: {str(error).splitlines()[0]}",

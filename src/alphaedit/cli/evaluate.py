@@ -125,7 +125,7 @@ class Judge:
         str | None,
         typer.Option(
             "--encoder",
-            metavar="PATH",
+            metavar="DIR",
             help="Also compare long answers with what they should be, by the cosines of this "
             "sentence encoder, such as all-MiniLM-L6-v2.",
         ),
