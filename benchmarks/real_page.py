@@ -102,10 +102,6 @@ RUNS = {
         *("efficacy", "generalization", "specificity", "kept", "efficacy_generate"),
         *("generalization_generate", "kl", "perplexity"),
     ),
-    "real-seeds": (
-        *("efficacy", "generalization", "specificity", "kept", "efficacy_generate"),
-        *("generalization_generate", "kl", "perplexity"),
-    ),
 }
 """Tables of docs/experiments.md, and their columns."""
 FINE = ("kl", "null_share")

@@ -72,6 +72,14 @@ def test_edits_stay_within_it(editor: Editor) -> None:
     assert scales[0] > scales[1] == LEAST
 
 
+@pytest.mark.parametrize("method", ["rome", "ft"])
+def test_methods_without_a_system_refuse_it(editor: Editor, method: str) -> None:
+    with pytest.raises(ConfigError, match=f"{method} solves no linear system") as caught:
+        editor.edit(FACTS, method, kl_budget=0.01)
+    assert "--guard rollback:max_kl=0.01" in str(caught.value.remedy)
+    assert not editor.edits
+
+
 def test_a_budget_that_is_spent(editor: Editor) -> None:
     measured = editor._kl()
     editor.edit(FACTS, "memit-history", steps=20)

@@ -59,6 +59,11 @@ class TextEncoder:
                 remedy="Give the folder of a sentence encoder such as all-MiniLM-L6-v2, with "
                 "config.json, weights and tokenizer.",
             ) from error
+        if tokenizer.pad_token is None:
+            raise ModelError(
+                f"The tokenizer of {str(path)!r} has no padding: it is no sentence encoder's.",
+                remedy="Give a sentence encoder such as all-MiniLM-L6-v2.",
+            )
         return cls(model, tokenizer)
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ from alphaedit.methods.given import settings_given
 from alphaedit.methods.plugin import statistics_for
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
+from alphaedit.methods.steps.budget import check_budget
 from alphaedit.methods.systems import Systems
 from alphaedit.methods.timer import Timer
 from alphaedit.model.chat import in_chat
@@ -210,11 +211,10 @@ class Editing(Versioned):
 
     def _kl(self) -> Callable[[], float]:
         """What measures how far the model has moved, on the guard's text or one like it."""
-        if self._held_out is None:
-            with self._applied.unedited() if self.edits else nullcontext():
-                self._budget_text = self._budget_text or held_out(self.handle, seed=self.seed)
         text = self._held_out or self._budget_text
-        assert text is not None
+        if text is None:
+            with self._applied.unedited() if self.edits else nullcontext():
+                text = self._budget_text = held_out(self.handle, seed=self.seed)
         return lambda: text.drift(self.handle).kl
 
     def _state_before(self, hp: Settings, facts: Sequence[Fact]) -> SequentialState:
@@ -271,6 +271,7 @@ class Editing(Versioned):
 
     def _prepare(self, method: Method, hp: Settings, timer: Timer) -> None:
         """Second moments and null spaces of the layers, each with its time."""
+        check_budget(method, hp)
         if not method.needs.second_moments:
             return
         known = self._known_to(method, hp)

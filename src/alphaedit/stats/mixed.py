@@ -87,3 +87,4 @@ class MixedStatistics(_Like):
             self._moments[site] = mixed
             self._massive[site] = replace(massive, energies=massive.energies * (1 - share))
             self._counted[site] = self.text.counted(site)
+        self._names.forget()  # what is mixed takes as much memory again

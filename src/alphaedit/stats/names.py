@@ -1,8 +1,8 @@
 """Where names end in running text, by capital letters.
 
 A fact is stored under the last token of its subject (Meng et al. 2022), and most of what should
-stay as it is stands there too: other facts, of other names. Of running text that is one token in
-ten, so that a second moment over all tokens hardly sees them.
+stay as it is stands there too: other facts, of other names. Of running text that is a small share
+of the tokens, so that a second moment over all of them hardly sees those.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from alphaedit.core.errors import ConfigError
+from alphaedit.methods.base import Method
+from alphaedit.methods.config import Hyperparameters, Settings
 
 Change = TypeVar("Change")
 
@@ -24,6 +26,21 @@ LEAST = 1.0
 """Smallest: a change is no better for being larger than the method makes it."""
 HALVINGS = 3
 """A weight is found to the eighth root of `STRIDE`, about a fifth."""
+
+
+def check_budget(method: Method, hp: Settings) -> None:
+    """Refuse a budget for a method that has no system whose weights could keep to it.
+
+    Raises:
+        ConfigError: naming the method.
+    """
+    budget = hp.kl_budget if isinstance(hp, Hyperparameters) else None
+    if budget is not None and not method.needs.linear_system:
+        raise ConfigError(
+            f"{method.name} solves no linear system whose weights a kl_budget could scale.",
+            remedy="Use a method that does (alphaedit, memit-history, ...), or a guard: --guard "
+            f"rollback:max_kl={budget:g}.",
+        )
 
 
 def within(
