@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -27,11 +28,12 @@ from alphaedit.core.errors import (
     ResourceError,
     UnknownNameError,
 )
+from alphaedit.core.fact import canonical
 from alphaedit.core.patch import Patch
 from alphaedit.ledger import archive, hub, journal, lock
 from alphaedit.ledger import ledger as module
 from alphaedit.ledger.check import sweep, verify
-from alphaedit.ledger.facts import difference, merge
+from alphaedit.ledger.facts import difference, in_force, merge
 from alphaedit.ledger.ledger import Ledger
 from alphaedit.ledger.squash import squash
 from alphaedit.methods.state import SequentialState
@@ -365,6 +367,28 @@ def test_differences(ledger: Ledger) -> None:
     changes = {(c.before, c.after) for c in difference(a, b)}
     assert changes == {("new", None), ("new", "other")}
     assert difference(a, a) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_differences_are_those_of_all_facts_in_force(seed: int) -> None:
+    drawn = random.Random(seed)
+    edits = [
+        (f"{number:016x}", (make(drawn.randrange(6), target=drawn.choice("AB"))[0].facts))
+        for number in range(12)
+    ]
+    a, b = (edits[:begun] + drawn.sample(edits, 4) for begun in (drawn.randrange(8), 5))
+    before, after = in_force(a), in_force(b)
+    plain = {
+        (
+            prompt,
+            before[prompt].fact.target if prompt in before else None,
+            after[prompt].fact.target if prompt in after else None,
+        )
+        for prompt in {*before, *after}
+    }
+    assert {(canonical(c.prompt), c.before, c.after) for c in difference(a, b)} == {
+        row for row in plain if row[1] != row[2]
+    }
 
 
 def test_merging(ledger: Ledger, tmp_path: Path) -> None:

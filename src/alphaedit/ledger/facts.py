@@ -53,7 +53,13 @@ def in_force(edits: Iterable[Said]) -> dict[str, Held]:
 
 def difference(a: Iterable[Said], b: Iterable[Said]) -> list[Change]:
     """Prompts of which two versions say different things."""
-    before, after = in_force(a), in_force(b)
+    first, second = list(a), list(b)
+    pairs = zip(first, second, strict=False)
+    same = next((i for i, (x, y) in enumerate(pairs) if x[0] != y[0]), min(len(first), len(second)))
+    ends = [in_force(first[same:]), in_force(second[same:])]
+    # What both begin with counts only where one of the ends speaks of the same prompt.
+    begun = {p: held for p, held in in_force(first[:same]).items() if p in ends[0] or p in ends[1]}
+    before, after = ({**begun, **end} for end in ends)
     changes = []
     for prompt in {**before, **after}:
         old, new = before.get(prompt), after.get(prompt)

@@ -13,7 +13,7 @@ from pydantic import Field
 from alphaedit.core.change import Change, HookChange
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps import router
 from alphaedit.methods.steps.clusters import Clusters
 from alphaedit.methods.steps.codebook import Rows, by_options, composed
@@ -26,7 +26,10 @@ class MeloSettings(Settings):
     """Settings of blocks of low rank."""
 
     radius: float | None = Field(
-        None, gt=0, description="radius of a new cluster; by default measured"
+        None,
+        gt=0,
+        description="radius of a new cluster; by default measured",
+        json_schema_extra=tuned(1.25),
     )
     rank: int = Field(2, ge=1, description="rank of a block")
     block_facts: int = Field(4, ge=1, description="most facts of a batch that share a block")

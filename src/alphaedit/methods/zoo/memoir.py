@@ -14,7 +14,7 @@ from torch import Tensor
 from alphaedit.core.change import Change, HookChange
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps import side
 from alphaedit.methods.steps.encoder import embed, mean_key
 from alphaedit.methods.steps.fit import Clean, Training, fit, prepare
@@ -37,6 +37,7 @@ class MemoirSettings(Settings):
         le=1,
         description="share of its columns by which a prompt is taken for an "
         "edited one; by default measured",
+        json_schema_extra=tuned(1.15),
     )
     permute: bool | None = Field(
         None,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from alphaedit.core.change import Change
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps.lookup import Lookup
 from alphaedit.methods.steps.misspelt import Misspelt
 from alphaedit.methods.steps.notes import (
@@ -35,7 +35,11 @@ class MemPromptSettings(Settings):
         "model, or by pieces of words",
     )
     edits: float = Field(
-        0.1, ge=0, lt=1, description="most letters that may differ, as a share of the longer text"
+        0.1,
+        ge=0,
+        lt=1,
+        description="most letters that may differ, as a share of the longer text",
+        json_schema_extra=tuned(1.5),
     )
     cosine: float = Field(0.9, gt=0, le=1, description="least cosine, for the other ways")
 

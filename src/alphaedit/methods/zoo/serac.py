@@ -15,7 +15,7 @@ from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import NO_WEIGHTS, Needs, Problem, Solution
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.learned import scope_asset
 from alphaedit.methods.learned.run import Schedule, TrainedMethod
 from alphaedit.methods.learned.scope import ScopeTrainer, ScopeTraining
@@ -33,7 +33,13 @@ class SeracSettings(Settings):
     editor: str | None = Field(
         None, description="folder that `alphaedit train serac` wrote, or 'untrained'"
     )
-    threshold: float = Field(0.5, gt=0, lt=1, description="score above which an edit is in scope")
+    threshold: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="score above which an edit is in scope",
+        json_schema_extra=tuned(1.25),
+    )
     counterfactual: str | None = Field(
         None, description="model that answers prompts in scope; by default the edited one"
     )

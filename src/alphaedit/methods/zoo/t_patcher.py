@@ -15,7 +15,7 @@ from torch import Tensor
 from alphaedit.core.change import Change, HookChange
 from alphaedit.core.patch import Patch
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps.codebook import by_options
 from alphaedit.methods.steps.neurons import Neurons, beside, others, trained
 from alphaedit.methods.steps.router import check_widths, joined
@@ -41,7 +41,10 @@ class PatcherSettings(Settings):
     )
     tokens: int = Field(5, ge=1, description="most neurons of a fact: one for each wrong token")
     quiet_weight: float = Field(
-        10.0, ge=0, description="weight of other tokens, at which neurons must not fire"
+        10.0,
+        ge=0,
+        description="weight of other tokens, at which neurons must not fire",
+        json_schema_extra=tuned(3.0),
     )
     off_below: float | None = Field(
         0.0,

@@ -15,7 +15,7 @@ from alphaedit.core.change import TOGETHER, Change, HookChange
 from alphaedit.core.patch import Patch
 from alphaedit.linalg.ties import ties
 from alphaedit.methods.base import NO_WEIGHTS, Method, Needs, Problem, Solution, one_layer
-from alphaedit.methods.config import Settings
+from alphaedit.methods.config import Settings, tuned
 from alphaedit.methods.steps import side
 from alphaedit.methods.steps.fit import Clean, Training, fit, prepare
 from alphaedit.methods.steps.margins import Margins, best_keys, keys_at_ends, other_prompts
@@ -53,7 +53,11 @@ class WiseSettings(Settings):
     mask: float = Field(0.2, gt=0, le=1, description="share of the matrix that a memory may change")
     bound: float = Field(1.0, gt=0, description="largest change of an entry")
     ratio: float = Field(
-        0.7, gt=0, le=1, description="a memory answers from this share of its weakest edit on"
+        0.7,
+        gt=0,
+        le=1,
+        description="a memory answers from this share of its weakest edit on",
+        json_schema_extra=tuned(1.15),
     )
     merge: int = Field(1, ge=1, description="so many memories become one, by TIES; 1: none do")
     density: float = Field(0.53, gt=0, le=1, description="share of entries that TIES keeps")

@@ -2,10 +2,16 @@
 
 import { h, percent, small, svg } from "./dom.js";
 
+// Where black and white stand out from the colour behind them: the crossing lies lower in the dark.
+function shade(share) {
+  if (share > 0.76) return "high";
+  return share > 0.64 ? "middle" : "low";
+}
+
 // Rows of numbers; those that are not computed yet are undefined.
 export function heatmap({ rows, columns, values, low, high, corner, label, marked }) {
   const share = (value) => (high > low ? Math.max(0, Math.min(1, (value - low) / (high - low))) : 0);
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${label}: table` },
     h("table", { class: `heat${columns.length > 16 ? " dense" : ""}` },
       h("caption", { class: "hidden" }, label),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, corner), columns.map((name) => h("th", { scope: "col" }, name)))),
@@ -14,7 +20,7 @@ export function heatmap({ rows, columns, values, low, high, corner, label, marke
         columns.map((column, place) => {
           const value = values[at] && values[at][place];
           if (value === undefined || value === null) return h("td", { class: "pending" }, h("span", { class: "hidden" }, "not yet"));
-          return h("td", { class: share(value) > 0.55 ? "strong" : null, vars: { "--heat-share": `${Math.round(100 * share(value))}%` }, title: `${name.trim()}, layer ${column}: ${percent(value)}` },
+          return h("td", { class: shade(share(value)), vars: { "--heat-share": `${Math.round(100 * share(value))}%` }, title: `${name.trim()}, layer ${column}: ${percent(value)}` },
             h("span", {}, (100 * value).toFixed(0)));
         }))))));
 }

@@ -108,7 +108,7 @@ export function command(text) {
     say(copy.textContent);
     setTimeout(() => (copy.textContent = "Copy"), 2000);
   }, { class: "quiet" });
-  const code = h("code", { tabindex: "0", "aria-label": "Command line" }, text);
+  const code = h("code", { tabindex: "0", role: "group", "aria-label": "Command line" }, text);
   return h("div", { class: "command" }, code, copy);
 }
 

@@ -62,7 +62,7 @@ export function historyView(main) {
         h("time", { datetime: entry.when, title: `${entry.when} by ${entry.who}` }, ago(entry.when)),
         h("span", { class: "soft-text" }, `${plural(entry.edits, "edit")} in force`),
         h("span", { class: "actions" },
-          entry.number > 0 ? button("Diff", () => diff(entry.number, out), { class: "quiet", "aria-label": `What ${label} changed` }) : null,
+          entry.number > 0 ? button("Diff", () => diff(entry.number, out), { class: "quiet", "aria-label": `Diff of ${label}` }) : null,
           now ? null : button("Check out", () => checkout(entry.number, out), { class: "quiet", "aria-label": `Check out ${label}` }))),
       entry.why ? h("p", { class: "why" }, entry.why) : null,
       entry.add.length + entry.drop.length ? h("ul", { class: "plain" }, entry.add.map((edit) => about(edit, false)), entry.drop.map((edit) => about(edit, true))) : null,

@@ -22,7 +22,7 @@ function factsTable(all) {
   const rows = [...all].sort((a, b) => a.holds - b.holds).slice(0, MOST);
   return h("div", {}, all.length > rows.length ? h("p", { class: "soft-text" }, `${rows.length} of ${all.length} facts, those that do not hold first.`) : null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The facts before and after" },
     h("table", { class: "answers" },
-      h("thead", {}, h("tr", {}, ["Fact", "Before", "After", ""].map((name) => h("th", { scope: "col" }, name)))),
+      h("thead", {}, h("tr", {}, ["Fact", "Before", "After", "Holds"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {},
         h("th", { scope: "row" }, row.text, " ", h("strong", {}, row.target)),
         h("td", {}, told(row.before, row.target)),
