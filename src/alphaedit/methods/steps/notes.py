@@ -24,6 +24,7 @@ from alphaedit.model.chat import Turn, templated, users_turn
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.phrasings import border, phrasings, texts_of
 
+MEAN = "mean key/"
 ROOM = 32
 """Tokens that notes leave for an answer; in short contexts a quarter."""
 
@@ -169,7 +170,7 @@ def remembered(
     turn = users_turn(handle.tokenizer)
     notes = [Note.of(fact, turn) for fact in problem.facts]
     with timer.phase("keys"):
-        rows, shared = _keys(handle, [note.prompt for note in notes], by.encoder, layer)
+        rows, shared, memory = _keys(problem, [note.prompt for note in notes], by.encoder, layer)
     change = MemoryChange(
         name,
         torch.arange(len(notes)),
@@ -178,21 +179,27 @@ def remembered(
         tuple(note.text for note in notes),
         {"layer": layer if shared else None, **asdict(by), **options},
     )
-    state = replace(problem.state, edits=problem.state.edits + len(notes))
+    state = replace(problem.state, edits=problem.state.edits + len(notes), memory=memory)
     return Solution(Patch(changes=(change,)), state, timer.seconds)
 
 
 def _keys(
-    handle: ModelHandle, asked: Sequence[str], encoder: str, layer: int | None
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Keys [n, d] of prompts, and the mean that was taken from them."""
+    problem: Problem[Any], asked: Sequence[str], encoder: str, layer: int | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Mapping[str, Tensor]]:
+    """Keys [n, d] of prompts, the mean that was taken from them, and what the next batch is told.
+
+    The mean is measured for the first edit of a run, and stays.
+    """
+    memory = problem.state.memory
     if encoder == "words":
-        return {"key": pieces(asked)}, {}
+        return {"key": pieces(asked)}, {}, memory
     if encoder == "none" or layer is None:
-        return {}, {}
-    check_encoder(handle)
-    mean = mean_key(handle, layer)
-    return {"key": embed(handle, asked, layer) - mean}, {"mean": mean}
+        return {}, {}, memory
+    check_encoder(problem.handle)
+    name = f"{MEAN}{layer}"
+    mean = memory[name] if name in memory else mean_key(problem.handle, layer)
+    keys = embed(problem.handle, asked, layer) - mean
+    return {"key": keys}, {"mean": mean}, {**memory, name: mean}
 
 
 @dataclass(frozen=True)
