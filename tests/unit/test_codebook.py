@@ -13,9 +13,10 @@ from alphaedit import Edit, Editor, Fact
 from alphaedit.core.change import HookChange
 from alphaedit.core.errors import AlphaEditError, ConfigError, EditFileError
 from alphaedit.methods.registry import get_method
-from alphaedit.methods.steps import codebook, router
+from alphaedit.methods.steps import codebook, nearest, router
 from alphaedit.methods.steps.clusters import Clusters
-from alphaedit.methods.steps.codebook import NEVER, Balls, Nearest, composed
+from alphaedit.methods.steps.codebook import Balls, composed
+from alphaedit.methods.steps.nearest import NEVER, Nearest, Sketch
 from alphaedit.methods.zoo.grace import Codebook
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.mlp import mlp_of
@@ -122,6 +123,44 @@ def test_the_nearest_answers_within_its_radius() -> None:
     assert torch.equal(look(queries), wanted)
     assert torch.equal(torch.cat([look(row[None]) for row in queries]), wanted)
     assert 0 < int((wanted < 0).sum()) < len(wanted)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.3, 3.0])
+def test_a_sketch_of_wide_keys_changes_nothing(
+    spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    # As keys are: much in few directions, the rest in all of them.
+    plane = torch.randn(12, 512, generator=generator)
+    keys = 3 + torch.randn(900, 12, generator=generator) @ plane
+    keys += spread * torch.randn(900, 512, generator=generator)
+    radii = 2 * spread * 22 * torch.rand(900, generator=generator)
+    radii[::5] = NEVER
+    queries = torch.cat([keys[:200] + spread * torch.randn(200, 512, generator=generator), keys])
+    plain = Nearest(keys, radii)
+    monkeypatch.setattr(nearest, "WIDE", 1)
+    quick = Nearest(keys, radii)
+    assert plain._sketch is None
+    assert quick._sketch is not None
+    few = quick._few(queries[:1])
+    assert few is not None
+    assert few.shape[1] < 300
+    assert quick._few(queries) is None  # for so many all are ranked
+    assert torch.equal(quick(queries), plain(queries))
+    for row in (*queries[:40], *keys[:10]):
+        assert torch.equal(quick(row[None]), plain(row[None]))
+    exact = torch.cdist(queries[:200].double(), keys.double())
+    exact[:, ::5] = math.inf
+    way, near = exact.min(1)
+    assert torch.equal(quick(queries[:200]), torch.where(way <= radii[near], near, -1))
+
+
+def test_a_sketch_never_says_too_little() -> None:
+    generator = torch.Generator().manual_seed(2)
+    keys = torch.randn(500, 400, generator=generator) * torch.logspace(0, -4, 400)
+    sketch = Sketch(keys)
+    products = sketch.of(keys).double() @ sketch.keys.double().T
+    assert bool((products >= keys.double() @ keys.double().T * (1 - 1e-6)).all())
 
 
 def test_ten_thousand_entries() -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.change import Change
-from alphaedit.methods.steps.codebook import GAP, NEVER, Labels, Nearest, Rows, distance
+from alphaedit.methods.steps.codebook import GAP, Labels, Rows
+from alphaedit.methods.steps.nearest import NEVER, Nearest, distance
 
 
 class Clusters:

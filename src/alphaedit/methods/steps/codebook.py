@@ -14,16 +14,13 @@ import torch
 from torch import Tensor
 
 from alphaedit.core.change import Change
+from alphaedit.methods.steps.nearest import NEVER, Nearest, distance
 from alphaedit.model.handle import ModelHandle
 
-NEVER = -1.0
-"""Radius of an entry that answers nothing."""
 GAP = 1e-5
 """What is left between two balls that share the way between them."""
 BLOCK = 512
 """New entries that are compared with all others at once."""
-CLOSE = 8
-"""Entries whose distance to a query is computed exactly, of all those ranked by a product."""
 LOOSE = 2e-3
 """Error of distances by a product, as a share of the norms, that is allowed for."""
 
@@ -55,15 +52,6 @@ class Rows:
     def tensor(self) -> Tensor:
         """All of them, as a view."""
         return self._full[: self._count]
-
-
-def distance(first: Tensor, second: Tensor) -> Tensor:
-    """Between rows [..., h] and [..., h], [...] float32.
-
-    Summed in float64, so that it does not depend on how many are computed together.
-    """
-    way: Tensor = (first.double() - second.double()).norm(dim=-1)
-    return way.float()
 
 
 class Labels:
@@ -162,30 +150,6 @@ def _rough(rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     square = rows.square().sum(1)[:, None] + keys.square().sum(1)
     apart = torch.addmm(square, rows, keys.T, alpha=-2).clamp_min(0).sqrt()
     return apart, LOOSE * (rows.norm(dim=1)[:, None] + keys.norm(dim=1))
-
-
-class Nearest:
-    """The nearest of `keys` [n, h] to a query, and whether it is within its radius [n].
-
-    All are ranked by one product; of the first few the distances are exact.
-    """
-
-    def __init__(self, keys: Tensor, radii: Tensor) -> None:
-        self.keys, self.radii = keys, radii
-        self._half = torch.where(radii == NEVER, math.inf, keys.square().sum(1) / 2)
-
-    def __call__(self, query: Tensor) -> Tensor:
-        """Numbers of entries for states [rows, h], [rows] int64; -1 where none answers."""
-        query = query.to(self.keys)
-        # Half the squared distance, but for what is the same for all entries.
-        rank = torch.addmm(self._half, query, self.keys.T, alpha=-1)
-        count = min(CLOSE, len(self.keys))
-        near = rank.topk(count, largest=False).indices if count > 1 else rank.argmin(1)[:, None]
-        apart = distance(query[:, None], self.keys[near])
-        apart = torch.where(self.radii[near] == NEVER, math.inf, apart)
-        way, place = apart.min(1)
-        nearest = near.gather(1, place[:, None])[:, 0]
-        return torch.where(way <= self.radii[nearest], nearest, -1)
 
 
 class Codebook(Balls):
