@@ -24,7 +24,7 @@ METHODS = sorted(
     if not method.installs and not method.needs.trained_network and name not in VARIANTS
 )
 # Adam on shuffled batches, or fact after fact: the order counts.
-ORDERED = {"rome", "glame", "ft", "ft-l", "locft-bf"}
+ORDERED = {"rome", "glame", "ft", "ft-l", "locft-bf", "lora"}
 LEARNING = {"alphaedit", "alphaedit-published", "memit-history", "nse", "anyedit", "ultraedit"}
 SMALL: dict[str, Any] = {
     "steps": 3,

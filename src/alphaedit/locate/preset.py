@@ -82,6 +82,8 @@ def _shown(
     needs = method.needs
     if needs.layers == "none":
         return {}
+    if needs.layers == "all":
+        return {"layers": tuple(range(handle.n_layers))}
     one_layer = needs.layers == "one"
     given = {k: over[k] for k in ("layers", *SCALES) if k in over}
     key = {
@@ -178,7 +180,7 @@ def needs_space(method: Method, over: Mapping[str, Any]) -> bool:
     return bool(method.needs.null_space or over.get("project") or "project" in specs)
 
 
-def _of_preset(name: str, method: Method, over: Mapping[str, Any]) -> dict[str, Any]:
+def _of_preset(name: str, method: Method, over: Mapping[str, Any], n_layers: int) -> dict[str, Any]:
     """What preset `name` says that `method` can use.
 
     What it says to all methods about target searches is not for those without one; a method in a
@@ -194,6 +196,8 @@ def _of_preset(name: str, method: Method, over: Mapping[str, Any]) -> dict[str, 
         values |= {key: model[key] for key in RIDGE if key in model}
     if method.needs.layers == "one":
         values["layers"] = list(values["layers"])[-1:]
+    if method.needs.layers == "all" and "layers" not in own:
+        values["layers"] = list(range(n_layers))
     # What a preset says to all methods is not for one whose settings are others.
     return {k: v for k, v in values.items() if k in own or k in method.config.model_fields}
 
@@ -234,7 +238,7 @@ def choose(
         check_match(handle, name)
     measured: Measured = {}
     if name and method.needs.layers != "none":
-        values: Mapping[str, Any] = _of_preset(name, method, over)
+        values: Mapping[str, Any] = _of_preset(name, method, over, handle.n_layers)
         if method.needs.target_search and "clamp" in values and "learning_rate" not in values:
             # Of a sister of the model that it was tuned on: rates do not carry over.
             with unedited():

@@ -49,8 +49,8 @@ class Needs:
     """What a method must have before it can solve; nothing else is prepared for it.
 
     Attributes:
-        layers: how many layers it edits: "several" that follow one another, "one", or "none".
-            Where no preset knows a model, they are found by trial edits.
+        layers: how many layers it edits: "several" that follow one another, "one", "all", or
+            "none". Where no preset knows a model, several and one are found by trial edits.
         second_moments: of the keys of the edited layers.
         null_space: a null space of them in which it solves.
         target_search: it searches target values by gradient steps, so that what presets say of
@@ -63,7 +63,7 @@ class Needs:
         trained_network: one that `alphaedit train` made for the model.
     """
 
-    layers: Literal["several", "one", "none"] = "several"
+    layers: Literal["several", "one", "all", "none"] = "several"
     second_moments: bool = True
     null_space: bool = False
     target_search: bool = True

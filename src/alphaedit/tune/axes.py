@@ -38,7 +38,7 @@ def axes(
     searched: list[tuple[str, tuple[Move, ...]]] = []
     if needs.layers == "one":
         searched.append(("layers", (_shift(-1, low, high), _shift(1, low, high))))
-    else:
+    elif needs.layers == "several":
         shorter, longer = _shorter, _longer(low)
         searched.append(("layers", (_shift(-1, low, high), _shift(1, low, high), longer, shorter)))
     if needs.target_search:

@@ -87,32 +87,58 @@ def finetune(
     """
     shape = (handle.d_out(layer), handle.d_in(layer))
     delta = torch.zeros(shape, dtype=torch.float32, device=handle.device, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=schedule.learning_rate)
+
+    def allow() -> None:
+        if schedule.bound is not None:
+            delta.clamp_(-schedule.bound, schedule.bound)
+        for allowed in restrain:
+            delta.copy_(allowed(delta))
+
+    with beside(handle, layer, delta):
+        losses = descend(handle, facts, [delta], schedule, allow, seed=seed, progress=progress)
+    return delta.detach(), losses
+
+
+def descend(
+    handle: ModelHandle,
+    facts: Sequence[Fact],
+    parameters: Sequence[Tensor],
+    schedule: Schedule,
+    allow: Callable[[], None] = lambda: None,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[float]:
+    """Adam on parameters of which the model's answers depend, in place, on the facts' own prompts.
+
+    Args:
+        allow: called after each step, without gradients, to bring the parameters back.
+
+    Returns:
+        The last loss of each fact.
+    """
+    adam = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     generator = torch.Generator().manual_seed(seed)
     last = [float("nan")] * len(facts)
-    with beside(handle, layer, delta):
-        for epoch in range(schedule.epochs):
-            progress("fine-tuning", epoch, schedule.epochs)
-            order = list(range(len(facts)))
-            if schedule.shuffle:
-                order = torch.randperm(len(facts), generator=generator).tolist()
-            for at in range(0, len(order), schedule.batch):
-                chosen = order[at : at + schedule.batch]
-                own = [facts[i] for i in chosen]
-                losses = losses_of(handle, own, end_of_text=schedule.end_of_text)
-                for i, loss in zip(chosen, losses.tolist(), strict=True):
-                    last[i] = loss
-                if losses.detach().mean() < schedule.stop_loss:
-                    continue
-                adam.zero_grad(set_to_none=True)
-                losses.mean().backward()
-                adam.step()
-                with torch.no_grad():
-                    if schedule.bound is not None:
-                        delta.clamp_(-schedule.bound, schedule.bound)
-                    for allowed in restrain:
-                        delta.copy_(allowed(delta))
-            if sum(last) / len(last) < schedule.stop_loss:
-                break
+    for epoch in range(schedule.epochs):
+        progress("fine-tuning", epoch, schedule.epochs)
+        order = list(range(len(facts)))
+        if schedule.shuffle:
+            order = torch.randperm(len(facts), generator=generator).tolist()
+        for at in range(0, len(order), schedule.batch):
+            chosen = order[at : at + schedule.batch]
+            own = [facts[i] for i in chosen]
+            losses = losses_of(handle, own, end_of_text=schedule.end_of_text)
+            for i, loss in zip(chosen, losses.tolist(), strict=True):
+                last[i] = loss
+            if losses.detach().mean() < schedule.stop_loss:
+                continue
+            adam.zero_grad(set_to_none=True)
+            losses.mean().backward()
+            adam.step()
+            with torch.no_grad():
+                allow()
+        if sum(last) / len(last) < schedule.stop_loss:
+            break
     progress("fine-tuning", schedule.epochs, schedule.epochs)
-    return delta.detach(), last
+    return last
