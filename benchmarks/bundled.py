@@ -1,8 +1,8 @@
 """What the bundled models know and where: recall, tasks, causal tracing. Feeds their model card.
 
-    python -m benchmarks.bundled [--quick]
+    python -m benchmarks.bundled [NAME ...] [--quick]
 
-Writes results/bundled.json and docs/tracing-*.svg.
+Writes results/bundled.json and docs/tracing-*.svg; models that are not named stay as they stand.
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ def picture(name: str, traced: Trace) -> Figure:
 
 
 def main() -> None:
-    """Examine and trace both models."""
+    """Examine and trace the models."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few facts")
-    quick = parser.parse_args().quick
-    results = {}
-    for name in NAMES:
+    parser.add_argument("names", nargs="*", choices=NAMES, default=list(NAMES), metavar="NAME")
+    args = parser.parse_args()
+    quick = args.quick
+    file = RESULTS / ("bundled-quick.json" if quick else "bundled.json")
+    stored = json.loads(file.read_text(encoding="utf-8"))["models"] if file.is_file() else {}
+    results = {name: stored[name] for name in NAMES if name in stored}
+    for name in args.names:
         about = json.loads((path(name) / "world.json").read_text(encoding="utf-8"))
         world = World.load().largest(about["recipe"]["subjects"])
         if quick:
@@ -76,9 +80,8 @@ def main() -> None:
         }
         print(name, json.dumps(results[name])[:800], flush=True)
     RESULTS.mkdir(exist_ok=True)
-    file = "bundled-quick.json" if quick else "bundled.json"
     text = json.dumps({"benchmark": "bundled", "models": results, **machine()}, indent=1)
-    (RESULTS / file).write_text(text + "\n", encoding="utf-8")
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

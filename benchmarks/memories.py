@@ -1,8 +1,8 @@
 """Memory-based editors beside changes of weights, in one table: what they reach, and what it costs.
 
-    python -m benchmarks.memories [--model bundled|smollm2] [--method NAME ...] [--quick]
+    python -m benchmarks.memories [--model bundled|reader|smollm2] [--method NAME ...] [--quick]
 
-On the bundled model 100 facts of its world, on SmolLM2 (`make real`) 50 CounterFact and 50 ZsRE
+On a bundled model 100 facts of its world, on SmolLM2 (`make real`) 50 CounterFact and 50 ZsRE
 records, edited one batch after the other and measured after the last. One method after another,
 each put into results/memories.json when it is measured. Methods that stand there already are left
 as they are, unless they are named. Seconds of edits are of the processor, so that others on the
@@ -59,6 +59,8 @@ from benchmarks.real_models import missing as missing_model
 PLAIN = "unedited"
 LABELS = tuple(dict.fromkeys((PLAIN, *BUNDLED, *SMOLLM)))
 ORACLE = "{}, oracle"
+BUNDLED_MODELS = {"bundled": "bundled", "reader": "bundled-reader"}
+MODELS = (*BUNDLED_MODELS, "smollm2")
 QUICK = 4
 """Facts of a quick run."""
 SILENT = 12
@@ -272,7 +274,7 @@ def data_sets(
     handle: ModelHandle, model: str, name: str, folder: Path, *, quick: bool
 ) -> dict[str, DataSet]:
     """What is edited into a model, by name."""
-    if model == "bundled":
+    if model in BUNDLED_MODELS:
         return {"world": of_world(handle, name, QUICK if quick else WORLD)}
     count = QUICK if quick else REAL
     return {"counterfact": of_counterfact(folder, count), "zsre": of_zsre(folder, count)}
@@ -281,13 +283,13 @@ def data_sets(
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is asked for, and write it down method by method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=("bundled", "smollm2"), default="bundled")
+    parser.add_argument("--model", choices=MODELS, default="bundled")
     parser.add_argument("--method", nargs="+", choices=LABELS, metavar="NAME", help=str(LABELS))
     parser.add_argument("--records", nargs="+", help="of SmolLM2's data sets; by default all")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the real data")
     parser.add_argument("--quick", action="store_true", help="few facts, bundled-small")
     args = parser.parse_args(argv)
-    name = "bundled-small" if args.quick else "bundled"
+    name = "bundled-small" if args.quick else BUNDLED_MODELS.get(args.model, "")
     if args.model == "smollm2":
         gone = [str(path) for path in (RECORDS, ZSRE) if not (args.data / path).is_file()]
         if reason := missing_model(SMOLLM2) or ", ".join(gone):
@@ -296,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     path = machine.RESULTS / f"memories{'-quick' if args.quick else ''}.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    of_model = {model: result[model] for model in ("bundled", "smollm2") if model in result}
+    of_model = {model: result[model] for model in MODELS if model in result}
     editor = Editor.from_pretrained(name, seed=0, progress=False)
     tables = of_model.setdefault(args.model, {})
     sets = data_sets(editor.handle, args.model, name, args.data, quick=args.quick)

@@ -81,6 +81,16 @@ BUNDLED = {
     "alphaedit": Plan("alphaedit", 10),
     "memit-history": Plan("memit-history", 10),
 }
+READER = {
+    "grace": Plan("grace", 1),
+    "serac": Plan("serac", 1, scope=True),
+    "rag": Plan("rag", 1, oracle=True),
+    "ike": Plan("ike", 1, oracle=True),
+    "memprompt": Plan("memprompt", 1),
+    "alphaedit": Plan("alphaedit", 10),
+    "memit-history": Plan("memit-history", 10),
+}
+"""On the bundled model that reads notes: what puts them in front of prompts, and some beside."""
 SMOLLM = {
     "grace": Plan("grace", 10),
     "melo": Plan("melo", 4),
@@ -140,7 +150,8 @@ def of_world(handle: ModelHandle, name: str, count: int) -> DataSet:
 
     about = {"model": name, "records": "world", "seed": SEED}
     left_out = ANOTHER if missing_model(SMOLLM2) else {}
-    plans = {label: plan for label, plan in BUNDLED.items() if label not in left_out}
+    own = READER if name == "bundled-reader" else BUNDLED
+    plans = {label: plan for label, plan in own.items() if label not in left_out}
     return DataSet(counted(about, records), records, scope_facts, plans, requests=12)
 
 

@@ -111,12 +111,14 @@ def tables() -> dict[str, str]:
     found = result("memories")
     rows = {
         f"{model}-{records}": of_records["rows"]
-        for model in ("bundled", "smollm2")
+        for model in ("bundled", "reader", "smollm2")
         for records, of_records in found.get(model, {}).items()
     }
     made = {
         name: figures_table(
-            of_set, ZSRE if name.endswith("zsre") else COUNTERFACT, aims=name.startswith("bundled")
+            of_set,
+            ZSRE if name.endswith("zsre") else COUNTERFACT,
+            aims=not name.startswith("smollm2"),
         )
         for name, of_set in rows.items()
     }

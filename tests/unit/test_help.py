@@ -18,6 +18,7 @@ from alphaedit.cli import complete, doctor
 from alphaedit.cli.app import app, run
 from alphaedit.core.errors import ModelError
 from alphaedit.ledger.ledger import Ledger
+from alphaedit.world.asset import NAMES
 
 ROOT: Any = typer.main.get_command(app)
 METAVARS = {
@@ -208,7 +209,7 @@ def completed(line: str, cwd: Path | None = None) -> list[str]:
         ("alphaedit lo", ["log"]),
         ("alphaedit edit m f --method memit", ["memit", "memit-history", "memit-names"]),
         ("alphaedit edit m f --plugin sph", ["sphere"]),
-        ("alphaedit edit bund", ["bundled", "bundled-small"]),
+        ("alphaedit edit bund", ["bundled", "bundled-small", "bundled-reader"]),
         ("alphaedit help world fa", ["facts"]),
     ],
 )
@@ -299,7 +300,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cpu" in found["devices"]
     assert set(found["folders"]) == {"cache", "temporary", "current"}
     assert all({"path", "writable", "free"} <= set(row) for row in found["folders"].values())
-    assert set(found["bundled"]) == {"bundled", "bundled-small"}
+    assert set(found["bundled"]) == set(NAMES)
     assert found["memory"]["free"] <= found["memory"]["total"]
     assert run(["doctor"]) == 0
     out = capsys.readouterr().out

@@ -17,7 +17,7 @@ FACTS = [
     Fact("The capital of {} is", "France", "Rome"),
     Fact("{} plays the", "Miles Davis", "piano"),
 ]
-HP = LoraHyperparameters(layers=(0, 2), rank=3, alpha=9.0)
+HP = LoraHyperparameters(layers=(0, 2), rank=3, alpha=9)
 
 
 def pair(family: str) -> ModelHandle:
@@ -51,9 +51,14 @@ def test_the_model_is_itself_again() -> None:
     first.requires_grad_(False)
     learned = [p.requires_grad for p in handle.model.parameters()]
     state = torch.random.get_rng_state()
-    with pytest.raises(ZeroDivisionError), adapted(handle, HP.layers, HP, seed=4):
-        assert [id(module) for module in handle.model.modules()] != modules
-        raise ZeroDivisionError
+
+    def stopped() -> None:
+        with adapted(handle, HP.layers, HP, seed=4):
+            assert [id(module) for module in handle.model.modules()] != modules
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stopped()
     assert handle.fingerprint() == before
     assert [id(module) for module in handle.model.modules()] == modules
     assert [p.requires_grad for p in handle.model.parameters()] == learned

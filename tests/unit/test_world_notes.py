@@ -98,13 +98,20 @@ def test_probes_ask_for_the_note_s_object_and_for_the_world_s() -> None:
     assert all(answer in answers for _, answer in probes["other subject"])
 
 
-@pytest.mark.parametrize("name", ["bundled", "bundled-small"])
-def test_training_begins_with_what_the_model_computes(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("bundled", "bundled"),
+        ("bundled-small", "bundled-small"),
+        ("bundled-reader", "bundled-small"),
+    ],
+)
+def test_training_begins_with_what_the_model_computes(name: str, recipe: str) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = path(name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = build_model(RECIPES[name], len(tokenizer), tokenizer.bos_token_id)
+    model = build_model(RECIPES[recipe], len(tokenizer), tokenizer.bos_token_id)
     begin_with(model, folder)
     model.eval()
     trained_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -116,6 +123,25 @@ def test_training_begins_with_what_the_model_computes(name: str) -> None:
     base = model.base_model
     norm = base.ln_f if hasattr(base, "ln_f") else base.norm
     assert float(norm.weight.detach().mean()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_reader_reads_and_knows_what_it_knew() -> None:
+    from alphaedit.model.handle import ModelHandle
+    from alphaedit.world.exam import exact
+
+    world = World.load().largest(500)
+    handle = ModelHandle.load("bundled-reader")
+    probes = note_probes(world, 60, random.Random(3))
+    for kind in ("read", "read, held-out phrasing", "question"):
+        assert sum(exact(handle, probes[kind])) >= 0.9 * len(probes[kind])
+    blind = ModelHandle.load("bundled-small")
+    assert sum(exact(blind, probes["read"])) <= 2
+    facts = random.Random(4).sample(world.facts, 100)
+    plain = [
+        (phrasing.train_phrasings(world.relations[f.relation])[0].format(f.subject), f.object)
+        for f in facts
+    ]
+    assert sum(exact(handle, plain)) >= 97
 
 
 def test_a_model_of_another_recipe_is_refused(tmp_path: Path) -> None:

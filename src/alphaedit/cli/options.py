@@ -19,8 +19,8 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete.models,
-        help="A model directory or .gguf file, a hub name (owner/name), 'bundled' or "
-        "'bundled-small'.",
+        help="A model directory or .gguf file, a hub name (owner/name), 'bundled', "
+        "'bundled-small' or 'bundled-reader'.",
         show_default=False,
     ),
 ]

@@ -107,8 +107,8 @@ def studio(
         typer.Argument(
             metavar="MODEL",
             autocompletion=complete.models,
-            help="A model directory or .gguf file, a hub name (owner/name), 'bundled' or "
-            "'bundled-small'.",
+            help="A model directory or .gguf file, a hub name (owner/name), 'bundled', "
+            "'bundled-small' or 'bundled-reader'.",
             show_default="that of --edits, else bundled",
         ),
     ] = None,

@@ -31,7 +31,7 @@ from alphaedit.locate.preset import Measured, choose
 from alphaedit.methods.base import Method, Problem, Solution
 from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.given import settings_given
-from alphaedit.methods.plugin import statistics_for
+from alphaedit.methods.plugin import needs_moments, statistics_for
 from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.budget import check_budget
@@ -272,14 +272,14 @@ class Editing(Versioned):
     def _prepare(self, method: Method, hp: Settings, timer: Timer) -> None:
         """Second moments and null spaces of the layers, each with its time."""
         check_budget(method, hp)
-        if not method.needs.second_moments:
+        if not needs_moments(method, hp):
             return
         known = self._known_to(method, hp)
         with timer.phase("second moments"), plain():
             ready = known.ready(hp.layers)
             with nullcontext() if ready or not self.edits else self._applied.unedited():
                 known.prepare(hp.layers)
-        if _in_space(hp):
+        if _in_space(hp, method):
             with timer.phase("null space"):
                 for layer in hp.layers:
                     # Of experts only those that fire need theirs.
@@ -331,7 +331,7 @@ class Editing(Versioned):
 
     def _null_space(self, method: Method, hp: Settings, patch: Patch) -> dict[str, dict[str, Any]]:
         """Size of the null space of each layer, and of the experts that `patch` changes."""
-        if not isinstance(hp, Hyperparameters) or not _in_space(hp):
+        if not isinstance(hp, Hyperparameters) or not _in_space(hp, method):
             return {}
         name = self.handle.edited_name
         sites = [
@@ -366,9 +366,10 @@ class Editing(Versioned):
             )
 
 
-def _in_space(hp: Settings) -> bool:
-    """Whether a null space was asked for."""
-    return isinstance(hp, Hyperparameters) and (hp.threshold is not None or hp.energy is not None)
+def _in_space(hp: Settings, method: Method) -> bool:
+    """Whether a null space was asked for, of a method that reads second moments."""
+    asked = isinstance(hp, Hyperparameters) and (hp.threshold is not None or hp.energy is not None)
+    return asked and needs_moments(method, hp)
 
 
 def _key(method: str, over: Mapping[str, Any]) -> str:

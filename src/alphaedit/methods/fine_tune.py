@@ -37,7 +37,7 @@ class FineTune(Method):
     @property
     def needs(self) -> Needs:
         """One layer; second moments only as a plug-in wants them."""
-        return Needs(layers="one", target_search=False, linear_system=False)
+        return Needs(layers="one", second_moments=False, target_search=False, linear_system=False)
 
     def bound_of(self, hp: Settings) -> float | None:
         """The largest change of an entry, if there is one (FT-L)."""

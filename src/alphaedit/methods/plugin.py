@@ -51,7 +51,8 @@ class Plugin:
     """Changes one step of a method; each hook gives back what it was given unless overridden.
 
     A plug-in is a frozen dataclass: its fields are its options. `solves` says that it needs a
-    method with a linear system, `searches` one with a target search. Where a layer is a mixture of
+    method with a linear system, `searches` one with a target search; `second_moments` that it reads
+    those of the edited layers. Where a layer is a mixture of
     experts, its hooks are called for each expert that is edited, with an `Expert` as `layer`.
     """
 
@@ -61,6 +62,7 @@ class Plugin:
     summary = ""
     solves = False
     searches = False
+    second_moments = False
 
     @property
     def spec(self) -> str:
@@ -281,6 +283,13 @@ def statistics_for(method: Method, hp: Settings, known: Statistics) -> Statistic
     for plugin in chain(hp, [make(spec) for spec in method.plugins], method=method):
         known = plugin.statistics(known)
     return known
+
+
+def needs_moments(method: Method, hp: Settings) -> bool:
+    """Whether a method with these settings, or one of its plug-ins, reads second moments."""
+    own = [make(spec) for spec in method.plugins]
+    wanted = (plugin.second_moments for plugin in chain(hp, own, method=method))
+    return method.needs.second_moments or any(wanted)
 
 
 def asked_for(

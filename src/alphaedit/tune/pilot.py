@@ -12,7 +12,7 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.base import Method, Problem
 from alphaedit.methods.config import Settings
 from alphaedit.methods.in_force import install
-from alphaedit.methods.plugin import statistics_for
+from alphaedit.methods.plugin import needs_moments, statistics_for
 from alphaedit.methods.state import SequentialState
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import next_token, score
@@ -92,7 +92,7 @@ class Pilot:
             AlphaEditError: the hyperparameters cannot be used.
         """
         known = statistics_for(self.method, hp, self.statistics)
-        if self.method.needs.second_moments and isinstance(known, ModelStatistics):
+        if needs_moments(self.method, hp) and isinstance(known, ModelStatistics):
             known.prepare(hp.layers)
         solution = self.method.solve(
             Problem(

@@ -13,7 +13,12 @@ from alphaedit.core.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from alphaedit.world.recipe import Recipe
 
-NAMES = ("bundled", "bundled-small")
+NAMES = ("bundled", "bundled-small", "bundled-reader")
+MADE_BY = {
+    "bundled": "alphaedit world train bundled",
+    "bundled-small": "alphaedit world train bundled-small",
+    "bundled-reader": "alphaedit world train bundled-small --start bundled-small --seed 1",
+}
 
 
 def path(name: str) -> Path:
@@ -26,7 +31,7 @@ def path(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"The bundled model {name!r} is not in this installation ({folder}).",
-            remedy=f"Train it: alphaedit world train {name} -o {folder}",
+            remedy=f"Train it: {MADE_BY[name]} -o {folder}",
         )
     return folder
 

@@ -38,6 +38,7 @@ class Project(Plugin):
     title = "Null-space projection"
     paper = "https://arxiv.org/abs/2410.02355"
     summary = "Delta P: nothing changes for the keys of what the model should go on knowing."
+    second_moments = True
 
     def system(self, problem: Problem, layer: Site, parts: Parts, memory: Memory) -> Parts:
         """See Plugin."""

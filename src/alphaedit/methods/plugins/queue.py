@@ -36,6 +36,7 @@ class Queue(Plugin):
     title = "Virtual queue (LyapLock)"
     paper = "https://arxiv.org/abs/2505.15702"
     summary = "The weight of C grows with a queue of the preservation error beyond a budget."
+    second_moments = True
     solves = True
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class RefreshProjector(Plugin):
     title = "Projector refresh (BetaEdit)"
     paper = "https://arxiv.org/abs/2605.09285"
     summary = "C weighs inside the null space; every 1,000 edits P is made anew with their keys."
+    second_moments = True
     solves = True
 
     def __post_init__(self) -> None:

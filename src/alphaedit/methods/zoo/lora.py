@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -30,7 +31,7 @@ class LoraHyperparameters(Hyperparameters):
     """Settings of factors of low rank."""
 
     rank: int = Field(8, ge=1, description="rank of each layer's change")
-    alpha: float = Field(16.0, gt=0, description="the change is B A, alpha / rank times")
+    alpha: int = Field(16, ge=1, description="the change is B A, alpha / rank times")
     batch: int = Field(8, ge=1, description="facts in a step")
 
 
@@ -97,9 +98,10 @@ class Lora(Method):
             whole_model=True,
         )
 
-    def solve(self, problem: Problem[LoraHyperparameters]) -> Solution:
+    def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
-        hp, handle = problem.hyperparameters, problem.handle
+        hp: LoraHyperparameters = problem.hyperparameters
+        handle = problem.handle
         check_layers(problem)
         refuse_mixtures(problem, self.name)
         if not hp.layers:

@@ -82,7 +82,7 @@ class UltraEdit(Method):
     @property
     def needs(self) -> Needs:
         """A linear system with a ridge, and no search."""
-        return Needs(target_search=False, ridge=True)
+        return Needs(second_moments=False, target_search=False, ridge=True)
 
     def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
