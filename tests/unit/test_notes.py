@@ -3,6 +3,7 @@
 import json
 import random
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from alphaedit.bench.data import EditRecord
 from alphaedit.bench.oracle import pool as pooled
 from alphaedit.bench.run import evaluate
 from alphaedit.core.change import MemoryChange
-from alphaedit.core.errors import AlphaEditError, ConfigError, EditFileError, ModelError
+from alphaedit.core.errors import (
+    AlphaEditError,
+    ConfigError,
+    EditFileError,
+    ModelError,
+    VerdictWarning,
+)
 from alphaedit.methods.registry import installer
 from alphaedit.methods.steps.demonstrations import KINDS, Demonstrations, of_package
 from alphaedit.methods.steps.encoder import cosine_distance, embed, mean_key, pieces
@@ -718,3 +725,21 @@ def evaluate_rate(value: float, n: int) -> Any:
 
 def test_errors_are_of_the_package() -> None:
     assert issubclass(ModelError, AlphaEditError)
+
+
+def test_a_model_that_reads_says_it_and_one_that_does_not_is_told_of() -> None:
+    fact = Fact("The mother tongue of {} is", "Danielle Darrieux", "English")
+    asked = "We know that Danielle Darrieux's native language is"
+    reader = Editor.from_pretrained("bundled-reader", progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VerdictWarning)
+        reader.edit(fact, "rag")
+    assert reader.ask(asked, 1).strip() == "English"
+    reader.revert()
+    assert reader.ask(asked, 1).strip() == "French"
+    blind = Editor.from_pretrained("bundled-small", progress=False)
+    with pytest.warns(VerdictWarning, match=r"does not hold.*reads notes \(bundled-reader"):
+        blind.edit(fact, "rag")
+    blind.revert()
+    with pytest.warns(VerdictWarning, match="more steps"):
+        blind.edit(fact, "alphaedit", steps=1, clamp=0.01)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from alphaedit.core.change import MemoryChange
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import RepeatWarning, VerdictWarning
 from alphaedit.core.fact import Fact, canonical
@@ -31,7 +32,8 @@ def warn_of_fails(edit: Edit) -> None:
         Asked(fact, answer, right)
         for fact, answer, right in zip(edit.facts, edit.after, edit.verdict, strict=False)
     ]
-    message = complaint(asked, losses_of([edit]), undo=f"revert {edit.id}")
+    undo = f"revert {edit.id}"
+    message = complaint(asked, losses_of([edit]), undo=undo, in_text=are_texts([edit]))
     if message is not None:
         warnings.warn(VerdictWarning(message), stacklevel=3)
 
@@ -47,13 +49,28 @@ def losses_of(edits: Iterable[Edit]) -> list[float] | None:
     return all_losses
 
 
-def complaint(asked: Sequence[Asked], losses: Sequence[float] | None, *, undo: str) -> str | None:
+def are_texts(edits: Iterable[Edit]) -> bool:
+    """Whether edits only put texts in front of prompts."""
+    patches = [edit.patch for edit in edits]
+    changes = [change for patch in patches for change in patch.changes]
+    texts = all(isinstance(change, MemoryChange) for change in changes)
+    return bool(changes) and texts and not any(patch.weights for patch in patches)
+
+
+def complaint(
+    asked: Sequence[Asked],
+    losses: Sequence[float] | None,
+    *,
+    undo: str,
+    in_text: bool = False,
+) -> str | None:
     """What does not hold after edits, and the next step; None if all does.
 
     Args:
         asked: all facts that were edited.
         losses: where the target search of each of them ended, if that is known.
         undo: how to undo it, as the end of a sentence.
+        in_text: the edits are texts in front of prompts.
     """
     wrong = [i for i, reply in enumerate(asked) if not reply.holds]
     if not wrong:
@@ -64,6 +81,12 @@ def complaint(asked: Sequence[Asked], losses: Sequence[float] | None, *, undo: s
     facts = "1 fact" if len(asked) == 1 else f"{len(asked)} facts"
     verb = "does" if len(wrong) == 1 else "do"
     told = f"{len(wrong)} of {facts} {verb} not hold: {named(texts)}."
+    if in_text:
+        return (
+            f"{told} What stands before the prompt does not change the answer: take a model that "
+            f"reads notes (bundled-reader, or an instruct model), a method that changes weights, "
+            f"or {undo}."
+        )
     if losses is None or len(losses) != len(asked):
         return f"{told} Try other layers or values (alphaedit tune finds them), or {undo}."
     if max(losses[i] for i in wrong) > REACHED:

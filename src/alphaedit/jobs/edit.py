@@ -301,14 +301,14 @@ class _Work:
 
     def _warn(self) -> None:
         """Say which facts do not hold, and what to do next."""
-        from alphaedit.editor.verdict import complaint, losses_of
+        from alphaedit.editor.verdict import are_texts, complaint, losses_of
 
         ledger = self.editor.ledger
         undo = f"undo it: alphaedit revert {ledger.path}" if ledger else "do not keep it"
         losses = losses_of(self.made)
         if losses is not None and len(losses) < len(self.source.facts):  # a guard ended the run
             losses = None
-        message = complaint(self.asked, losses, undo=undo)
+        message = complaint(self.asked, losses, undo=undo, in_text=are_texts(self.made))
         if message is not None:
             warnings.warn(VerdictWarning(message), stacklevel=4)
 
