@@ -15,6 +15,7 @@ RANGES: dict[tuple[str, str], tuple[list[float], list[float]]] = {
     ("prune", "base"): ([1.2, 10], [1, 0, -3]),
     ("queue", "alpha"): ([0, 5], [-1]),
     ("queue", "weight"): ([0, 100], [-1]),
+    ("curvature", "energy"): ([0.1, 0.99], [0, 1, -0.1]),
     ("names", "share"): ([0, 0.5, 1], [-0.1, 1.5]),
     ("ridge", "weight"): ([0, 20.0], [-0.5]),
     ("early-stop", "steps"): ([1, 2], [0, -1]),

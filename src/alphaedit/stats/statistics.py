@@ -26,6 +26,7 @@ from alphaedit.linalg.subspace import (
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.cache import MomentCache
 from alphaedit.stats.corpus import Corpus, open_corpus, usual
+from alphaedit.stats.output_moment import output_moments
 from alphaedit.stats.second_moment import collect
 
 TOKENS_PER_DIRECTION = 40
@@ -81,6 +82,7 @@ class ModelStatistics:
         self._massive: dict[Site, Massive] = {}
         self._spectra: dict[Site, Spectrum] = {}
         self._with_names: dict[float, ModelStatistics] = {}
+        self._output_moments: dict[int, Tensor] = {}
 
     @cached_property
     def spec(self) -> str:
@@ -281,6 +283,40 @@ class ModelStatistics:
         get = self.ranks.tensor_from_first
         exact = self.massive(layer).directions.shape[1]
         return Spectrum(get(made.values), get(made.vectors), exact)
+
+    def output_moment(self, layer: int, *, beside: Sequence[int] = ()) -> Tensor:
+        """G = E[g g^T] of the loss's gradients where a layer's edited matrix ends; [d_out, d_out].
+
+        Float32, over a few thousand tokens of the corpus, kept on disk; see `output_moments`.
+
+        Args:
+            beside: other layers that will be asked for, to be computed in the same passes.
+
+        Raises:
+            FingerprintError: it is not known yet, and the model has been edited.
+        """
+        lacking = []
+        for number in sorted({layer, *beside} - self._output_moments.keys()):
+            saved = self.cache.load(self._key(number, "outputs")) if self.on_disk else None
+            if saved is None:
+                lacking.append(number)
+            else:
+                self._output_moments[number] = saved["matrix"]
+        lacking = sorted(set().union(*self.ranks.objects(set(lacking))))
+        if lacking and self.handle.fingerprint() != self.model:
+            raise FingerprintError(
+                f"The curvature of layers {lacking} is needed, and the model has been edited.",
+                remedy="Revert the edits, or give the plug-in to the first edit.",
+            )
+        if lacking:
+            made = output_moments(
+                self.handle, self.corpus, lacking, seed=self.seed, progress=self.progress
+            )
+            for number, moment in made.items():
+                self._output_moments[number] = self.ranks.tensor_from_first(moment)
+                if self.on_disk and self.ranks.first:
+                    self.cache.save(self._key(number, "outputs"), {"matrix": moment})
+        return self._output_moments[layer]
 
     def subspace(
         self, site: Site, *, threshold: float | None = None, energy: float | None = None
