@@ -27,7 +27,8 @@ from alphaedit.tune.search import Found, Log, search
 
 PILOTS = 24
 CHECKED = 48
-"""Most facts that were not searched with, on which the result is measured again."""
+"""Most facts that were not searched with, on which the result is measured again; no more than twice
+as many as were."""
 LOAD = 0.1
 """Planned edits, as a share of the keys' dimension, where nobody says."""
 SHARED = ("layers", "steps", "learning_rate", "clamp", "stop_loss")
@@ -115,7 +116,7 @@ def tune(
     given, solver = dict(fixed or {}), get_method(method)
     order = random.Random(seed).sample(range(len(facts)), len(facts))
     chosen = [facts[i] for i in order[:pilots]]
-    rest = [facts[i] for i in order[pilots : pilots + CHECKED]]
+    rest = [facts[i] for i in order[pilots : pilots + min(CHECKED, 2 * pilots)]]
     choosing: dict[str, Any] = {"preset_name": preset, "over": given, "progress": progress}
     start = _start(handle, statistics, solver, facts=chosen, seed=seed, **choosing)
     config = type(start)
