@@ -43,6 +43,7 @@ from benchmarks import machine
 from benchmarks.golden import DATA, RECORDS
 from benchmarks.memories_data import (
     BUNDLED,
+    READER,
     REAL,
     SMOLLM,
     WORLD,
@@ -57,7 +58,7 @@ from benchmarks.real_models import SMOLLM2
 from benchmarks.real_models import missing as missing_model
 
 PLAIN = "unedited"
-LABELS = tuple(dict.fromkeys((PLAIN, *BUNDLED, *SMOLLM)))
+LABELS = tuple(dict.fromkeys((PLAIN, *BUNDLED, *READER, *SMOLLM)))
 ORACLE = "{}, oracle"
 BUNDLED_MODELS = {"bundled": "bundled", "reader": "bundled-reader"}
 MODELS = (*BUNDLED_MODELS, "smollm2")

@@ -86,6 +86,7 @@ READER = {
     "serac": Plan("serac", 1, scope=True),
     "rag": Plan("rag", 1, oracle=True),
     "ike": Plan("ike", 1, oracle=True),
+    "ike, 2 demonstrations": Plan("ike", 1, {"demonstrations": 2}, oracle=True),
     "memprompt": Plan("memprompt", 1),
     "alphaedit": Plan("alphaedit", 10),
     "memit-history": Plan("memit-history", 10),

@@ -22,6 +22,7 @@ AIMS: dict[str, tuple[float, ...]] = {
     "serac-smollm2": (90, 85, 95),
     "rag": (90, 85, 95),
     "ike, oracle": (90, 85),
+    "ike, 2 demonstrations, oracle": (90, 85),
 }
 """Exact answers to rewrite prompts and paraphrases, and neighbors kept, in percent at least."""
 EXACT = ("rewrite", "paraphrase", "neighbors_kept")
