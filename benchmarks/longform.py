@@ -46,6 +46,9 @@ SETS = {
     "editeverything": Path("editeverything", "editevery_200.json"),
 }
 WORLD, REAL, QUICK = 6, 3, 2
+LONG: dict[str, Any] = {"learning_rate": 0.2, "clamp": 3.0, "chunk_words": 4}
+"""On the bundled model; chosen on four facts of another draw (seed 3). Of their tokens these leave
+82 % right; chunks of 8 words at the preset's rate, which is for names, 66 % of others'."""
 SHOWN = ("edit_success", "rouge_l", "bleu", "similarity", "recall", "portability")
 
 
@@ -104,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few facts, bundled-small")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    name, settings = "bundled-small" if args.quick else "bundled", {}
+    name, settings = "bundled-small" if args.quick else "bundled", LONG
     if args.model == "smollm2":
         gone = [str(path) for path in SETS.values() if not (DATA / path).is_file()]
         if reason := missing_model(SMOLLM2) or ", ".join(gone):
@@ -121,9 +124,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         own = results.setdefault(title, {"about": about, "rows": {}})
         for method in args.method or [m for m in METHODS if m not in own["rows"]]:
             fresh = Editor(editor.handle, editor.statistics, seed=0, progress=False)
+            given = dict(settings)
             if method != PLAIN:
-                prepare(fresh, records[0], method, settings)
-            own["rows"][method] = measured(fresh, records, method, settings, encoder)
+                fields = get_method(method).config.model_fields
+                given = {name: value for name, value in settings.items() if name in fields}
+                prepare(fresh, records[0], method, given)
+            own["rows"][method] = measured(fresh, records, method, given, encoder)
             own["rows"] = {m: own["rows"][m] for m in METHODS if m in own["rows"]}
             print(title, method, json.dumps(own["rows"][method]), flush=True)
             machine.write("longform", results, quick=args.quick)
