@@ -71,7 +71,9 @@ from benchmarks.real_models import missing as missing_model
 PLAIN, REAL = "unedited", "zsre"
 EDITORS = Path("build", "editors")
 REAL_TRAINING = Training(
-    "mend", REAL, {"steps": 300, "every": 50, "batch": 4, "held_out": 40, "neighbors": 2}
+    "mend",
+    REAL,
+    {"steps": 160, "every": 40, "batch": 4, "held_out": 30, "neighbors": 2, "warm": 100},
 )
 REAL_PLANS = {
     "mend": Plan("mend", editor="mend-smollm2"),
