@@ -18,7 +18,11 @@ FACTS = [
 ]
 
 
-@pytest.fixture(params=["gpt2", "gpt_neo", "llama", "qwen3_moe", *REAL])
+FIRST = ["gpt2", "llama", "TinyStories-656K"]
+OTHERS = ["gpt_neo", "qwen3_moe", "stories260K"]
+
+
+@pytest.fixture(params=[*FIRST, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A model directory: random weights of four families, and two small real models."""
     if request.param in REAL:

@@ -162,8 +162,15 @@ def test_order_of_facts_in_a_batch(method: str, bundled: Editor) -> None:
     assert close(weights(bundled), one, base)
 
 
+# Of the two that are slow here, tests/unit/test_contract.py edits each with every method too.
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "gpt_neox",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gpt2", "llama")),
+    ],
+)
 def test_other_families(method: str, kind: str, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
