@@ -98,7 +98,14 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], base: An
     return True
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Variants of these are slow here; on tiny models the contract holds all of them to it.
+FIRST = {"alphaedit", "memit-history", "rome", "ft", "glame", "ultraedit", "anyedit", "emmet"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in FIRST else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+)
 def test_edit_holds_and_revert_is_exact(method: str, bundled: Editor) -> None:
     clean = weights(bundled)
     edit = bundled.edit(some_facts(8), method)

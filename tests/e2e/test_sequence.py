@@ -34,6 +34,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow  # as in test_methods.py, in the process where others edit the same model
 @pytest.mark.parametrize("method", METHODS)
 def test_edit_holds_and_revert_is_exact(method: str) -> None:
     editor = bundled()
@@ -49,7 +50,9 @@ def test_edit_holds_and_revert_is_exact(method: str) -> None:
     assert same(weights(editor), clean)
 
 
-@pytest.mark.parametrize("method", ["alphaedit", "memit-history"])
+@pytest.mark.parametrize(
+    "method", ["alphaedit", pytest.param("memit-history", marks=pytest.mark.slow)]
+)
 def test_save_load_and_go_on_equals_one_run(method: str, tmp_path: Path) -> None:
     facts = some_facts(20)
     whole = bundled()

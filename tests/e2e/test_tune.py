@@ -29,6 +29,7 @@ def bare(tmp_path: Path) -> Path:
     return model
 
 
+@pytest.mark.slow
 def test_tuned_from_neutral_defaults_as_good_as_by_hand(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,7 +159,8 @@ def test_other_methods(method: str, cache_dir: Path) -> None:
     assert all(torch.equal(clean[k], v) for k, v in editor.handle.model.state_dict().items())
 
 
-@pytest.mark.parametrize("plugin", sorted(plugins()))
+# `curvature` refuses them: tests/unit/test_output_moments.py.
+@pytest.mark.parametrize("plugin", sorted(plugins().keys() - {"curvature"}))
 def test_plugins_see_each_expert_as_a_layer(plugin: str, cache_dir: Path) -> None:
     editor = editor_of("mixtral", cache_dir)
     if plugin == "refresh-projector":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphaedit.core.errors import ConfigError, ModelError
+from alphaedit.core.fact_text import short
 
 if TYPE_CHECKING:
     from alphaedit.world.recipe import Recipe
@@ -25,8 +26,12 @@ def path(name: str) -> Path:
     """The directory of bundled model `name`, loadable by transformers.
 
     Raises:
-        ModelError: the model is not part of this installation.
+        ModelError: there is no such model, or it is not part of this installation.
     """
+    if name not in NAMES:
+        raise ModelError(
+            f"There is no bundled model {short(name)}.", remedy=f"Give {' or '.join(NAMES)}."
+        )
     folder = Path(str(files("alphaedit.world") / "assets" / name))
     if not (folder / "config.json").is_file():
         raise ModelError(
