@@ -58,8 +58,13 @@ def difference(a: Iterable[Said], b: Iterable[Said]) -> list[Change]:
     same = next((i for i, (x, y) in enumerate(pairs) if x[0] != y[0]), min(len(first), len(second)))
     ends = [in_force(first[same:]), in_force(second[same:])]
     # What both begin with counts only where one of the ends speaks of the same prompt.
-    before_both = in_force(first[:same])
-    begun = {p: fact for p, fact in before_both.items() if p in ends[0] or p in ends[1]}
+    spoken = ends[0].keys() | ends[1].keys()
+    begun = {
+        prompt: Held(fact, edit)
+        for edit, facts in first[:same]
+        for fact in facts
+        if (prompt := canonical(fact.text)) in spoken
+    }
     before, after = ({**begun, **end} for end in ends)
     changes = []
     for prompt in {**before, **after}:
