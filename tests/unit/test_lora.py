@@ -12,7 +12,7 @@ from alphaedit.methods.registry import get_method
 from alphaedit.methods.zoo.lora import LoraHyperparameters, adapted
 from alphaedit.model.handle import ModelHandle
 
-pytest.importorskip("peft")
+peft = pytest.importorskip("peft")
 FACTS = [
     Fact("The capital of {} is", "France", "Rome"),
     Fact("{} plays the", "Miles Davis", "piano"),
@@ -63,6 +63,29 @@ def test_the_model_is_itself_again() -> None:
     assert [id(module) for module in handle.model.modules()] == modules
     assert [p.requires_grad for p in handle.model.parameters()] == learned
     assert torch.equal(torch.random.get_rng_state(), state)
+    assert not hasattr(handle.model, "peft_config")
+
+
+def test_an_injection_that_fails_half_way_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handle = pair("llama")
+    modules = [id(module) for module in handle.model.modules()]
+    inject = peft.inject_adapter_in_model
+
+    def broken(*given: object, **named: object) -> None:
+        inject(*given, **named)
+        raise MemoryError
+
+    monkeypatch.setattr(peft, "inject_adapter_in_model", broken)
+
+    def injected() -> None:
+        with adapted(handle, HP.layers, HP, seed=0):
+            pass
+
+    with pytest.raises(MemoryError):
+        injected()
+    assert [id(module) for module in handle.model.modules()] == modules
     assert not hasattr(handle.model, "peft_config")
 
 

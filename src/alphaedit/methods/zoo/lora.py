@@ -61,10 +61,10 @@ def adapted(
     adapters = hasattr(handle.model, "peft_config")
     learned = {name: p.requires_grad for name, p in handle.model.named_parameters()}
     devices: list[int] = []
-    with torch.random.fork_rng(devices=devices):
-        torch.random.manual_seed(seed)
-        inject_adapter_in_model(config, handle.model, adapter_name=ADAPTER)
     try:
+        with torch.random.fork_rng(devices=devices):
+            torch.random.manual_seed(seed)
+            inject_adapter_in_model(config, handle.model, adapter_name=ADAPTER)
         beside = {layer: handle.model.get_submodule(name) for layer, name in names.items()}
         factors: Factors = {}
         for layer, module in beside.items():
@@ -79,7 +79,7 @@ def adapted(
             setattr(handle.model.get_submodule(parent), child, modules[layer])
         for name, parameter in handle.model.named_parameters():
             parameter.requires_grad_(learned[name])
-        if not adapters:
+        if not adapters and hasattr(handle.model, "peft_config"):
             del handle.model.peft_config
 
 
