@@ -72,13 +72,15 @@ def test_they_are_kept_and_never_measured_on_an_edited_model(text: str, tmp_path
         return ModelStatistics(handle, text, tokens=400, cache_dir=tmp_path / "cache")
 
     first = made()
-    moment = first.output_moment(1, beside=LAYERS)
+    first.with_outputs().prepare(LAYERS)
     again = made()
     again.handle.set_weight(0, again.handle.weight(0) + 0.1)
-    assert torch.equal(again.output_moment(1), moment)
-    assert torch.equal(again.output_moment(2), first.output_moment(2))
+    for layer in LAYERS:
+        assert torch.equal(again.output_spectrum(layer).values, first.output_spectrum(layer).values)
     with pytest.raises(FingerprintError, match=r"curvature of layers \[3\]"):
-        again.output_moment(3)
+        again.output_spectrum(3)
+    first.forget()
+    assert not first._output_moments
 
 
 @pytest.mark.parametrize("method", ["ft", "memit-history", "rome", "lora"])
@@ -90,8 +92,8 @@ def test_the_plug_in_leaves_the_loss_alone(method: str, text: str, tmp_path: Pat
     over = {"layers": LAYERS if several else (1,), "steps": 5, "learning_rate": 0.01}
     if method == "memit-history":
         over |= {"moment_weight": 10.0, "contexts": 1}
-    editor.statistics.prepare(LAYERS)
-    moments = {layer: editor.statistics.output_moment(layer, beside=LAYERS) for layer in LAYERS}
+    editor.statistics.with_outputs().prepare(LAYERS)
+    moments = dict(editor.statistics._output_moments)
 
     def bend(plugins: tuple[str, ...]) -> float:
         """How far the loss bends along the change, for one of unit norm, over the layers."""
@@ -107,10 +109,36 @@ def test_the_plug_in_leaves_the_loss_alone(method: str, text: str, tmp_path: Pat
     assert 0 < bend(("curvature:energy=0.5",)) < 0.9 * bend(())
 
 
-def test_not_for_experts(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("names",)])
+def test_it_may_join_when_others_are_in_force(
+    more: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
     editor = Editor.from_pretrained(
-        *tiny_model("mixtral"), corpus=text, tokens=400, cache_dir=tmp_path / "cache"
+        *tiny_model("llama"), corpus=text, tokens=400, cache_dir=tmp_path / "cache"
+    )
+    over = {"layers": LAYERS, "steps": 3, "contexts": 1, "moment_weight": 10.0}
+    editor.edit(FACTS[:1], "memit", **over)
+    assert not editor.statistics._output_moments
+    edit = editor.edit(FACTS[1:], "memit", plugins=(*more, "curvature"), **over)
+    assert edit.patch.weights
+    if not more:
+        assert set(editor.statistics._output_moments) == set(LAYERS)
+
+
+def test_not_for_experts(text: str, tmp_path: Path) -> None:
+    phases: list[str] = []
+    editor = Editor.from_pretrained(
+        *tiny_model("mixtral"),
+        corpus=text,
+        tokens=400,
+        cache_dir=tmp_path / "cache",
+        progress=lambda phase, done, of: phases.append(phase),
     )
     over = {"layers": (1,), "steps": 2, "contexts": 1, "moment_weight": 10.0}
+    editor.edit(FACTS[:1], "memit", **over)
+    editor.revert()
+    assert "target values" in phases
+    phases.clear()
     with pytest.raises(ConfigError, match="a whole layer"):
         editor.edit(FACTS[:1], "memit", plugins=("curvature",), **over)
+    assert "target values" not in phases, "it is refused before anything is searched"

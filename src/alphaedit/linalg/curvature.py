@@ -8,6 +8,7 @@ al. 2026, arXiv 2602.15823; K-FAC, Martens and Grosse 2015).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,14 +65,18 @@ class Curvature:
                 high = middle
         return low * (1 - MARGIN)
 
-    def project(self, delta: Tensor, energy: float) -> Tensor:
-        """`delta` [d_out, d_in] without its part in the directions that hold `energy` of all."""
+    def projection(self, energy: float) -> Callable[[Tensor], Tensor]:
+        """From a change [d_out, d_in] to it without the directions that hold `energy` of all."""
         a, g = self._values()
-        left, right = self.outputs.vectors.to(delta), self.inputs.vectors.to(delta)
-        turned = left.T @ delta @ right
         free = g[:, None] * a <= self.threshold(energy)
         free = torch.nn.functional.pad(free, (0, self.inputs.exact))
-        return left @ torch.where(free.to(delta.device), turned, 0.0) @ right.T
+
+        def project(delta: Tensor) -> Tensor:
+            left, right = self.outputs.vectors.to(delta), self.inputs.vectors.to(delta)
+            turned = left.T @ delta @ right
+            return left @ torch.where(free.to(delta.device), turned, 0.0) @ right.T
+
+        return project
 
     def _values(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues ascending, but for those of massive activations, which are always kept."""

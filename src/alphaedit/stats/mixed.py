@@ -66,6 +66,8 @@ class MixedStatistics(_Like):
         """See `ModelStatistics.prepare`."""
         if self.ready(layers):
             return
+        if self.outputs:
+            self._prepare_outputs(layers)
         self.text.prepare(layers)
         share = self.share
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from alphaedit.core.errors import AlphaEditWarning, FingerprintError
+from alphaedit.core.errors import AlphaEditWarning, ConfigError, FingerprintError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.core.site import Expert, Site, layer_of
@@ -21,6 +23,7 @@ from alphaedit.linalg.subspace import (
     SubspaceReport,
     null_space,
     report,
+    spectrum,
     spectrum_with,
 )
 from alphaedit.model.handle import ModelHandle
@@ -54,6 +57,8 @@ class ModelStatistics:
 
     names = False
     """Whether second moments are over the last tokens of names alone."""
+    outputs = False
+    """Whether moments of outputs are prepared, too."""
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class ModelStatistics:
         self._spectra: dict[Site, Spectrum] = {}
         self._with_names: dict[float, ModelStatistics] = {}
         self._output_moments: dict[int, Tensor] = {}
+        self._output_spectra: dict[int, Spectrum] = {}
 
     @cached_property
     def spec(self) -> str:
@@ -136,9 +142,16 @@ class ModelStatistics:
             self._with_names[share] = MixedStatistics(self, share)
         return self._with_names[share]
 
+    def with_outputs(self) -> Self:
+        """The same, with what was measured; moments of outputs are prepared with those of keys."""
+        twin = copy(self)
+        twin.outputs = True
+        return twin
+
     def forget(self) -> None:
         """Let go of all second moments in memory."""
-        for table in (self._moments, self._counted, self._massive, self._spectra, self._with_names):
+        tables = (self._moments, self._counted, self._massive, self._spectra, self._with_names)
+        for table in (*tables, self._output_moments, self._output_spectra):
             table.clear()
 
     def _key(self, layer: Site, kind: str) -> dict[str, str]:
@@ -162,12 +175,15 @@ class ModelStatistics:
 
     def ready(self, layers: Sequence[Site]) -> bool:
         """Whether the second moments of `layers` are in memory."""
-        return all(site in self._moments for site in self.sites(layers))
+        known = all(site in self._moments for site in self.sites(layers))
+        return known and (not self.outputs or set(layers) <= self._output_moments.keys())
 
     def prepare(self, layers: Sequence[Site]) -> None:
         """Make sure of the second moments of `layers`, computing what is missing in one pass."""
         if self.ready(layers):
             return
+        if self.outputs:
+            self._prepare_outputs(layers)
         lacking = set[int]()
         for site in self.sites(layers):
             if site in self._moments or layer_of(site) in lacking:
@@ -284,39 +300,50 @@ class ModelStatistics:
         exact = self.massive(layer).directions.shape[1]
         return Spectrum(get(made.values), get(made.vectors), exact)
 
-    def output_moment(self, layer: int, *, beside: Sequence[int] = ()) -> Tensor:
-        """G = E[g g^T] of the loss's gradients where a layer's edited matrix ends; [d_out, d_out].
+    def output_spectrum(self, layer: int) -> Spectrum:
+        """Eigendecomposition of G = E[g g^T], g the loss's gradients where the edited matrix ends.
 
-        Float32, over a few thousand tokens of the corpus, kept on disk; see `output_moments`.
+        Of [d_out, d_out] float32, over a few thousand tokens of the corpus; see `output_moments`.
+        """
+        self._prepare_outputs([layer])
+        if layer not in self._output_spectra:
+            self._output_spectra[layer] = spectrum(self._output_moments[layer])
+        return self._output_spectra[layer]
 
-        Args:
-            beside: other layers that will be asked for, to be computed in the same passes.
+    def _prepare_outputs(self, layers: Sequence[Site]) -> None:
+        """Make sure of the moments of outputs, as `prepare` does of those of keys.
 
         Raises:
-            FingerprintError: it is not known yet, and the model has been edited.
+            ConfigError: a layer is a mixture of experts.
+            FingerprintError: one is not known yet, and the model has been edited.
         """
-        lacking = []
-        for number in sorted({layer, *beside} - self._output_moments.keys()):
-            saved = self.cache.load(self._key(number, "outputs")) if self.on_disk else None
+        lacking = set[int]()
+        for layer in {layer_of(site) for site in layers} - self._output_moments.keys():
+            if self.handle.experts(layer) is not None:
+                raise ConfigError(
+                    f"Layer {layer} is a mixture of experts: the curvature at a whole layer's "
+                    "output says nothing of one of them.",
+                    remedy="Leave the plug-in curvature out.",
+                )
+            saved = self.cache.load(self._key(layer, "outputs")) if self.on_disk else None
             if saved is None:
-                lacking.append(number)
+                lacking.add(layer)
             else:
-                self._output_moments[number] = saved["matrix"]
-        lacking = sorted(set().union(*self.ranks.objects(set(lacking))))
-        if lacking and self.handle.fingerprint() != self.model:
+                self._output_moments[layer] = saved["matrix"]
+        missing = sorted(set().union(*self.ranks.objects(lacking)))
+        if missing and self.handle.fingerprint() != self.model:
             raise FingerprintError(
-                f"The curvature of layers {lacking} is needed, and the model has been edited.",
+                f"The curvature of layers {missing} is needed, and the model has been edited.",
                 remedy="Revert the edits, or give the plug-in to the first edit.",
             )
-        if lacking:
+        if missing:
             made = output_moments(
-                self.handle, self.corpus, lacking, seed=self.seed, progress=self.progress
+                self.handle, self.corpus, missing, seed=self.seed, progress=self.progress
             )
-            for number, moment in made.items():
-                self._output_moments[number] = self.ranks.tensor_from_first(moment)
+            for layer, moment in made.items():
+                self._output_moments[layer] = self.ranks.tensor_from_first(moment)
                 if self.on_disk and self.ranks.first:
-                    self.cache.save(self._key(number, "outputs"), {"matrix": moment})
-        return self._output_moments[layer]
+                    self.cache.save(self._key(layer, "outputs"), {"matrix": moment})
 
     def subspace(
         self, site: Site, *, threshold: float | None = None, energy: float | None = None

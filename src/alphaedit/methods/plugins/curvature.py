@@ -8,8 +8,7 @@ from alphaedit.core.errors import ConfigError
 from alphaedit.core.patch import LowRank
 from alphaedit.core.site import Site
 from alphaedit.linalg import curvature
-from alphaedit.linalg.subspace import spectrum
-from alphaedit.methods.base import Problem
+from alphaedit.methods.base import Problem, Statistics
 from alphaedit.methods.plugin import Memory, Plugin, Restrain
 from alphaedit.stats.statistics import ModelStatistics
 
@@ -37,8 +36,12 @@ class Curvature(Plugin):
         """Check the options."""
         self.check("energy", "a share above 0, below 1", 0 < self.energy < 1)
 
-    def of(self, problem: Problem, layer: Site) -> curvature.Curvature:
-        """The curvature in the matrix of a layer.
+    def statistics(self, known: Statistics) -> Statistics:
+        """See Plugin."""
+        return known.with_outputs() if isinstance(known, ModelStatistics) else known
+
+    def restrain(self, problem: Problem, layer: Site) -> Restrain:
+        """See Plugin.
 
         Raises:
             ConfigError: it is an expert's, or the statistics are not those of a model.
@@ -49,19 +52,13 @@ class Curvature(Plugin):
                 "Plug-in curvature needs the gradients at a whole layer's output.",
                 remedy="Leave it out for mixtures of experts.",
             )
-        # While later layers are solved, earlier ones are changed.
-        moment = known.output_moment(layer, beside=problem.hyperparameters.layers)
-        return curvature.Curvature(known.spectrum(layer), spectrum(moment))
-
-    def restrain(self, problem: Problem, layer: Site) -> Restrain:
-        """See Plugin."""
-        known = self.of(problem, layer)
-        return lambda delta: known.project(delta, self.energy)
+        bent = curvature.Curvature(known.spectrum(layer), known.output_spectrum(layer))
+        return bent.projection(self.energy)
 
     def delta(self, problem: Problem, layer: Site, delta: LowRank, memory: Memory) -> LowRank:
         """See Plugin."""
         whole = delta.left.float() @ delta.right.float()
-        return LowRank.dense(self.of(problem, layer).project(whole, self.energy))
+        return LowRank.dense(self.restrain(problem, layer)(whole))
 
 
 PLUGIN = Curvature
