@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +11,8 @@ from pydantic import Field
 from alphaedit.core.patch import LowRank, Patch
 from alphaedit.methods.base import Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.config import Hyperparameters, Settings
-from alphaedit.methods.plugin import Memory, chain, run_delta
-from alphaedit.methods.solving import Changes, check_layers, refuse_mixtures
+from alphaedit.methods.plugin import Memory, Plugin, chain, run_delta
+from alphaedit.methods.solving import Changes, check_layers, named, refuse_mixtures
 from alphaedit.methods.steps.finetune import Schedule, finetune
 from alphaedit.methods.timer import Timer
 
@@ -50,7 +51,7 @@ class FineTune(Method):
         refuse_mixtures(problem, self.name)
         layer = one_layer(problem, self.name)
         chosen = chain(hp, method=self)
-        timer, memory = Timer(), dict(problem.state.memory)
+        timer = Timer()
         schedule = Schedule(
             epochs=hp.steps,
             batch=self.batch or len(problem.facts),
@@ -70,15 +71,30 @@ class FineTune(Method):
                 seed=problem.seed,
                 progress=problem.progress,
             )
-        delta = LowRank.dense(matrix)
-        plugin_memory: Memory = memory
-        with timer.phase("plug-ins"):
-            delta = run_delta(chosen, problem, layer, delta, plugin_memory)
-        changes: Changes = {layer: delta}
-        for plugin in chosen:
-            plugin.after(problem, changes, {}, plugin_memory)
-        edits = problem.state.edits + len(problem.facts)
-        patch = Patch(
-            weights={problem.handle.edited_name(layer): delta}, metadata={"losses": losses}
-        )
-        return Solution(patch, replace(problem.state, edits=edits, memory=memory), timer.seconds)
+        return finished(problem, chosen, {layer: LowRank.dense(matrix)}, losses, timer)
+
+
+def finished(
+    problem: Problem[Any],
+    chosen: Sequence[Plugin],
+    changes: Changes,
+    losses: Sequence[float],
+    timer: Timer,
+) -> Solution:
+    """The solution of changes that gradients found, as plug-ins leave them.
+
+    Args:
+        losses: the last of each fact.
+    """
+    plugin_memory: Memory = dict(problem.state.memory)
+    with timer.phase("plug-ins"):
+        changes = {
+            site: run_delta(chosen, problem, site, delta, plugin_memory)
+            for site, delta in changes.items()
+        }
+    for plugin in chosen:
+        plugin.after(problem, changes, {}, plugin_memory)
+    edits = problem.state.edits + len(problem.facts)
+    state = replace(problem.state, edits=edits, memory=plugin_memory)
+    patch = Patch(weights=named(problem.handle, changes), metadata={"losses": list(losses)})
+    return Solution(patch, state, timer.seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit.core.errors import ConfigError
-from alphaedit.core.patch import LowRank, Patch
+from alphaedit.core.patch import LowRank
 from alphaedit.methods.base import Method, Needs, Problem, Solution
 from alphaedit.methods.config import Hyperparameters
-from alphaedit.methods.plugin import Memory, chain, run_delta
-from alphaedit.methods.solving import Changes, check_layers, named, refuse_mixtures
+from alphaedit.methods.fine_tune import finished
+from alphaedit.methods.plugin import chain
+from alphaedit.methods.solving import Changes, check_layers, refuse_mixtures
 from alphaedit.methods.steps.finetune import Schedule, descend
 from alphaedit.methods.timer import Timer
 from alphaedit.model.handle import ModelHandle
@@ -107,7 +108,7 @@ class Lora(Method):
         if not hp.layers:
             raise ConfigError("LoRA needs layers.", remedy="Give some, such as --set layers=0,1.")
         chosen = chain(hp, method=self)
-        timer, memory = Timer(), dict(problem.state.memory)
+        timer = Timer()
         schedule = Schedule(
             epochs=hp.steps,
             batch=hp.batch,
@@ -132,19 +133,7 @@ class Lora(Method):
             layer: LowRank(hp.alpha / hp.rank * b.detach(), a.detach())
             for layer, (a, b) in factors.items()
         }
-        plugin_memory: Memory = memory
-        with timer.phase("plug-ins"):
-            changes = {
-                site: run_delta(chosen, problem, site, delta, plugin_memory)
-                for site, delta in changes.items()
-            }
-        for plugin in chosen:
-            plugin.after(problem, changes, {}, plugin_memory)
-        state = replace(
-            problem.state, edits=problem.state.edits + len(problem.facts), memory=memory
-        )
-        patch = Patch(weights=named(handle, changes), metadata={"losses": losses})
-        return Solution(patch, state, timer.seconds)
+        return finished(problem, chosen, changes, losses, timer)
 
 
 METHOD = Lora(
