@@ -79,3 +79,13 @@ def test_killed_and_gone_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") >= 1
     assert "What the models write" in page
+
+
+def test_measured_at_given_numbers_of_edits(tmp_path: Path) -> None:
+    small = ["--set", "edits=5", "--set", "batch_size=2", "--set", "at=[1, 4]", "--set", "sample=4"]
+    small += ["--set", "methods=[grace]", "--set", "final=[]", "--model", "bundled-small", "-q"]
+    small += ["--set", "records=world:counterfact", "--set", "pictures=[]"]
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    assert run(["experiment", "main-table", *small, *cache, "-o", str(tmp_path / "run")]) == 0
+    made = {row["edits"] for row in numbers(tmp_path / "run") if row["method"] == "grace"}
+    assert made == {2, 4, 5}

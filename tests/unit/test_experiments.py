@@ -59,6 +59,7 @@ def test_published_figures_are_whole() -> None:
         ({"methods": [{"method": "memit", "plugins": ["projekt"]}]}, "'projekt'"),
         ({"methods": [{"method": "memit", "set": {"clampp": 1}}]}, "'clampp'"),
         ({"measures": ["editz"]}, "'editz'"),
+        ({"at": [2, 0]}, "1 or more"),
         ({"vary": {"name": "tokens", "values": [0.5]}}, "whole numbers"),
         ({"vary": {"name": "enrgy", "values": [0.5]}}, "'enrgy'"),
         ({"vary": {"name": "energy", "values": [1.5]}}, "energy"),
@@ -163,6 +164,18 @@ def test_failures_and_unfinished_runs_are_marked(tmp_path: Path) -> None:
     page = report([tmp_path / "run"], tmp_path / "page.html").read_text()
     assert "failed: no &lt;null&gt; space" in page
     assert f"Not finished: {chosen[2].id}" in page
+
+
+def test_a_run_from_before_a_field_came_goes_on(tmp_path: Path) -> None:
+    made = directory(tmp_path / "run", {"memit": [80.0]})
+    path = tmp_path / "run" / "manifest.json"
+    stored = json.loads(path.read_text())
+    del stored["experiment"]["at"]
+    path.write_text(json.dumps(stored))
+    seeds = {"methods": ["memit"], "seeds": [0]}
+    made.begin(build({**SMALL, **seeds}, "mine"), {})
+    with pytest.raises(DataError, match="another configuration: at differ"):
+        made.begin(build({**SMALL, **seeds, "at": [2]}, "mine"), {})
 
 
 def test_broken_directories(tmp_path: Path) -> None:

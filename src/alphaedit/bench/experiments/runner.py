@@ -225,8 +225,10 @@ class _Run:
 
     def _checkpoint(self, done: int, layer: int) -> None:
         last = done == len(self.records)
-        every = self.spec.every
-        due = last or (every is not None and done and -(-done // self.batch) % every == 0)
+        every, batches = self.spec.every, -(-done // self.batch)
+        due = last or (every is not None and done and batches % every == 0)
+        # A count that is no multiple of a batch is reached by the batch it is in.
+        due = due or any(-(-count // self.batch) == batches for count in self.spec.at)
         if due and not self.directory.measured(self.cell, done):
             self._measure(done, layer, last=last)
 

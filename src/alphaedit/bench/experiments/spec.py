@@ -65,6 +65,7 @@ class Spec(BaseModel):
     edits: int = Field(200, ge=1, description="facts edited one batch after the other")
     batch_size: int = Field(100, ge=1)
     every: int | None = Field(None, ge=1, description="measure after every so many batches")
+    at: tuple[int, ...] = Field((), description="measure once so many records are edited")
     sample: int | None = Field(
         None, ge=1, description="measure at most so many of the records edited so far"
     )
@@ -97,6 +98,13 @@ class Spec(BaseModel):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("at")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(count < 1 for count in value):
+            raise ValueError("counts of records are 1 or more")
+        return value
 
     @field_validator("seeds", mode="before")
     @classmethod

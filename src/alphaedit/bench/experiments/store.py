@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from alphaedit.bench.experiments.cells import Cell
 from alphaedit.bench.experiments.spec import Spec
 from alphaedit.core.errors import DataError
@@ -36,7 +38,13 @@ class RunDirectory:
         """
         wanted = json.loads(spec.model_dump_json())
         if (self.path / MANIFEST).is_file():
-            stored = self.manifest()["experiment"]
+            # Fields that an older manifest does not know had no value but the default.
+            defaults = {
+                name: field.get_default(call_default_factory=True)
+                for name, field in Spec.model_fields.items()
+                if not field.is_required()
+            }
+            stored = {**to_jsonable_python(defaults), **self.manifest()["experiment"]}
             different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
             if different:
                 raise DataError(
