@@ -47,19 +47,22 @@ def plain_target(
         delta = torch.zeros_like(clean, requires_grad=True)
         adam = torch.optim.Adam([delta], lr=hp.learning_rate)
         losses: list[float] = []
+        prompts = [i for i, row in enumerate(rows) if not row.is_kl]
         for step in range(hp.steps):
             logits = handle.model(input_ids=ids, attention_mask=mask).logits.to(handle.wide)
             log_p = logits.log_softmax(-1)
+            turn = step % hp.turns
+            read = [(i, rows[i]) for i in prompts[turn :: hp.turns]]
             nll = torch.stack(
                 [
                     -log_p[i, torch.arange(len(r.targets)) + r.prompt_end, list(r.targets)].mean()
-                    for i, r in enumerate(rows)
-                    if not r.is_kl
+                    for i, r in read
                 ]
             ).mean()
             now = log_p[kl_row, rows[kl_row].prompt_end]
             kl = F.kl_div(now, kl_clean, log_target=True, reduction="sum")
-            loss = nll + hp.kl_factor * kl + hp.weight_decay * delta.norm() / clean.norm() ** 2
+            kl_factor = 0.0 if turn else hp.kl_factor * hp.turns
+            loss = nll + kl_factor * kl + hp.weight_decay * delta.norm() / clean.norm() ** 2
             losses.append(loss.item())
             if loss.item() < hp.stop_loss or step == hp.steps - 1:
                 break

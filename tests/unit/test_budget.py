@@ -8,7 +8,16 @@ from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
 from alphaedit.methods.locate_then_edit import SCALE
-from alphaedit.methods.steps.budget import HALVINGS, LEAST, MOST, STRIDE, within
+from alphaedit.methods.steps.budget import (
+    COARSE_HALVINGS,
+    HALVINGS,
+    LEAST,
+    MOST,
+    STRIDE,
+    heaviest,
+    within,
+)
+from alphaedit.model.scoring import score
 
 FACTS = [
     Fact("The mother tongue of {} is", "Danielle Darrieux", "English"),
@@ -95,3 +104,45 @@ def test_a_budget_that_is_spent(editor: Editor) -> None:
     assert all(w.equal(weights[name]) for name, w in editor.handle.model.state_dict().items())
     assert len(editor.edits) == 1
     editor.revert()
+
+
+@pytest.mark.parametrize("start", [0.1, LEAST, 3.0, 70.0, MOST])
+@pytest.mark.parametrize("borne", [LEAST, 1.5, 3.0, 1000.0, 2 * MOST])
+def test_the_heaviest_weight_that_the_facts_bear(start: float, borne: float) -> None:
+    asked: list[float] = []
+
+    def solve(factor: float) -> tuple[str, float]:
+        asked.append(factor)
+        return f"at {factor}", 0.9 if factor <= borne else 0.5
+
+    change, factor = heaviest(solve, 0.95, start)
+    assert change == f"at {factor}"
+    assert factor <= borne
+    # As heavy as it can be told: one step heavier is more than they bear.
+    assert factor >= min(MOST, borne / STRIDE ** (0.5**COARSE_HALVINGS) * (1 - 1e-9))
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_weight_that_nothing_bears_stays() -> None:
+    assert heaviest(lambda factor: (factor, 0.0), 0.9) == (LEAST, LEAST)
+
+
+def test_no_more_is_changed_than_the_facts_need(editor: Editor) -> None:
+    measured = editor._kl()
+    editor.edit(FACTS, "memit-history")
+    usual = measured()
+    editor.revert()
+    edit = editor.edit(FACTS, "memit-history", least_change=1.0)
+    assert edit.learned is not None
+    assert float(edit.learned.memory[SCALE]) > LEAST
+    assert measured() < usual
+    assert all(answer.exact for answer in score(editor.handle, [(f.text, f.target) for f in FACTS]))
+    editor.revert()
+
+
+def test_either_a_budget_or_the_least_change(editor: Editor) -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        editor.edit(FACTS, "memit-history", kl_budget=0.01, least_change=1.0)
+    with pytest.raises(ConfigError, match="rome solves no linear system"):
+        editor.edit(FACTS, "rome", least_change=0.9)
+    assert not editor.edits

@@ -26,7 +26,7 @@ ENERGY = 0.9
 RIDGE_SHARE = 0.1
 MEASURED = "measured"
 """In the place of a preset's name: none, but what the model itself shows."""
-VERSION = 2
+VERSION = 4
 """Of the way layers and scales are measured; what older ones found is not used."""
 
 
@@ -169,6 +169,7 @@ SEARCH = (
     "weight_decay",
     "kl_factor",
     "search_dtype",
+    "turns",
 )
 SPACE = ("threshold", "energy")
 RIDGE = ("ridge", "ridge_share")
@@ -218,7 +219,7 @@ def choose(
     """Hyperparameters of `method` for this model, and what of them was measured on it.
 
     In this order, later ones winning: the method's own defaults; the preset named, or the one whose
-    `match` fits, or what the model shows; `over`.
+    `match` fits, or what the model shows; what is always so of the method; `over`.
 
     Args:
         preset_name: of a preset or its file; `MEASURED` for none, whatever fits.
@@ -256,5 +257,5 @@ def choose(
             # "none" asks for what is measured.
             over = {k: v for k, v in over.items() if v is not None or k not in known}
         values = measured = known
-    chosen = overridden({**method.defaults, **values}, over)
+    chosen = overridden({**method.defaults, **values, **method.always}, over)
     return build(chosen, where, method.config), measured

@@ -1,9 +1,9 @@
 """Trial edits: which layers and how large a clamp carry facts to paraphrases and no further.
 
 Layers from which a fact can be read are not those by which it is best written: what an edit does to
-paraphrases and to neighbors is measured, from coarse to fine, over stretches of layers. Trials are
-short (few contexts and steps, half precision where the processor has it) and closed-form, with a
-second moment of few tokens: at few edits the layers matter, and the linear system hardly does.
+paraphrases and to neighbors is measured, from coarse to fine, over stretches of layers. Trials
+search targets as the edits to come do, but for fewer contexts; they are closed-form, with a second
+moment of few tokens: at few edits the layers matter, and the linear system hardly does.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from alphaedit.stats.statistics import ModelStatistics
 LOG = logging.getLogger(__name__)
 
 CLAMPS = (1.5, 3.0, 6.0)
-SCALES = ("clamp", "learning_rate", "steps", "optimizer", "search_dtype")
-STEPS = 20
+SCALES = ("clamp", "learning_rate", "steps", "optimizer", "turns", "search_dtype")
+STEPS, TURNS = 20, 2
 RATE = 0.107
 """Adam's rate as a share of clamp * |h| / sqrt(d)."""
-TRIAL_STEPS, TRIAL_LOSS, TRIAL_CONTEXTS = 12, 0.1, 2
+TRIAL_CONTEXTS = 2
 DEEPEST = 0.75
 """Share of the depth behind which no stretch ends."""
 COARSE = 5
@@ -152,14 +152,6 @@ class Trials:
     def _at(self, end: int, length: int) -> Trial:
         return self._try(tuple(range(end - length + 1, end + 1)), CLAMPS[0])
 
-    def _search(self, clamp: float) -> dict[str, Any]:
-        """Settings of a trial's target search; what is given stays."""
-        values: dict[str, Any] = {"clamp": clamp, "optimizer": "lbfgs"}
-        if "learning_rate" in self.over:
-            # A rate is Adam's.
-            del values["optimizer"]
-        return {**values, **{k: self.over[k] for k in SCALES if k in self.over}}
-
     def settings(self, layers: Sequence[int], clamp: float) -> dict[str, Any]:
         """Settings of the target search that go with `layers` and `clamp`; what is given stays."""
         values = search_settings(self.handle, self.probes, layers, clamp)
@@ -169,16 +161,15 @@ class Trials:
         if (layers, clamp) in self.done:
             return self.done[(layers, clamp)]
         self.progress("trial edits", min(len(self.done), self.planned - 1), self.planned)
-        values = self._search(float(self.over.get("clamp", clamp)))
+        # The search of the edits to come: a target that is only just reached spills over elsewhere.
+        values = self.settings(layers, float(self.over.get("clamp", clamp)))
         hp = build(
             {
                 **values,
-                "steps": min(TRIAL_STEPS, values.get("steps", TRIAL_STEPS)),
-                "stop_loss": TRIAL_LOSS,
+                "steps": min(STEPS, values["steps"]),
                 "layers": layers,
                 "moment_weight": moment_weight(self.handle, layers),
                 "contexts": len(self.contexts),
-                "search_dtype": half_precision(self.handle),
             },
             "trial edits",
         )
@@ -212,11 +203,12 @@ def search_settings(
     """Settings of a target search, its rate relative to the hidden states of what is `asked`.
 
     Adam's steps move all coordinates alike; what they find reaches paraphrases better than what
-    quasi-Newton steps find, which are enough for trials.
+    quasi-Newton steps find, and touches neighbors more.
     """
     norm = mean_norm(handle, [probe.fact for probe in asked], layers)
     rate = RATE * clamp * norm / handle.d_out(layers[-1]) ** 0.5
     values = {"clamp": clamp, "steps": STEPS, "learning_rate": rate, "optimizer": "adam"}
+    values["turns"] = TURNS
     if (half := half_precision(handle)) is not None:
         values["search_dtype"] = half
     return values

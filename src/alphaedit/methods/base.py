@@ -125,7 +125,7 @@ class _SignatureOfSettings:
         fields = method.config.model_fields
         # "..." stands for what is found by looking at the model.
         known = {name: ... if f.is_required() else f.get_default() for name, f in fields.items()}
-        known |= {**method.defaults, **method.given}
+        known |= {**method.defaults, **method.always, **method.given}
         settings = [
             Parameter(name, Parameter.KEYWORD_ONLY, default=known[name], annotation=f.annotation)
             for name, f in fields.items()
@@ -143,6 +143,7 @@ class Method(ABC):
         installs: what brings its changes into force, by their name; see `Install`.
         config: class of its settings, see `methods.config.Settings`.
         defaults: values that are other than in `config`, weaker than a preset's.
+        always: values that are the method's own, stronger than a preset's and weaker than a call's.
         given: settings that this object was called with, stronger than a preset's.
         plugins: plug-ins that are part of the method, after those asked for.
         suggests: version of the way `suggest` looks at a model; what another one found, and was
@@ -156,6 +157,7 @@ class Method(ABC):
     installs: Mapping[str, Install] = field(default_factory=dict, kw_only=True)
     config: type[Settings] = field(default=Hyperparameters, kw_only=True)
     defaults: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    always: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     given: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     plugins: tuple[str, ...] = field(default=(), kw_only=True)
 

@@ -112,6 +112,11 @@ class Hyperparameters(Settings):
         False,
         description="targets end with the end-of-text token, so that an answer ends there too",
     )
+    turns: int = Field(
+        1,
+        ge=1,
+        description="a step of Adam's reads one part in so many of a fact's prompts, in turns",
+    )
     context_tokens: int = Field(10, ge=1, description="length of each, in tokens")
     moment_weight: float = Field(
         15_000.0, ge=0, description="weight of the second moment C in the system (MEMIT's lambda)"
@@ -146,11 +151,20 @@ class Hyperparameters(Settings):
         description="most KL divergence from the unedited model on held-out text, nats a token; "
         "the system's weights are scaled up as far as that needs",
     )
+    least_change: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="the system's weights are scaled up as far as this share of the probability "
+        "stays that the batch's targets have with the weights as they are, also in contexts",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.threshold is not None and self.energy is not None:
             raise ValueError("give either a threshold or an energy, not both")
+        if self.kl_budget is not None and self.least_change is not None:
+            raise ValueError("give either a kl_budget or least_change, not both")
         return self
 
 

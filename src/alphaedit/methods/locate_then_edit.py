@@ -25,7 +25,7 @@ from alphaedit.methods.plugin import Memory, Plugin, chain, make
 from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.solving import Changes, Solver, check_layers, named
 from alphaedit.methods.state import SequentialState
-from alphaedit.methods.steps.budget import within
+from alphaedit.methods.steps.budget import heaviest, spent_by, within
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import (
     BatchKeys,
@@ -253,33 +253,34 @@ class _Run:
         handle, hp = self.problem.handle, self.problem.hyperparameters
         direct = handle.adds_directly or self.method.maker is not None
         goal = _AtTheEnd(self, facts) if direct else _AtEachLayer(self, facts)
-        solved = self._within_budget if hp.kl_budget else self._layers
-        deltas, used, _ = solved(facts, goal)
-        return deltas, used, [row[-1] for row in goal.targets.losses]
+        weighed = hp.kl_budget is not None or hp.least_change is not None
+        solved = (self._weighed if weighed else self._layers)(facts, goal)
+        return solved[0], solved[1], [row[-1] for row in goal.targets.losses]
 
-    def _within_budget(self, facts: Sequence[Fact], goal: _Goal) -> _Solved:
-        """As `_layers`, with the lightest weights that keep the model within the KL budget."""
-        budget = self.problem.hyperparameters.kl_budget
-        if self.problem.kl is None:
-            raise ConfigError(
-                "A KL budget needs held-out text to measure it on, and nobody gives any.",
-                remedy="Edit by an Editor, or leave kl_budget out.",
-            )
-        assert budget is not None
-        memory, start = dict(self.memory), self.memory.get(SCALE)
+    def _weighed(self, facts: Sequence[Fact], goal: _Goal) -> _Solved:
+        """As `_layers`, with the weights that a budget allows or that the facts still bear."""
+        hp, start = self.problem.hyperparameters, self.memory.get(SCALE)
+        memory, first = dict(self.memory), 1.0 if start is None else float(start)
 
         def solve(scale: float) -> tuple[tuple[_Solved, Memory], float]:
             self.memory = dict(memory)
             solved = self._layers(facts, goal, scale)
             return (solved, self.memory), solved[2]
 
-        first = 1.0 if start is None else float(start)
-        (solved, self.memory), scale, _ = within(solve, budget, first)
+        if hp.least_change is not None:
+            (solved, self.memory), scale = heaviest(solve, hp.least_change, first)
+        elif hp.kl_budget is not None and self.problem.kl is not None:
+            (solved, self.memory), scale = within(solve, hp.kl_budget, first)[:2]
+        else:
+            raise ConfigError(
+                "A KL budget needs held-out text to measure it on, and nobody gives any.",
+                remedy="Edit by an Editor, or leave kl_budget out.",
+            )
         self.memory[SCALE] = torch.tensor(scale, dtype=torch.float64)
         return solved
 
     def _layers(self, facts: Sequence[Fact], goal: _Goal, scale: float = 1.0) -> _Solved:
-        """Deltas and keys, layer after layer, and the KL they lead to if there is a budget."""
+        """Deltas and keys, layer after layer, and what `spent_by` says of them."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         slack = hp.conditioning if self.method.equality else 1.0
         with self.timer.phase("keys"):
@@ -287,7 +288,6 @@ class _Run:
         solver = self._solver(self.memory, scale)
         deltas: Changes = {}
         used: dict[int, Tensor] = {}
-        spent = 0.0
         with ExitStack() as applied:
             for index, layer in enumerate(hp.layers):
                 problem.progress("layers", index, len(hp.layers))
@@ -307,9 +307,8 @@ class _Run:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
                         used[layer] = self._keys(facts, layer)
-            if hp.kl_budget and problem.kl is not None:
-                with self.timer.phase("budget"):
-                    spent = problem.ranks.from_first(problem.kl())
+            with self.timer.phase("budget"):
+                spent = problem.ranks.from_first(spent_by(problem, facts, self.contexts))
         problem.progress("layers", len(hp.layers), len(hp.layers))
         return deltas, used, spent
 

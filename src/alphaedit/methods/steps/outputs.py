@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.relational import clamp
-from alphaedit.methods.steps.rows import Group, Row, groups_of, rows_of
+from alphaedit.methods.steps.rows import Group, Row, rows_of
 from alphaedit.methods.steps.target_value import Chunks, Targets, in_order, search
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import See, on_output
@@ -117,12 +117,10 @@ class _OutputChunks(Chunks):
         self.layers, self.outputs = layers, outputs
 
     def _searched(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
-        chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
-
         def make(tail: TailPass, rows: Sequence[Row], weights: Mapping[int, float]) -> Group:
             return OutputGroup(tail, rows, weights, self.layers)
 
-        groups = groups_of(self.handle, chosen, self.layer, check=first, make=make)
+        groups = self._groups(chunk, first=first, make=make)
         own = self.outputs[list(chunk)]
         say = self._saying(len(chunk))
         flat = own.flatten(1)

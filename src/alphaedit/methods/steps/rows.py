@@ -78,6 +78,22 @@ def rows_of(
     return rows
 
 
+def in_turns(rows: Sequence[Row], turns: int) -> list[list[Row]]:
+    """Rows in as many parts, each with its share of every fact's prompts; no part is empty.
+
+    Rows that must not move are in the first part.
+    """
+    parts: list[list[Row]] = [[] for _ in range(turns)]
+    prompts: Counter[int] = Counter()
+    for row in rows:
+        if row.is_kl:
+            parts[0].append(row)
+            continue
+        parts[prompts[row.fact] % turns].append(row)
+        prompts[row.fact] += 1
+    return [part for part in parts if part]
+
+
 class Group:
     """Rows run together: by number of tokens after the subject, so that nothing is padded.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
 from alphaedit.methods.config import Hyperparameters
-from alphaedit.methods.steps.rows import Group, Row, groups_of
+from alphaedit.methods.steps.rows import Group, Row
 from alphaedit.methods.steps.target_value import Chunks, Targets, in_order, search
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.hooks import on_output
@@ -116,7 +115,6 @@ class _Chunks(Chunks):
         self.start, self.places = start, places
 
     def _searched(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
-        chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
         own, done = self.start[list(chunk)], self.done
         options: dict[str, Any] = {"start": own, "places": self.places, "layer": self.hp.layers[0]}
 
@@ -127,5 +125,5 @@ class _Chunks(Chunks):
             now = done + len(chunk) * step // self.hp.steps
             self.progress("target values", now, len(self.rows))
 
-        groups = groups_of(self.handle, chosen, self.layer, check=first, make=make)
+        groups = self._groups(chunk, first=first, make=make)
         return search(groups, len(chunk), self.hp, None, None, say, clean=own)

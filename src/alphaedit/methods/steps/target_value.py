@@ -10,7 +10,7 @@ fact-by-fact computation.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,15 @@ from alphaedit.core.progress import Progress, silent
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.descent import descent
 from alphaedit.methods.steps.relational import Free, Maker
-from alphaedit.methods.steps.rows import Group, Row, add_losses, groups_of, rows_of
+from alphaedit.methods.steps.rows import (
+    Group,
+    MakeGroup,
+    Row,
+    add_losses,
+    groups_of,
+    in_turns,
+    rows_of,
+)
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.memory import affordable, is_out_of_memory, kept_for_gradients
 from alphaedit.model.passes.prefix_cache import pass_tokens
@@ -110,7 +118,12 @@ class Chunks:
     ) -> None:
         self.handle, self.layer, self.hp, self.rows = handle, layer, hp, rows
         self.reference, self.maker, self.progress = reference, maker, progress
-        self.tokens = [sum(r.tail for r in of_fact) for of_fact in rows]
+        # With Adam alone: quasi-Newton steps compare losses of the same prompts.
+        self.turns = hp.turns if hp.optimizer == "adam" else 1
+        self.tokens = [
+            max(sum(r.tail for r in part) for part in in_turns(of_fact, self.turns))
+            for of_fact in rows
+        ]
         self.done = 0
 
     def run(self) -> list[tuple[list[int], Targets]]:
@@ -153,10 +166,19 @@ class Chunks:
             torch.cuda.empty_cache()
         return sum(self.tokens[i] for i in chunk) // 2
 
+    def _groups(
+        self, chunk: Sequence[int], *, first: bool, make: MakeGroup = Group
+    ) -> list[list[Group]]:
+        """What each turn of a search for `chunk` runs, its facts counted from 0."""
+        chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
+        return [
+            groups_of(self.handle, part, self.layer, check=first and not number, make=make)
+            for number, part in enumerate(in_turns(chosen, self.turns))
+        ]
+
     def _searched(self, chunk: Sequence[int], *, first: bool) -> tuple[Targets, int]:
         """Targets of `chunk`, and the bytes that a pass kept."""
-        chosen = [replace(r, fact=i) for i, fact in enumerate(chunk) for r in self.rows[fact]]
-        groups = groups_of(self.handle, chosen, self.layer, check=first)
+        groups = self._groups(chunk, first=first)
         norms = None if self.reference is None else self.reference[list(chunk)]
         done = self.done
 
@@ -167,18 +189,38 @@ class Chunks:
         return search(groups, len(chunk), self.hp, norms, self.maker, say)
 
 
-def _clean(groups: Sequence[Group], facts: int) -> Tensor:
+def _clean(groups: Iterable[Group], facts: int) -> Tensor:
     """Hidden states at the end of each fact's subject in its bare prompt, [u, d_out] in `wide`."""
     by_fact: dict[int, Tensor] = {}
     for group in groups:
         for row, clean in zip(group.rows, group.suffix.clean[:, 0], strict=True):
             if row.is_bare:
                 by_fact[row.fact] = clean
-    return torch.stack([by_fact[i] for i in range(facts)]).to(groups[0].suffix.handle.wide)
+            handle = group.suffix.handle
+    return torch.stack([by_fact[i] for i in range(facts)]).to(handle.wide)
+
+
+class _Enough:
+    """Which facts need no further step: a loss is low enough, whichever prompts' turn it is.
+
+    Or, where that is asked for, the target was the most likely for so many rounds of turns.
+    """
+
+    def __init__(self, hp: Hyperparameters, turns: int, alive: Tensor) -> None:
+        self.hp, self.turns = hp, turns
+        self.right = torch.zeros_like(alive, dtype=torch.long)
+
+    def __call__(self, loss: Tensor, wrong: Tensor | None) -> Tensor:
+        """By the losses [u] of a step, and the tokens [u] that were not the most likely in it."""
+        done = loss < self.hp.stop_loss
+        if wrong is not None and self.hp.top1_steps is not None:
+            self.right = torch.where(wrong == 0, self.right + 1, 0)
+            done = done | (self.right >= self.hp.top1_steps * self.turns)
+        return done
 
 
 def search(
-    groups: Sequence[Group],
+    turns: Sequence[Sequence[Group]],
     facts: int,
     hp: Hyperparameters,
     reference: Tensor | None,
@@ -189,38 +231,38 @@ def search(
     """`find_targets` of a chunk, and the bytes that its first pass kept.
 
     Args:
+        turns: what the first step runs, the second and so on, and then from the front again.
         clean: [u, d] what deltas are added to, where that is not a hidden state of these rows.
     """
-    clean = _clean(groups, facts) if clean is None else clean
+    every = [group for groups in turns for group in groups]
+    clean = _clean(every, facts) if clean is None else clean
     device = clean.device
     norm = (clean if reference is None else reference.to(clean)).norm(dim=1)
     made = maker or Free(clean)
     down = descent(hp, made, norm, free=made.delta() is made.parameters[0])
     alive = torch.ones(facts, dtype=torch.bool, device=device)
-    running = facts
+    in_passes = facts
     losses: list[list[float]] = [[] for _ in range(facts)]
     frozen = torch.zeros_like(clean)
-    right = torch.zeros(facts, dtype=torch.long, device=device)
-    handle = groups[0].suffix.handle
-    pass_bytes = 0
+    enough = _Enough(hp, len(turns), alive)
+    handle, pass_bytes = every[0].suffix.handle, 0
     for step in range(hp.steps):
         say(step)
         delta = made.delta()
         loss = hp.weight_decay * delta.norm(dim=1) / norm.square()
-        wrong = None if hp.top1_steps is None else torch.zeros_like(right)
+        wrong = None if hp.top1_steps is None else torch.zeros_like(alive, dtype=torch.long)
         with ExitStack() as counting:
             count = None
             if step == 0 and not handle.sharded:
                 count = counting.enter_context(kept_for_gradients(handle.model.parameters()))
-            loss = add_losses(groups, loss, delta, hp.kl_factor, wrong)
+            # Rows that must not move are in the first of the turns only.
+            groups, kl_factor = turns[step % len(turns)], hp.kl_factor * len(turns)
+            loss = add_losses(groups, loss, delta, kl_factor, wrong)
         pass_bytes = pass_bytes if count is None else count.bytes
-        values = loss.detach().tolist()
-        for i in alive.nonzero().flatten().tolist():
-            losses[i].append(values[i])
-        done = alive & (loss.detach() < hp.stop_loss)
-        if wrong is not None and hp.top1_steps is not None:
-            right = torch.where(wrong == 0, right + 1, 0)
-            done |= alive & (right >= hp.top1_steps)
+        running = alive.nonzero().flatten().tolist()
+        for i, value in zip(running, loss.detach()[alive].tolist(), strict=True):
+            losses[i].append(value)
+        done = alive & enough(loss.detach(), wrong)
         if done.any():
             frozen = torch.where(done[:, None], delta.detach(), frozen)
             alive = alive & ~done
@@ -229,9 +271,9 @@ def search(
             break
         down.step(loss, alive)
         made.restrain(hp.clamp * norm)
-        if left <= (1 - WORTH_LEAVING) * running:
-            running = left
-            for group in groups:
+        if left <= (1 - WORTH_LEAVING) * in_passes:
+            in_passes = left
+            for group in every:
                 group.keep(alive)
     final = torch.where(alive[:, None], down.result(delta.detach(), loss.detach()), frozen)
     say(hp.steps)

@@ -11,4 +11,5 @@ METHOD = LocateThenEdit(
     history=True,
     history_after=True,
     ridge=True,
+    always={"turns": 1},
 )
