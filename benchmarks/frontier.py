@@ -1,13 +1,14 @@
 """What a system preserves against what it edits: one search of targets, many systems solved for it.
 
     python -m benchmarks.frontier [--model bundled-small] [--load 0.3] [--seed 101] [--quick]
-    python -m benchmarks.frontier --model .models/SmolLM2-135M-Instruct --records FILE --edits 60
+    python -m benchmarks.frontier --model MODEL --records FILE --text TEXT --edits 100 --layers 4-8
 
 Targets are searched once on the unedited model, and shared: only what the systems are made of
 differs (the weight of the second moment, a power of its eigenvalues, names in it, the null space,
-the spread of a fact's keys over contexts). Facts come in three batches with history. Every trial is
-a line of results/frontier.jsonl, with its settings; those that stand there are not run again.
-FILE holds records as `benchmarks.counterfacts` writes them.
+the spread of a fact's keys over contexts, how many layers in front of the last are edited). Facts
+come in three batches with history. Every trial is a line of results/frontier.jsonl, with its
+settings; those that stand there are not run again. FILE holds records as `benchmarks.counterfacts`
+writes them; of a real model half of 100 are measured, with four neighbors each.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
 from alphaedit.linalg.solve import System
 from alphaedit.linalg.subspace import Spectrum, null_space
+from alphaedit.locate.trials import CLAMPS, search_settings
+from alphaedit.locate.well_known import probes
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import BatchKeys
@@ -59,15 +62,19 @@ SMALL = (
 """Systems on bundled-small: AlphaEdit, MEMIT with history, and what may be changed in it."""
 REAL = (
     {"energy": 0.9, "ridge_share": 0.1},
-    {"weight": 154},
-    {"weight": 154, "names": 0.5},
-    {"weight": 500},
-    {"weight": 500, "names": 0.5},
+    *({"weight": weight} for weight in (154, 2400)),
+    *({"weight": weight, "names": 0.5} for weight in (40, 154, 600, 2400, 10000)),
+    *({"weight": 2400, "names": share} for share in (0.2, 0.8)),
+    *({"weight": 600, "names": 0.5, "span": span} for span in (1, 3, 7)),
 )
-"""The same on SmolLM2."""
+"""The same on SmolLM2, and how many layers are edited where it is not five."""
+REAL_SAMPLE, NEIGHBORS = 60, 4
 BATCHES = 3
 SAMPLE = 120
-SHOWN = ("efficacy", "generalization", "specificity", "kept")
+SHOWN = (
+    *("efficacy", "generalization", "specificity", "kept"),
+    *("efficacy_generate", "generalization_generate"),
+)
 
 
 @dataclass(frozen=True)
@@ -136,9 +143,15 @@ def spread(batch: BatchKeys, layer: int, keys: Tensor, share: float) -> Tensor:
     return share**0.5 * columns.flatten(0, 1).T.contiguous()
 
 
+def layers_of(hp: Hyperparameters, setting: Mapping[str, Any]) -> tuple[int, ...]:
+    """The layers that a setting edits; the last is where targets were searched."""
+    last = hp.layers[-1]
+    return tuple(range(last - setting["span"] + 1, last + 1)) if "span" in setting else hp.layers
+
+
 def applied(ground: Ground, setting: Mapping[str, Any], stack: ExitStack) -> None:
     """Edit all facts batch after batch, as long as `stack` is open."""
-    handle, layers = ground.handle, ground.hp.layers
+    handle, layers = ground.handle, layers_of(ground.hp, setting)
     past: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     size = -(-len(ground.facts) // BATCHES)
     for at in range(0, len(ground.facts), size):
@@ -161,13 +174,17 @@ def applied(ground: Ground, setting: Mapping[str, Any], stack: ExitStack) -> Non
 
 def trial(ground: Ground, setting: Mapping[str, Any] | None) -> dict[str, float]:
     """Figures with a system's edits in force; of the unedited model without a setting."""
-    every = max(1, len(ground.records) // SAMPLE)
+    sample = ground.records[:: max(1, len(ground.records) // SAMPLE)]
+    if not ground.handle.is_bundled:
+        some = ground.records[:: max(1, len(ground.records) // REAL_SAMPLE)]
+        sample = [
+            replace(record, neighborhood_prompts=record.neighborhood_prompts[:NEIGHBORS])
+            for record in some
+        ]
     with ExitStack() as stack:
         if setting is not None:
             applied(ground, setting, stack)
-        metrics = evaluate(
-            ground.editor, ground.records[::every], kept=ground.kept, generation=False
-        )
+        metrics = evaluate(ground.editor, sample, kept=ground.kept, generation=False)
         drift = ground.text.drift(ground.handle)
     shares = {name: round(rate.value, 2) for name in SHOWN if (rate := metrics.get(name))}
     return {**shares, "kl": round(drift.kl, 4), "perplexity": round(drift.perplexity, 3)}
@@ -182,21 +199,45 @@ def records_of(editor: Editor, args: argparse.Namespace) -> list[EditRecord]:
     return world_records(editor.handle, count, args.seed)
 
 
-def prepared(editor: Editor, records: Sequence[EditRecord], text: Path | None) -> Ground:
+def settings_of(
+    editor: Editor, facts: Sequence[Fact], layers: tuple[int, ...] | None
+) -> Hyperparameters:
+    """Of the search: those that the model is known by, or that go with the layers given."""
+    over: dict[str, Any] = {}
+    if layers:
+        own = search_settings(editor.handle, probes(editor.handle, seed=0), layers, CLAMPS[0])
+        over = {**own, "layers": layers}
+    hp = editor.hyperparameters("alphaedit", None, facts, **over)
+    assert isinstance(hp, Hyperparameters)
+    return hp
+
+
+def prepared(
+    editor: Editor,
+    records: Sequence[EditRecord],
+    text: Path | None,
+    layers: tuple[int, ...] | None = None,
+) -> Ground:
     """Search the targets, which all trials share."""
     handle = editor.handle
     facts = [replace(record.fact, paraphrases=(), neighborhood=()) for record in records]
-    preset = None if handle.is_bundled else "smollm2-135m"
-    hp = editor.hyperparameters("alphaedit", preset, facts)
-    assert isinstance(hp, Hyperparameters)
-    editor.statistics.prepare(hp.layers)
-    for share in {system.get("names", 0.0) for system in (*SMALL, *REAL)} - {0.0}:
-        editor.statistics.with_names(share).prepare(hp.layers)
+    hp = settings_of(editor, facts, layers)
+    systems = SMALL if handle.is_bundled else REAL
+    every = sorted({layer for system in systems for layer in layers_of(hp, system)})
+    editor.statistics.prepare(every)
+    for share in {system.get("names", 0.0) for system in systems} - {0.0}:
+        editor.statistics.with_names(share).prepare(every)
     contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
     targets = find_targets(handle, facts, hp.layers[-1], contexts, hp)
     kept = known_facts(handle, {record.subject for record in records}, 0)
     held = held_out(handle, str(text) if text else None, seed=0)
     return Ground(editor, records, facts, hp, contexts, targets.values, held, kept)
+
+
+def stretch(text: str) -> tuple[int, ...]:
+    """Layers by the first and the last: "4-8"."""
+    first, last = map(int, text.split("-"))
+    return tuple(range(first, last + 1))
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -212,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, help="records to edit, for a real model")
     parser.add_argument("--text", type=Path, help="held-out text, for a real model")
     parser.add_argument("--edits", type=int, help="by default by the load")
+    parser.add_argument("--layers", type=stretch, help="as 4-8; by default the model's own")
     parser.add_argument("--load", type=float, default=0.3, help="edits / d_in")
     parser.add_argument("--seed", type=int, default=101)
     parser.add_argument("--quick", action="store_true", help="nine facts, two systems")
@@ -226,13 +268,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "seed": None if args.records else args.seed,
         "edits": len(records),
     }
+    if args.layers:
+        about["layers"] = list(args.layers)
     known = [row["system"] for row in lines(path) if about.items() <= row.items()]
     systems = [None, *(REAL if args.records else SMALL)][: 3 if args.quick else None]
     todo = [system for system in systems if system not in known]
     if not todo:
         return
-    ground = prepared(editor, records, args.text)
-    about["layers"] = list(ground.hp.layers)
+    ground = prepared(editor, records, args.text, args.layers)
+    about |= {"layers": list(ground.hp.layers), "turns": ground.hp.turns}
     for system in todo:
         row = {**about, "system": system, **trial(ground, system), **machine()["versions"]}
         with path.open("a", encoding="utf-8") as file:

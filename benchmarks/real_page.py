@@ -54,6 +54,22 @@ def stretches_table() -> str:
     return table(("model", "layers", *HEADS, "score"), rows)
 
 
+def turns_table() -> str:
+    """Searches that read all prompts in a step, or a part of them."""
+    names = (
+        *("efficacy", "generalization", "specificity"),
+        *("efficacy_generate", "generalization_generate"),
+    )
+    rows = []
+    for model, found in result("turns")["models"].items():
+        first = found["rows"][0]["seconds"]
+        for row in found["rows"]:
+            shares = [f"{row[name][0]:.1f}" for name in names if name in row]
+            times = f"{row['seconds'] / first:.2f}"
+            rows.append([f"{model}, {found['facts']} facts", str(row["turns"]), *shares, times])
+    return table(("", "turns", *HEADS, "processor time"), rows)
+
+
 def speed_table() -> str:
     """What a user waits for, beside the version before."""
     found = result("real_speed")
@@ -166,6 +182,7 @@ def update() -> None:
         ("README.md", "real", unknown_table()),
         ("docs/tuning.md", "stretches", stretches_table()),
         ("docs/performance.md", "real-speed", speed_table()),
+        ("docs/performance.md", "turns", turns_table()),
         *runs(),
     ):
         fill(ROOT / place, name, text)

@@ -3,10 +3,16 @@
 from pathlib import Path
 
 import pytest
+from tests.tiny import tiny_model
 
 from alphaedit.core.errors import ConfigError
+from alphaedit.core.progress import silent
+from alphaedit.locate.preset import MEASURED, choose
 from alphaedit.methods.config import overridden
 from alphaedit.methods.presets import matching, preset, presets, read_preset
+from alphaedit.methods.registry import get_method
+from alphaedit.model.handle import ModelHandle
+from alphaedit.stats.statistics import ModelStatistics
 
 
 def test_one_of_a_pair_takes_the_place_of_the_other() -> None:
@@ -46,3 +52,27 @@ def test_every_preset_says_where_it_comes_from() -> None:
     for name, entry in presets().items():
         assert entry["source"].split()[0] in {"published", "tuned", "transferred"}
         assert preset(name, "alphaedit")["layers"]
+
+
+def test_what_is_always_so_of_a_method_is_stronger_than_what_a_model_shows() -> None:
+    model, tokenizer = tiny_model("llama")
+    handle = ModelHandle.load(model, tokenizer)
+    known = {"layers": (1,), "turns": 2}
+
+    def turns(method: str, **over: int) -> int:
+        hp, _ = choose(
+            handle,
+            ModelStatistics(handle),
+            get_method(method),
+            preset_name=MEASURED,
+            facts=[],
+            over=over,
+            known=known,
+            seed=0,
+            progress=silent,
+        )
+        return int(hp.model_dump()["turns"])
+
+    assert turns("alphaedit") == 2
+    assert turns("alphaedit-published") == 1
+    assert turns("alphaedit-published", turns=3) == 3

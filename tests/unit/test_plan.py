@@ -43,6 +43,21 @@ def test_shapes_without_weights_are_those_of_the_model(kind: str, tmp_path: Path
     assert dict(found.facts) == facts_of(handle)
 
 
+def test_prompts_in_turns_take_half_the_time_and_less_memory() -> None:
+    half = {
+        phase.name: phase
+        for phase in plan(
+            SHAPE, HP.model_copy(update={"turns": 2}), MACHINE, facts=100, rows=ROWS, batch=1
+        )
+    }["target values"]
+    whole = phases(batch=1)["target values"]
+    assert 0.5 * whole.operations < half.operations < 0.6 * whole.operations
+    assert half.memory < whole.memory
+    quasi = HP.model_copy(update={"turns": 2, "optimizer": "lbfgs"})
+    same = {p.name: p for p in plan(SHAPE, quasi, MACHINE, facts=100, rows=ROWS, batch=1)}
+    assert same["target values"] == whole
+
+
 def test_costs_grow_as_they_must() -> None:
     one, ten = phases(facts=10), phases(facts=100)
     for name in ("target values", "keys", "apply"):

@@ -184,7 +184,8 @@ def plan(
     eigen = EIGEN * d**3 * count * edited
     search = _tokens_of_search(each, rows)
     heads = 2.0 * shape.vocabulary * h * (each * rows.reads + 1)
-    step = 3 * (p * after * search + heads)
+    turns = min(each, hp.turns) if hp.optimizer == "adam" else 1
+    step = 3 * (p * after * search + heads) / turns
     prefix = p * shape.layers * each * rows.distinct
     # To the last edited layer; then the prompts alone on to it, and all from layer to layer.
     further = (edited - 1) * (edited + 2) / 2 + 1.5 * (edited - 1) * hp.contexts
@@ -197,7 +198,7 @@ def plan(
 
     basis = 4.0 * edited * d * d * count / 2
     copies = 4.0 * edited * d * h * count * (3 if machine.weights < 4 else 2)
-    search_bytes = _held_by_search(shape, machine, rows, batch, each=each, after=after)
+    search_bytes = _held_by_search(shape, machine, rows, batch, each=-(-each // turns), after=after)
     return [
         phase("weights", 0.0, float(machine.weights) * shape.parameters, once=True),
         phase("second moments", moments, 8.0 * edited * d * d * count, once=True),
