@@ -47,6 +47,7 @@ def plain_target(
         delta = torch.zeros_like(clean, requires_grad=True)
         adam = torch.optim.Adam([delta], lr=hp.learning_rate)
         losses: list[float] = []
+        low = 0
         prompts = [i for i, row in enumerate(rows) if not row.is_kl]
         for step in range(hp.steps):
             logits = handle.model(input_ids=ids, attention_mask=mask).logits.to(handle.wide)
@@ -64,12 +65,17 @@ def plain_target(
             kl_factor = 0.0 if turn else hp.kl_factor * hp.turns
             loss = nll + kl_factor * kl + hp.weight_decay * delta.norm() / clean.norm() ** 2
             losses.append(loss.item())
-            if loss.item() < hp.stop_loss or step == hp.steps - 1:
+            low = low + 1 if loss.item() < hp.stop_loss else 0
+            if low >= hp.turns or step == hp.steps - 1:
                 break
-            adam.zero_grad()
-            loss.backward()
+            adam.zero_grad(set_to_none=False)
+            if not low:
+                loss.backward()
+            before = delta.detach().clone()
             adam.step()
             with torch.no_grad():
+                if low:
+                    delta.copy_(before)
                 limit = hp.clamp * clean.norm()
                 if delta.norm() > limit:
                     delta.mul_(limit / delta.norm())

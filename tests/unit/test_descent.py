@@ -27,7 +27,7 @@ def run(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Te
     down = QuasiNewton(x, 0.1 * size, 2 * size)
     alive = torch.ones(len(x), dtype=torch.bool)
     for _ in range(steps):
-        down.step(loss(x), alive)
+        down.step(loss(x), alive, ~alive)
     value = loss(x).detach()
     best = down.result(x.detach().clone(), value)
     return best, loss(best)

@@ -30,8 +30,11 @@ CURVED = 1e-3
 class Descent(Protocol):
     """Moves the parameters of a search."""
 
-    def step(self, loss: Tensor, alive: Tensor) -> None:
-        """One step, from the losses [u] at the present deltas and the gradients of those alive."""
+    def step(self, loss: Tensor, alive: Tensor, waiting: Tensor) -> None:
+        """One step, from the losses [u] at the present deltas and the gradients of those alive.
+
+        Deltas of facts that are `waiting` stay as they are.
+        """
 
     def result(self, delta: Tensor, loss: Tensor) -> Tensor:
         """The deltas [u, d] that a search which ends now with these gives."""
@@ -46,20 +49,35 @@ def descent(hp: Hyperparameters, made: Maker, norm: Tensor, *, free: bool) -> De
     """
     if hp.optimizer == "lbfgs" and free:
         return QuasiNewton(made.parameters[0], FIRST * norm, hp.clamp * norm)
-    return Adam(made.parameters, hp.learning_rate)
+    return Adam(made.parameters, hp.learning_rate, free=free)
 
 
 class Adam:
-    """PyTorch's Adam over all facts; the last deltas are the result."""
+    """PyTorch's Adam over all facts; the last deltas are the result.
 
-    def __init__(self, parameters: Sequence[Tensor], rate: float) -> None:
-        self.adam = torch.optim.Adam(list(parameters), lr=rate)
+    Args:
+        free: the parameters are the deltas [u, d], one row a fact; else they are one fact's.
+    """
 
-    def step(self, loss: Tensor, alive: Tensor) -> None:
-        """See Descent."""
-        self.adam.zero_grad(set_to_none=True)
-        loss[alive].sum().backward()
+    def __init__(self, parameters: Sequence[Tensor], rate: float, *, free: bool) -> None:
+        self.parameters, self.free = list(parameters), free
+        self.adam = torch.optim.Adam(self.parameters, lr=rate)
+
+    def step(self, loss: Tensor, alive: Tensor, waiting: Tensor) -> None:
+        """See Descent. To the averages of gradients a waiting fact adds nothing."""
+        moving = alive & ~waiting
+        if not self.free and not bool(moving.any()):
+            return
+        self.adam.zero_grad(set_to_none=False)
+        total = loss[moving].sum()
+        if total.requires_grad:
+            total.backward()
+        before = [parameter.detach().clone() for parameter in self.parameters]
         self.adam.step()
+        if self.free and bool(waiting.any()):
+            with torch.no_grad():
+                for parameter, old in zip(self.parameters, before, strict=True):
+                    parameter[waiting] = old[waiting]
 
     def result(self, delta: Tensor, loss: Tensor) -> Tensor:
         """See Descent."""
@@ -102,8 +120,8 @@ class QuasiNewton:
         self.best: _Point | None = None
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def step(self, loss: Tensor, alive: Tensor) -> None:
-        """See Descent."""
+    def step(self, loss: Tensor, alive: Tensor, waiting: Tensor) -> None:
+        """See Descent; a fact whose loss is low is done at once, and none waits."""
         (gradient,) = torch.autograd.grad(loss[alive].sum(), [self.x])
         with torch.no_grad():
             now = _Point(self.x.clone(), gradient, loss.detach().clone())

@@ -201,21 +201,29 @@ def _clean(groups: Iterable[Group], facts: int) -> Tensor:
 
 
 class _Enough:
-    """Which facts need no further step: a loss is low enough, whichever prompts' turn it is.
+    """Which facts need no further step: all turns, one after the other, say that it is enough.
 
-    Or, where that is asked for, the target was the most likely for so many rounds of turns.
+    Enough is a low loss, or, where that is asked for, a target that was the most likely for so many
+    rounds of turns.
+
+    Attributes:
+        waiting: [u] facts whose loss was low: their deltas stay until the other turns were asked.
     """
 
     def __init__(self, hp: Hyperparameters, turns: int, alive: Tensor) -> None:
         self.hp, self.turns = hp, turns
-        self.right = torch.zeros_like(alive, dtype=torch.long)
+        self.low = torch.zeros_like(alive, dtype=torch.long)
+        self.right = torch.zeros_like(self.low)
+        self.waiting = torch.zeros_like(alive)
 
     def __call__(self, loss: Tensor, wrong: Tensor | None) -> Tensor:
         """By the losses [u] of a step, and the tokens [u] that were not the most likely in it."""
-        done = loss < self.hp.stop_loss
+        self.low = torch.where(loss < self.hp.stop_loss, self.low + 1, 0)
+        self.waiting = self.low > 0
+        done = self.low >= self.turns
         if wrong is not None and self.hp.top1_steps is not None:
             self.right = torch.where(wrong == 0, self.right + 1, 0)
-            done = done | (self.right >= self.hp.top1_steps * self.turns)
+            done |= self.right >= self.hp.top1_steps * self.turns
         return done
 
 
@@ -269,7 +277,7 @@ def search(
         left = int(alive.sum())
         if step == hp.steps - 1 or not left:
             break
-        down.step(loss, alive)
+        down.step(loss, alive, enough.waiting)
         made.restrain(hp.clamp * norm)
         if left <= (1 - WORTH_LEAVING) * in_passes:
             in_passes = left
