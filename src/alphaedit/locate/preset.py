@@ -26,7 +26,7 @@ ENERGY = 0.9
 RIDGE_SHARE = 0.1
 MEASURED = "measured"
 """In the place of a preset's name: none, but what the model itself shows."""
-VERSION = 6
+VERSION = 7
 """Of the way layers and scales are measured; what older ones found is not used."""
 
 

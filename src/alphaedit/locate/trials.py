@@ -166,6 +166,7 @@ class Trials:
         hp = build(
             {
                 **values,
+                "turns": self.over.get("turns", TURNS),
                 "steps": min(STEPS, values["steps"]),
                 "layers": layers,
                 "moment_weight": moment_weight(self.handle, layers),
@@ -208,7 +209,8 @@ def search_settings(
     norm = mean_norm(handle, [probe.fact for probe in asked], layers)
     rate = RATE * clamp * norm / handle.d_out(layers[-1]) ** 0.5
     values = {"clamp": clamp, "steps": STEPS, "learning_rate": rate, "optimizer": "adam"}
-    values["turns"] = TURNS
+    # Targets that must be reached through a norm or factor want all prompts in every step.
+    values["turns"] = TURNS if handle.adds_directly else 1
     if (half := half_precision(handle)) is not None:
         values["search_dtype"] = half
     return values
