@@ -182,7 +182,7 @@ def update() -> None:
         ("README.md", "real", unknown_table()),
         ("docs/tuning.md", "stretches", stretches_table()),
         ("docs/performance.md", "real-speed", speed_table()),
-        ("docs/performance.md", "turns", turns_table()),
+        ("docs/performance.md", "real-turns", turns_table()),
         *runs(),
     ):
         fill(ROOT / place, name, text)

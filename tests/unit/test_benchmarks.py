@@ -97,7 +97,7 @@ def test_tables_of_real_models_are_those_of_the_results() -> None:
         ("README.md", "real", real_page.unknown_table()),
         ("docs/tuning.md", "stretches", real_page.stretches_table()),
         ("docs/performance.md", "real-speed", real_page.speed_table()),
-        ("docs/performance.md", "turns", real_page.turns_table()),
+        ("docs/performance.md", "real-turns", real_page.turns_table()),
         *real_page.runs(),
     ):
         text = (real_page.ROOT / place).read_text(encoding="utf-8")

@@ -307,8 +307,10 @@ class _Run:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
                         used[layer] = self._keys(facts, layer)
-            with self.timer.phase("budget"):
-                spent = problem.ranks.from_first(spent_by(problem, facts, self.contexts))
+            spent = 0.0
+            if hp.kl_budget is not None or hp.least_change is not None:
+                with self.timer.phase("budget"):
+                    spent = problem.ranks.from_first(spent_by(problem, facts, self.contexts))
         problem.progress("layers", len(hp.layers), len(hp.layers))
         return deltas, used, spent
 
