@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
+from benchmarks.turns import SHOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"smollm2": "SmolLM2 135M", "gemma": "Gemma 3 270M"}
@@ -56,15 +57,11 @@ def stretches_table() -> str:
 
 def turns_table() -> str:
     """Searches that read all prompts in a step, or a part of them."""
-    names = (
-        *("efficacy", "generalization", "specificity"),
-        *("efficacy_generate", "generalization_generate"),
-    )
     rows = []
     for model, found in result("turns")["models"].items():
         first = found["rows"][0]["seconds"]
         for row in found["rows"]:
-            shares = [f"{row[name][0]:.1f}" for name in names if name in row]
+            shares = [f"{row[name][0]:.1f}" for name in SHOWN if name in row]
             times = f"{row['seconds'] / first:.2f}"
             rows.append([f"{model}, {found['facts']} facts", str(row["turns"]), *shares, times])
     return table(("", "turns", *HEADS, "processor time"), rows)

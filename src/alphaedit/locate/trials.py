@@ -161,7 +161,7 @@ class Trials:
         if (layers, clamp) in self.done:
             return self.done[(layers, clamp)]
         self.progress("trial edits", min(len(self.done), self.planned - 1), self.planned)
-        # The search of the edits to come: a target that is only just reached spills over elsewhere.
+        # The search of the edits to come: targets only just reached do not show what spills over.
         values = self.settings(layers, float(self.over.get("clamp", clamp)))
         hp = build(
             {
