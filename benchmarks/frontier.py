@@ -42,7 +42,9 @@ from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.drift import HeldOut, held_out
 from benchmarks.machine import RESULTS, machine
 
-SMALL = (
+PARTS = ({"power": 0.5}, {"soft": 1.0}, {"floor": 0.1}, {"spread": 1.0})
+"""What else was tried in a system, beside its weight and names."""
+SMALL: tuple[dict[str, Any], ...] = (
     {"energy": 0.95, "ridge_share": 0.03},
     {"weight": 10},
     {"weight": 33},
@@ -60,12 +62,13 @@ SMALL = (
     {"weight": 33, "spread": 4.0},
 )
 """Systems on bundled-small: AlphaEdit, MEMIT with history, and what may be changed in it."""
-REAL = (
+REAL: tuple[dict[str, Any], ...] = (
     {"energy": 0.9, "ridge_share": 0.1},
     *({"weight": weight} for weight in (154, 2400)),
     *({"weight": weight, "names": 0.5} for weight in (40, 154, 600, 2400, 10000)),
     *({"weight": 2400, "names": share} for share in (0.2, 0.8)),
     *({"weight": 600, "names": 0.5, "span": span} for span in (1, 3, 7)),
+    *({"weight": 2400, "names": 0.5, **part} for part in PARTS),
 )
 """The same on SmolLM2, and how many layers are edited where it is not five."""
 REAL_SAMPLE, NEIGHBORS = 60, 4

@@ -73,7 +73,10 @@ EDITORS = Path("build", "editors")
 REAL_TRAINING = Training(
     "mend",
     REAL,
-    {"steps": 160, "every": 40, "batch": 4, "held_out": 30, "neighbors": 2, "warm": 100},
+    {
+        **{"steps": 800, "every": 100, "batch": 4, "held_out": 30, "neighbors": 2, "warm": 100},
+        "learning_rate": 5e-4,
+    },
 )
 REAL_PLANS = {
     "mend": Plan("mend", editor="mend-smollm2"),

@@ -11,12 +11,12 @@ are as in `benchmarks.golden`.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,24 @@ from alphaedit.bench.datasets.registry import load
 from alphaedit.bench.run import evaluate
 from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.model.devices import quick_bfloat16
 from alphaedit.stats.statistics import ModelStatistics
 from benchmarks.golden import DATA, RECORDS, SEARCHES, SETTINGS, figures, records
-from benchmarks.machine import RESULTS, measured, write
+from benchmarks.machine import measured, write
+from benchmarks.plain import plain_target
 from benchmarks.real_models import SMOLLM2, missing
 
 SUBJECTS = ("Danielle Darrieux", "Victor Hugo", "Jean Gabin", "Edith Piaf")
 PROMPT, TARGET = "The mother tongue of {} is", "English"
-EVALUATED = 100
+EVALUATED, PLAIN = 100, 2
+"""Records that are evaluated; facts that the plain loop is timed on."""
+WAYS: dict[str, dict[str, Any]] = {
+    "adam": {"optimizer": "adam"},
+    "adam in turns": {"optimizer": "adam", "turns": 2},
+    "lbfgs": {"optimizer": "lbfgs"},
+}
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -85,33 +94,44 @@ def inside() -> dict[str, float]:
 def batches(data: Path) -> dict[str, Any]:
     """Twenty facts at once in layers 8 to 12, second moments at hand; and an evaluation.
 
-    By the published settings, and by quasi-Newton steps in place of Adam's. A processor without
-    instructions for bfloat16 computes it step by step, which says nothing: it is left out there.
+    By the published settings, with prompts in two turns, and by quasi-Newton steps in place of
+    Adam's. A processor without instructions for bfloat16 computes it step by step, which says
+    nothing: it is left out there.
     """
     editor = Editor.from_pretrained(SMOLLM2.checkpoint, progress=False)
     editor.statistics.prepare(SETTINGS["layers"])
     facts = [fact for row in records(data) for fact in row.facts]
     found: dict[str, Any] = {}
-    for optimizer in ("adam", "lbfgs"):
+    for way, asked in WAYS.items():
         for name, search in SEARCHES.items():
             if search and not quick_bfloat16(editor.handle.device):
                 continue
-            over = {**SETTINGS, "optimizer": optimizer, "search_dtype": search}
-            took = seconds_of(lambda over=over: editor.edit(facts, "alphaedit-published", **over))
+            over = {**SETTINGS, **asked, "search_dtype": search}
+            took = seconds_of(partial(editor.edit, facts, "alphaedit-published", **over))
             shares = figures(editor, records(data))
-            found[f"{optimizer}, {name}"] = {"seconds": took, **shares}
-            print(optimizer, name, took, flush=True)
+            found[f"{way}, {name}"] = {"seconds": took, **shares}
+            print(way, name, took, flush=True)
             editor.revert()
+    found["plain loop"] = plain(editor, facts)
     rows = list(load(data / RECORDS, limit=EVALUATED).records)
     found["evaluation"] = seconds_of(lambda: evaluate(editor, rows, generation=False))
     return found
 
 
-def earlier_bfloat16() -> dict[str, Any]:
-    """Rows of a bfloat16 search that another machine gave, marked as such, if there are any."""
-    path = RESULTS / "real_speed.json"
-    stored = json.loads(path.read_text(encoding="utf-8"))["batches"] if path.is_file() else {}
-    return {name: {**row, "earlier": True} for name, row in stored.items() if "bfloat16" in name}
+def plain(editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
+    """The target searches of all `facts` one by one, as published code runs them.
+
+    Seconds of the first few, times as many.
+    """
+    hp = editor.hyperparameters("alphaedit-published", None, facts, **SETTINGS)
+    assert isinstance(hp, Hyperparameters)
+    contexts = generate_contexts(editor.handle, hp.contexts, hp.context_tokens, 0)
+
+    def search() -> None:
+        for fact in facts[:PLAIN]:
+            plain_target(editor.handle, fact, hp.layers[-1], contexts, hp)
+
+    return {"seconds": seconds_of(search) * len(facts) / PLAIN, "facts timed": PLAIN}
 
 
 def main() -> None:
@@ -129,7 +149,6 @@ def main() -> None:
     ):
         found[name] = part()
         print(name, found[name], flush=True)
-    found["batches"] = earlier_bfloat16() | found["batches"]
     print(write("real_speed", found, quick=False))
 
 

@@ -1,0 +1,327 @@
+"""Every candidate for a default, at every load: on facts that no search of settings saw.
+
+    python -m benchmarks.loads                                     # bundled, loads 0.03 to 1.0
+    python -m benchmarks.loads --model MODEL --records FILE --text TEXT [--preset NAME]
+
+Facts are edited in equal batches one after the other, by the methods themselves, and measured at
+each load. Methods that search target values share them: they are searched once for each draw, on
+the unedited model, so that only the systems differ. The three draws of the first two loads are
+three draws of the world, or three parts of the records; the first goes on to the larger loads.
+Every measurement is a line of results/loads.jsonl, and a method that stands there with all its
+loads is not run again. `--own` searches targets batch after batch on the edited model, as users'
+edits do; its lines say so. `--ability` names a folder of the published tasks (sst2.json and so on),
+which are then asked at each load. FILE holds records as `benchmarks.counterfacts` writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from alphaedit.bench.ability import Task, published_tasks, run_task
+from alphaedit.bench.data import EditRecord
+from alphaedit.bench.datasets.registry import load
+from alphaedit.bench.run import evaluate
+from alphaedit.bench.sources import known_facts, world_records
+from alphaedit.core.fact import Fact
+from alphaedit.editor.session import Editor
+from alphaedit.methods import locate_then_edit
+from alphaedit.methods.config import Hyperparameters
+from alphaedit.methods.steps.contexts import generate_contexts
+from alphaedit.methods.steps.target_value import Targets, find_targets
+from alphaedit.stats.drift import HeldOut, held_out
+from benchmarks.frontier import NEIGHBORS, lines
+from benchmarks.machine import RESULTS, machine
+
+PLAIN = "unedited"
+SHOWN = (
+    *("efficacy", "generalization", "specificity", "kept"),
+    *("efficacy_generate", "generalization_generate"),
+)
+DRAWS = 3
+SAMPLE = 100
+"""Edited records that are measured, and of them the least that any load has."""
+Row = tuple[torch.Tensor, torch.Tensor, list[float]]
+"""A fact's target value, what it was without, and the losses of its search."""
+FIRST_SEED = 301
+"""Of the draws of the bundled world."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method of the table.
+
+    Attributes:
+        method: by its registered name.
+        over: settings beside the preset's.
+        searches: whether its target values are those that all share.
+        few: only the first two loads are asked of it.
+    """
+
+    method: str
+    over: Mapping[str, Any] = field(default_factory=dict)
+    searches: bool = True
+    few: bool = False
+
+
+CANDIDATES = {
+    "alphaedit": Candidate("alphaedit"),
+    "memit-history": Candidate("memit-history"),
+    "memit-names": Candidate("memit-names"),
+    "alphaedit-published": Candidate("alphaedit-published"),
+    "emmet": Candidate("emmet"),
+    "nas": Candidate("alphaedit", {"plugins": ["norm-anchor"]}),
+    "encore": Candidate("memit", {"plugins": ["ridge", "early-stop"]}, searches=False, few=True),
+    "ultraedit": Candidate("ultraedit", searches=False),
+    "locft-bf": Candidate("locft-bf", searches=False, few=True),
+    "lora": Candidate("lora", searches=False, few=True),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Facts in batches, and after how many of them the model is measured.
+
+    Attributes:
+        size: facts of a batch.
+        at: numbers of edits, rising.
+        shared: how many of `at` are asked of every draw, and of methods of few loads.
+    """
+
+    size: int
+    at: tuple[int, ...]
+    shared: int = 2
+
+    def of(self, draw: int, candidate: Candidate | None) -> tuple[int, ...]:
+        """The numbers of edits that a draw is measured at."""
+        few = draw > 0 or (candidate is not None and candidate.few)
+        return self.at[: self.shared] if few else self.at
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the methods have in common."""
+
+    editor: Editor
+    plan: Plan
+    preset: str | None
+    text: HeldOut
+    about: Mapping[str, Any]
+    path: Path
+    tasks: Sequence[Task] = ()
+
+
+def shared(known: Mapping[Fact, Row]) -> Any:
+    """Stands for the search: looks its results up."""
+
+    def look_up(handle: Any, facts: Sequence[Fact], *rest: Any, **more: Any) -> Targets:
+        rows = [known[bare(fact)] for fact in facts]
+        return Targets(
+            values=torch.stack([row[0] for row in rows], dim=1),
+            clean=torch.stack([row[1] for row in rows], dim=1),
+            losses=[row[2] for row in rows],
+        )
+
+    return mock.patch.object(locate_then_edit, "find_targets", look_up)
+
+
+def bare(fact: Fact) -> Fact:
+    """A fact without what it is measured by."""
+    return replace(fact, paraphrases=(), neighborhood=())
+
+
+def searched(ground: Ground, facts: Sequence[Fact], file: Path | None) -> dict[Fact, Row]:
+    """Target values of all facts on the unedited model; kept in `file`, if one is given."""
+    stored: dict[str, Row] = {}
+    if file is not None and file.is_file():
+        stored = torch.load(file, weights_only=True)
+    if todo := [fact for fact in facts if named(fact) not in stored]:
+        handle, editor = ground.editor.handle, ground.editor
+        hp = editor.hyperparameters("alphaedit", ground.preset, todo)
+        assert isinstance(hp, Hyperparameters)
+        contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
+        found = find_targets(handle, todo, hp.layers[-1], contexts, hp)
+        rows = zip(todo, found.values.T, found.clean.T, found.losses, strict=True)
+        stored |= {named(fact): (z.clone(), h.clone(), losses) for fact, z, h, losses in rows}
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(stored, file)
+    return {fact: stored[named(fact)] for fact in facts}
+
+
+def named(fact: Fact) -> str:
+    """What tells a fact from others."""
+    return f"{fact.text}|{fact.target}"
+
+
+def figures(
+    ground: Ground, records: Sequence[EditRecord], kept: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Shares with their intervals, and what became of other text."""
+    handle = ground.editor.handle
+    step = max(1, len(records) // SAMPLE)
+    near = None if handle.is_bundled else NEIGHBORS
+    sample = [
+        replace(record, neighborhood_prompts=record.neighborhood_prompts[:near])
+        for record in records[::step]
+    ]
+    metrics = evaluate(ground.editor, sample, kept=kept, generation=False)
+    drift = ground.text.drift(handle)
+    shown = {
+        name: [round(x, 2) for x in (rate.value, rate.low, rate.high)]
+        for name in SHOWN
+        if (rate := metrics.get(name))
+    }
+    for task in ground.tasks:
+        found = run_task(ground.editor.responder, task).f1
+        shown[f"ability:{task.name}"] = [round(x, 2) for x in (found.value, found.low, found.high)]
+    return {**shown, "kl": round(drift.kl, 4), "perplexity": round(drift.perplexity, 3)}
+
+
+def chain(
+    ground: Ground,
+    label: str,
+    candidate: Candidate,
+    draw: int,
+    records: Sequence[EditRecord],
+    kept: Sequence[tuple[str, str]],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Edit batch after batch, and measure at the loads that are asked for."""
+    editor, at = ground.editor, ground.plan.of(draw, candidate)
+    size = ground.plan.size
+    batches = [
+        [bare(record.fact) for record in records[i : i + size]] for i in range(0, at[-1], size)
+    ]
+    try:
+        done, over = 0, dict(candidate.over)
+        for batch in editor.edit_in_batches(
+            batches, candidate.method, preset=ground.preset, **over
+        ):
+            done += len(batch.facts)
+            print(label, draw, done, flush=True)
+            if done in at:
+                yield done, figures(ground, records[:done], kept)
+    finally:
+        editor.set_edits([])
+
+
+def write(ground: Ground, row: Mapping[str, Any]) -> None:
+    """One line more."""
+    line = json.dumps({**ground.about, **row, "torch": machine()["versions"]["torch"]})
+    with ground.path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
+def standing(ground: Ground, label: str, draw: int, own: bool) -> set[int]:
+    """The numbers of edits at which a method's draw stands in the file."""
+    asked = {**ground.about, "method": label, "draw": draw, "own": own}
+    return {row["edits"] for row in lines(ground.path) if asked.items() <= row.items()}
+
+
+def run(
+    ground: Ground,
+    draw: int,
+    records: Sequence[EditRecord],
+    labels: Sequence[str],
+    targets: Path | None,
+    own: bool,
+) -> None:
+    """All methods asked for on one draw, but for what stands in the file."""
+    plan, handle = ground.plan, ground.editor.handle
+    kept = known_facts(handle, {record.subject for record in records}, 0)
+    known: dict[Fact, Row] = {}
+    for label in labels:
+        candidate = CANDIDATES.get(label)
+        missing = set(plan.of(draw, candidate)) - standing(ground, label, draw, own)
+        if not missing:
+            continue
+        about = {"method": label, "draw": draw, "own": own}
+        if candidate is None:
+            for edits in plan.of(draw, None):
+                write(ground, {**about, "edits": edits, **figures(ground, records[:edits], kept)})
+            continue
+        looked_up: Callable[[], Any] = nullcontext
+        if candidate.searches and not own:
+            if not known:
+                facts = [bare(record.fact) for record in records]
+                known = searched(ground, facts, targets)
+            looked_up = partial(shared, known)
+        with looked_up():
+            for edits, row in chain(ground, label, candidate, draw, records, kept):
+                if edits in missing:
+                    write(ground, {**about, "edits": edits, **row})
+
+
+def draws(
+    editor: Editor, plan: Plan, file: Path | None, count: int
+) -> Iterator[tuple[int, list[EditRecord]]]:
+    """Records of each draw: all that its loads ask for."""
+    if file is None:
+        for draw in range(count):
+            most = plan.of(draw, None)[-1]
+            yield draw, world_records(editor.handle, most, FIRST_SEED + draw)
+        return
+    every = list(load(file).records)
+    part = plan.at[plan.shared - 1]
+    for draw in range(count):
+        most = plan.of(draw, None)[-1]
+        yield draw, (every[draw * part :] + every[: draw * part])[:most]
+
+
+def planned(d_in: int, *, real: bool, quick: bool) -> Plan:
+    """Batches and loads by the width of the keys."""
+    if quick:
+        return Plan(3, (3, 6, 9))
+    loads = (0.033, 0.1, 0.3) if real else (0.03, 0.15, 0.5, 1.0)
+    size = round(loads[0] * d_in)
+    return Plan(size, tuple(size * round(load * d_in / size) for load in loads))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what is not in the file yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--records", type=Path, help="records to edit, for a real model")
+    parser.add_argument("--text", type=Path, help="held-out text, for a real model")
+    parser.add_argument("--preset", help="by default the one that fits the model")
+    parser.add_argument("--method", nargs="+", choices=(PLAIN, *CANDIDATES), help="only these")
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--targets", type=Path, help="folder to keep target values in")
+    parser.add_argument("--own", action="store_true", help="search on the edited model")
+    parser.add_argument("--ability", type=Path, help="folder of the published tasks")
+    parser.add_argument("--quick", action="store_true", help="nine facts of bundled-small")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    name = "bundled-small" if args.quick else args.model
+    editor = Editor.from_pretrained(name, seed=0, progress=False)
+    plan = planned(editor.handle.d_in(0), real=args.records is not None, quick=args.quick)
+    ground = Ground(
+        editor,
+        plan,
+        args.preset,
+        held_out(editor.handle, str(args.text) if args.text else None, seed=0),
+        {
+            "model": Path(name).name,
+            "records": args.records.name if args.records else "world",
+            "batch": plan.size,
+        },
+        RESULTS / ("loads-quick.jsonl" if args.quick else "loads.jsonl"),
+        published_tasks(args.ability) if args.ability else (),
+    )
+    for draw, records in draws(editor, plan, args.records, args.draws):
+        file = args.targets / f"{Path(name).name}.pt" if args.targets else None
+        run(ground, draw, records, args.method or [PLAIN, *CANDIDATES], file, args.own)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Tables and pictures of docs/best-default.md, made of results/loads.jsonl alone.
+
+python -m benchmarks.loads_page
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from alphaedit.report.figures import COLOURS, GRID, INK
+from benchmarks.frontier import lines
+from benchmarks.loads import CANDIDATES, PLAIN
+from benchmarks.machine import RESULTS
+from benchmarks.real_page import ROOT, fill, table
+
+PAGE = ROOT / "docs" / "best-default.md"
+PICTURES = ROOT / "docs" / "pictures"
+COLUMNS = {
+    "efficacy": "efficacy",
+    "generalization": "gen.",
+    "specificity": "spec.",
+    "efficacy_generate": "said",
+    "generalization_generate": "said, rephrased",
+    "kept": "kept",
+    "kl": "KL",
+    "perplexity": "perplexity",
+}
+LESS_IS_BETTER = ("kl", "perplexity")
+MODELS = {"bundled": ("bundled", 2048), "smollm2": ("SmolLM2-135M-Instruct", 1536)}
+"""By the mark in the page: name in the results, and entries of a key."""
+SHOWN = ("alphaedit", "memit-history", "memit-names", "ultraedit")
+"""In the pictures, if they are measured."""
+DRAWN = ("generalization", "kept", "kl")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A figure over its draws: mean, and an interval of 95 % where records give one."""
+
+    value: float
+    low: float
+    high: float
+
+
+Rows = Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]
+"""Lines of all draws, by number of edits and method."""
+
+
+def rows_of(model: str, *, own: bool = False) -> Rows:
+    """Lines of a model by its name in the results."""
+    found: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in lines(RESULTS / "loads.jsonl"):
+        if row["model"] == model and (row["own"] == own or row["method"] == PLAIN):
+            found[(row["edits"], row["method"])].append(row)
+    return found
+
+
+def over_draws(rows: Sequence[Mapping[str, Any]], name: str) -> Mean:
+    """Mean of the draws; the half of an interval shrinks by the root of their number."""
+    values = [row[name] for row in rows]
+    if not isinstance(values[0], list):
+        value = mean(values)
+        return Mean(value, value, value)
+    value = mean(v[0] for v in values)
+    root = len(values) ** 0.5
+    return Mean(
+        value,
+        value - mean(v[0] - v[1] for v in values) / root,
+        value + mean(v[2] - v[0] for v in values) / root,
+    )
+
+
+def good(figures: Mapping[str, Mean], name: str) -> set[str]:
+    """The methods that are best in a column, or within the best one's interval."""
+    if not figures:
+        return set()
+    if name in LESS_IS_BETTER:
+        least = min(f.value for f in figures.values())
+        return {label for label, f in figures.items() if f.value <= least}
+    best = max(figures.values(), key=lambda f: f.value)
+    return {label for label, f in figures.items() if f.value >= best.low}
+
+
+def loads_table(model: str) -> str:
+    """A row for each load and method; bold: best of its load, or within the best one's interval."""
+    name, width = MODELS[model]
+    rows = rows_of(name)
+    made = []
+    for edits in sorted({edits for edits, _ in rows}):
+        here = {m: rows[(edits, m)] for m in (PLAIN, *CANDIDATES) if (edits, m) in rows}
+        best = {
+            column: good({m: over_draws(r, column) for m, r in here.items() if m != PLAIN}, column)
+            for column in COLUMNS
+        }
+        for method, own in here.items():
+            first = f"{edits} ({edits / width:.2f})" if method == next(iter(here)) else ""
+            cells = [first, method, str(len(own))]
+            for column in COLUMNS:
+                text = told(over_draws(own, column).value, column)
+                cells.append(f"**{text}**" if method in best[column] else text)
+            made.append(cells)
+    return table(("edits (load)", "method", "draws", *COLUMNS.values()), made)
+
+
+def told(value: float, column: str) -> str:
+    """A figure with as many digits as it deserves."""
+    return f"{value:.3f}" if column == "kl" else f"{value:.1f}"
+
+
+def tables() -> dict[str, str]:
+    """All tables of the page, by their marks."""
+    return {
+        f"loads-{model}": loads_table(model) for model, (name, _) in MODELS.items() if rows_of(name)
+    }
+
+
+def picture(model: str, folder: Path = PICTURES) -> None:
+    """Paraphrases, kept facts and movement of other text against the load."""
+    name, width = MODELS[model]
+    rows = rows_of(name)
+    with rc_context({"svg.hashsalt": "alphaedit", "font.size": 9}):
+        figure = Figure(figsize=(9, 2.9), layout="constrained")
+        for place, column in enumerate(DRAWN, 1):
+            axes = figure.add_subplot(1, len(DRAWN), place)
+            for method, colour in zip(SHOWN, COLOURS, strict=False):
+                points = sorted(edits for edits, label in rows if label == method)
+                found = [over_draws(rows[(edits, method)], column) for edits in points]
+                loads = [edits / width for edits in points]
+                axes.plot(loads, [f.value for f in found], "o-", color=colour, label=method)
+                lows, highs = [f.low for f in found], [f.high for f in found]
+                axes.fill_between(loads, lows, highs, color=colour, alpha=0.15, linewidth=0)
+            axes.set_xscale("log")
+            axes.set_xlabel("load (edits / width of keys)", color=INK)
+            axes.set_title(COLUMNS[column], color=INK)
+            axes.grid(color=GRID)
+            if place == 1:
+                axes.legend(frameon=False)
+        figure.savefig(folder / f"loads-{model}.svg", metadata={"Date": None})
+
+
+def update(page: Path = PAGE, models: Iterable[str] = MODELS) -> None:
+    """Put the tables in their places, and draw."""
+    for mark, text in tables().items():
+        fill(page, mark, text)
+    for model in models:
+        if rows_of(MODELS[model][0]):
+            picture(model)
+
+
+if __name__ == "__main__":
+    update()
