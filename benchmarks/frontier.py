@@ -60,15 +60,22 @@ SMALL: tuple[dict[str, Any], ...] = (
     {"weight": 33, "floor": 0.1},
     {"weight": 33, "spread": 1.0},
     {"weight": 33, "spread": 4.0},
+    *({"energy": energy, "ridge_share": r} for energy in (0.7, 0.5, 0.3) for r in (0.03, 0.1)),
+    *({"energy": energy, "weight": 33} for energy in (0.7, 0.5)),
 )
 """Systems on bundled-small: AlphaEdit, MEMIT with history, and what may be changed in it."""
 REAL: tuple[dict[str, Any], ...] = (
-    {"energy": 0.9, "ridge_share": 0.1},
+    *({"energy": energy, "ridge_share": r} for energy in (0.9, 0.5) for r in (0.1, 1.0, 4.0)),
     *({"weight": weight} for weight in (154, 2400)),
     *({"weight": weight, "names": 0.5} for weight in (40, 154, 600, 2400, 10000)),
     *({"weight": 2400, "names": share} for share in (0.2, 0.8)),
     *({"weight": 600, "names": 0.5, "span": span} for span in (1, 3, 7)),
-    *({"weight": 2400, "names": 0.5, **part} for part in PARTS),
+    *({"weight": 2400, **part} for part in PARTS),
+    {"weight": 4800, "names": 0.5},
+    {"energy": 0.5, "ridge_share": 0.3},
+    *({"energy": 0.3, "ridge_share": r} for r in (0.1, 0.3)),
+    {"energy": 0.5, "ridge_share": 0.3, "names": 0.5},
+    *({"energy": 0.5, "weight": weight} for weight in (600, 2400)),
 )
 """The same on SmolLM2, and how many layers are edited where it is not five."""
 REAL_SAMPLE, NEIGHBORS = 60, 4
@@ -123,6 +130,11 @@ def base_of(ground: Ground, layer: int, keys: Tensor, setting: Mapping[str, Any]
     spectrum = known.spectrum(layer)
     if "energy" in setting:
         space = null_space(spectrum, energy=setting["energy"])
+        if "weight" in setting:
+            weight = float(setting["weight"])
+            moment = known.second_moment(layer)
+            ridge = ground.hp.conditioning * weight * float(moment.diagonal().mean())
+            return System(ridge=ridge, subspace=space, second_moment=moment, moment_weight=weight)
         free = float(space.project(keys).double().square().sum(dim=0).mean())
         return System(ridge=setting["ridge_share"] * free, subspace=space)
     moment = weighted(
@@ -219,13 +231,13 @@ def prepared(
     editor: Editor,
     records: Sequence[EditRecord],
     text: Path | None,
-    layers: tuple[int, ...] | None = None,
+    layers: tuple[int, ...] | None,
+    systems: Sequence[Mapping[str, Any]],
 ) -> Ground:
     """Search the targets, which all trials share."""
     handle = editor.handle
     facts = [replace(record.fact, paraphrases=(), neighborhood=()) for record in records]
     hp = settings_of(editor, facts, layers)
-    systems = SMALL if handle.is_bundled else REAL
     every = sorted({layer for system in systems for layer in layers_of(hp, system)})
     editor.statistics.prepare(every)
     for share in {system.get("names", 0.0) for system in systems} - {0.0}:
@@ -259,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=stretch, help="as 4-8; by default the model's own")
     parser.add_argument("--load", type=float, default=0.3, help="edits / d_in")
     parser.add_argument("--seed", type=int, default=101)
+    parser.add_argument("--system", nargs="+", type=json.loads, help="only these, as JSON")
     parser.add_argument("--quick", action="store_true", help="nine facts, two systems")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -274,11 +287,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.layers:
         about["layers"] = list(args.layers)
     known = [row["system"] for row in lines(path) if about.items() <= row.items()]
-    systems = [None, *(REAL if args.records else SMALL)][: 3 if args.quick else None]
+    listed = args.system or (REAL if args.records else SMALL)
+    systems = [None, *listed][: 3 if args.quick else None]
     todo = [system for system in systems if system not in known]
     if not todo:
         return
-    ground = prepared(editor, records, args.text, args.layers)
+    ground = prepared(editor, records, args.text, args.layers, listed)
     about |= {"layers": list(ground.hp.layers), "turns": ground.hp.turns}
     for system in todo:
         row = {**about, "system": system, **trial(ground, system), **machine()["versions"]}

@@ -52,6 +52,7 @@ SAMPLE = 100
 """Edited records that are measured, and of them the least that any load has."""
 Row = tuple[torch.Tensor, torch.Tensor, list[float]]
 """A fact's target value, what it was without, and the losses of its search."""
+SMOLLM2 = "SmolLM2-135M-Instruct"
 FIRST_SEED = 301
 """Of the draws of the bundled world."""
 
@@ -65,16 +66,19 @@ class Candidate:
         over: settings beside the preset's.
         searches: whether its target values are those that all share.
         few: only the first two loads are asked of it.
+        only: the model that it is for, if it is not for all.
     """
 
     method: str
     over: Mapping[str, Any] = field(default_factory=dict)
     searches: bool = True
     few: bool = False
+    only: str | None = None
 
 
 CANDIDATES = {
     "alphaedit": Candidate("alphaedit"),
+    "alphaedit, energy 0.9": Candidate("alphaedit", {"energy": 0.9}, only=SMOLLM2),
     "memit-history": Candidate("memit-history"),
     "memit-names": Candidate("memit-names"),
     "alphaedit-published": Candidate("alphaedit-published"),
@@ -242,6 +246,8 @@ def run(
     known: dict[Fact, Row] = {}
     for label in labels:
         candidate = CANDIDATES.get(label)
+        if candidate is not None and candidate.only not in (None, ground.about["model"]):
+            continue
         missing = set(plan.of(draw, candidate)) - standing(ground, label, draw, own)
         if not missing:
             continue

@@ -110,6 +110,64 @@ def loads_table(model: str) -> str:
     return table(("edits (load)", "method", "draws", *COLUMNS.values()), made)
 
 
+PARTS = {
+    "AlphaEdit, energy 0.9": {"energy": 0.9, "ridge_share": 0.1},
+    "the same, a heavier ridge (1.0)": {"energy": 0.9, "ridge_share": 1.0},
+    "AlphaEdit, energy 0.5": {"energy": 0.5, "ridge_share": 0.1},
+    "AlphaEdit, energy 0.5, ridge 0.3": {"energy": 0.5, "ridge_share": 0.3},
+    "the same, half of names": {"energy": 0.5, "ridge_share": 0.3, "names": 0.5},
+    "AlphaEdit, energy 0.3, ridge 0.3": {"energy": 0.3, "ridge_share": 0.3},
+    "MEMIT with history, w = 154": {"weight": 154},
+    "w = 2,400": {"weight": 2400},
+    "w = 2,400, half of names": {"weight": 2400, "names": 0.5},
+    "w = 4,800, half of names": {"weight": 4800, "names": 0.5},
+    "w = 2,400, root of C's eigenvalues": {"weight": 2400, "power": 0.5},
+    "w = 2,400, weak directions free": {"weight": 2400, "soft": 1.0},
+    "w = 2,400, and a ridge of a tenth": {"weight": 2400, "floor": 0.1},
+    "w = 2,400, spread of keys": {"weight": 2400, "spread": 1.0},
+    "w = 2,400 in the null space of energy 0.5": {"weight": 2400, "energy": 0.5},
+}
+"""Systems of the table of parts, as `frontier` has them on SmolLM2."""
+ASKED = {"edits": 100, "layers": [4, 5, 6, 7, 8], "model": "SmolLM2-135M-Instruct"}
+
+
+def parts_table() -> str:
+    """What each part of a system gives, on the facts that settings were chosen by."""
+    known = [r for r in lines(RESULTS / "frontier.jsonl") if ASKED.items() <= r.items()]
+    made = []
+    for name, system in PARTS.items():
+        row = next(r for r in known if r["system"] == system)
+        made.append([name, *(told(row[column], column) for column in COLUMNS)])
+    return table(("", *COLUMNS.values()), made)
+
+
+SMALL_PARTS = {
+    "AlphaEdit, energy 0.95 (its preset)": {"energy": 0.95, "ridge_share": 0.03},
+    "AlphaEdit, energy 0.7": {"energy": 0.7, "ridge_share": 0.03},
+    "MEMIT with history, w = 33": {"weight": 33},
+    "w = 33, half of names": {"weight": 33, "names": 0.5},
+    "w = 33 in the null space of energy 0.5": {"weight": 33, "energy": 0.5},
+}
+SMALL_SEEDS = {154: 101, 358: 102}
+"""Draws of the frontier of bundled-small, by their numbers of edits."""
+SMALL_COLUMNS = ("efficacy", "generalization", "specificity", "kept", "kl", "perplexity")
+
+
+def small_table() -> str:
+    """Systems on the small bundled model, at two loads."""
+    known = list(lines(RESULTS / "frontier.jsonl"))
+    made = []
+    for edits, seed in SMALL_SEEDS.items():
+        asked = {"model": "bundled-small", "edits": edits, "seed": seed}
+        rows = [row for row in known if asked.items() <= row.items()]
+        for name, system in SMALL_PARTS.items():
+            for row in [r for r in rows if r["system"] == system][:1]:
+                load = f"{edits} ({edits / 512:.1f})"
+                made.append([load, name, *(told(row[column], column) for column in SMALL_COLUMNS)])
+    heads = ("edits (load)", "", *(COLUMNS[column] for column in SMALL_COLUMNS))
+    return table(heads, made)
+
+
 def told(value: float, column: str) -> str:
     """A figure with as many digits as it deserves."""
     return f"{value:.3f}" if column == "kl" else f"{value:.1f}"
@@ -117,9 +175,13 @@ def told(value: float, column: str) -> str:
 
 def tables() -> dict[str, str]:
     """All tables of the page, by their marks."""
-    return {
-        f"loads-{model}": loads_table(model) for model, (name, _) in MODELS.items() if rows_of(name)
-    }
+    made = {f"loads-{model}": loads_table(model) for model in MODELS if measured(model)}
+    return {**made, "parts": parts_table(), "parts-small": small_table()}
+
+
+def measured(model: str) -> bool:
+    """Whether any method was, and not the unedited model alone."""
+    return any(method != PLAIN for _, method in rows_of(MODELS[model][0]))
 
 
 def picture(model: str, folder: Path = PICTURES) -> None:
@@ -151,7 +213,7 @@ def update(page: Path = PAGE, models: Iterable[str] = MODELS) -> None:
     for mark, text in tables().items():
         fill(page, mark, text)
     for model in models:
-        if rows_of(MODELS[model][0]):
+        if measured(model):
             picture(model)
 
 

@@ -13,7 +13,7 @@ from alphaedit.core.errors import ConfigError, SubspaceError
 from alphaedit.core.patch import LowRank
 from alphaedit.linalg.lowrank import concatenate, truncate
 from alphaedit.linalg.solve import System
-from alphaedit.linalg.subspace import Subspace, null_space, spectrum
+from alphaedit.linalg.subspace import Subspace, energy_leaving, null_space, spectrum
 
 fast = settings(max_examples=40, deadline=None)
 
@@ -78,6 +78,20 @@ def test_energy_does_not_depend_on_scale(energy: float, seed: int, scale: float)
         except SubspaceError:
             dims.append(0)
     assert dims[0] == dims[1]
+
+
+@fast
+@given(st.integers(4, 14), st.integers(0, 9999), st.floats(0.2, 0.9))
+def test_energy_that_leaves_a_share_of_the_directions(d: int, seed: int, free: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    c = rotated((torch.rand(d, generator=g).double() + 0.1).cumsum(0).tolist(), seed)
+    s = spectrum((c + c.T) / 2)
+    energy = energy_leaving(s, free)
+    assert 0 < energy <= 1
+    if energy < 1 - 1e-9:
+        # At the very edge rounding decides, hence the hair's breadth.
+        space = null_space(s, energy=energy * (1 - 1e-9))
+        assert space.dim == d - max(1, round((1 - free) * d))
 
 
 @fast

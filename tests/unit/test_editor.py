@@ -29,6 +29,7 @@ from alphaedit.core.patch import Patch
 from alphaedit.core.progress import silent
 from alphaedit.editor import editing
 from alphaedit.editor.measured import ask_facts, says
+from alphaedit.linalg.subspace import null_space
 from alphaedit.locate import preset
 from alphaedit.methods.base import Method, Needs, Problem, Solution
 from alphaedit.methods.config import build
@@ -131,6 +132,20 @@ def test_what_was_measured_is_used_again_also_from_disk(
     editor._chosen.clear()
     editor.load(path)
     assert editor.hyperparameters("alphaedit", contexts=0).layers == layers
+
+
+def test_null_spaces_are_as_wide_on_every_model(editor: Editor) -> None:
+    hp = editor.hyperparameters("alphaedit", **{**SETTINGS, "energy": None})
+    shares = [
+        null_space(s, energy=hp.energy).dim / len(s.values)
+        for s in map(editor.statistics.spectrum, hp.layers)
+    ]
+    assert sum(shares) / len(shares) == pytest.approx(preset.FREE, abs=0.05)
+    given = editor.hyperparameters("alphaedit", **{**SETTINGS, "energy": 0.7})
+    assert given.energy == 0.7
+    # Without a linear system a change is cut at the usual energy.
+    cut = editor.hyperparameters("ft", project=True, layers=(1,))
+    assert cut.energy == preset.ENERGY
 
 
 def test_what_is_given_by_hand_is_not_measured(

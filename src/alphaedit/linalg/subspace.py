@@ -201,6 +201,13 @@ def null_space(
     return Subspace(len(s.values), s.vectors[:, null:], complement=True)
 
 
+def energy_leaving(s: Spectrum, free: float) -> float:
+    """The energy at which a share `free` of the directions is null; massive ones do not count."""
+    values = s.rest.double().clamp_min(0)
+    preserved = max(1, round((1 - free) * len(values)))
+    return float(values.flip(0)[:preserved].sum() / values.sum().clamp_min(1e-300))
+
+
 @dataclass(frozen=True)
 class SubspaceReport:
     """What a null space leaves: see `report`.
