@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.tiny import tiny_model
 from torch.nn import functional as F
 
@@ -13,7 +15,7 @@ from alphaedit.methods.registry import get_method, methods
 from alphaedit.methods.steps.chunks import chunks_of
 from alphaedit.methods.steps.parts import Part, targets_of
 from alphaedit.methods.steps.rows import add_losses, groups_of, rows_of
-from alphaedit.methods.steps.surprise import at_peaks, word_surprise
+from alphaedit.methods.steps.surprise import at_peaks, word_surprise, words_of
 from alphaedit.model.generate import generate_ids
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.scoring import score
@@ -32,6 +34,22 @@ def test_chunks_make_up_the_target() -> None:
     for part, other in pairwise(parts):
         assert other.text == f"{part.text} {part.target}"
     assert [part.last for part in parts if isinstance(part, Part)] == [False, False, True]
+
+
+@given(st.text(alphabet="ab \n\t", min_size=1).filter(str.strip))
+def test_words_are_not_blank_and_make_up_the_text(text: str) -> None:
+    words = words_of(text)
+    assert " ".join(words) == text
+    assert all(word.strip() for word in words)
+
+
+def test_code_is_a_long_target_too() -> None:
+    code = "def f(x):\n        return x\n\n    # the  end"
+    lengths = [1] * len(words_of(code))
+    for nested in (False, True):
+        parts = chunks_of(Fact("{} is", "This", code), lengths, nested=nested)
+        assert len(parts) == len(lengths)
+        assert all(part.target.strip() for part in parts)
 
 
 def test_windows_are_nested() -> None:

@@ -13,7 +13,7 @@ from alphaedit.core.fact import SLOT, Fact
 from alphaedit.methods.base import Problem
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.parts import Part
-from alphaedit.methods.steps.surprise import at_peaks, word_surprise
+from alphaedit.methods.steps.surprise import at_peaks, word_surprise, words_of
 
 
 class InChunks(Hyperparameters):
@@ -44,7 +44,7 @@ def chunks_of(fact: Fact, lengths: Sequence[int], *, nested: bool) -> list[Fact]
         nested: the target of each goes on to the end, a chunk k behind its own of n that are left
             with the weight (n - k) / n (Su et al. 2025, equation of the Matryoshka objective).
     """
-    words, ends = fact.target.split(" "), [0, *accumulate(lengths)]
+    words, ends = words_of(fact.target), [0, *accumulate(lengths)]
     chunks = [" ".join(words[a:b]) for a, b in pairwise(ends)]
     text, parts = fact.text, list[Fact]()
     for i, chunk in enumerate(chunks):
@@ -68,7 +68,7 @@ def expand(problem: Problem[InChunks]) -> Sequence[Fact]:
     hp = problem.hyperparameters
     expanded: list[Fact] = []
     for fact in problem.facts:
-        count = len(fact.target.split(" "))
+        count = len(words_of(fact.target))
         if hp.chunks == "surprise" and count > hp.chunk_words:
             lengths = at_peaks(word_surprise(problem.handle, fact), hp.chunk_words)
         else:

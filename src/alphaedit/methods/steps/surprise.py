@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -12,13 +13,22 @@ from alphaedit.methods.steps.continuations import Continuations
 from alphaedit.model.handle import ModelHandle
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, which joined by spaces are that text again; none of them is blank.
+
+    Spaces beside others and line breaks, as code has them, stay with the word before.
+    """
+    words = re.split(r" (?=\S)", text)
+    return words if words[0].strip() or len(words) == 1 else [" ".join(words[:2]), *words[2:]]
+
+
 @torch.no_grad()
 def word_surprise(handle: ModelHandle, fact: Fact) -> list[float]:
     """Negative log-probability of each word of the target after all before it, in nats."""
     read = Continuations.of(handle, [fact])
     logits = handle.forward(read.ids, read.mask)[read.row, read.position].float()
     surprise = F.cross_entropy(logits, read.target.to(logits.device), reduction="none").tolist()
-    words = fact.target.split(" ")
+    words = words_of(fact.target)
     encode = handle.tokens.encode_continuation
     sums, start = [], 0
     for i in range(len(words)):
