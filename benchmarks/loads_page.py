@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from alphaedit.report.figures import COLOURS, GRID, INK
 from benchmarks.frontier import lines
@@ -36,9 +37,9 @@ COLUMNS = {
 LESS_IS_BETTER = ("kl", "perplexity")
 MODELS = {"bundled": ("bundled", 2048), "smollm2": ("SmolLM2-135M-Instruct", 1536)}
 """By the mark in the page: name in the results, and entries of a key."""
-SHOWN = ("alphaedit", "memit-history", "memit-names", "ultraedit")
+SHOWN = ("alphaedit", "memit-history", "memit-names", "alphaedit, energy 0.9")
 """In the pictures, if they are measured."""
-DRAWN = ("generalization", "kept", "kl")
+DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a token"}
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,12 @@ def picture(model: str, folder: Path = PICTURES) -> None:
     rows = rows_of(name)
     with rc_context({"svg.hashsalt": "alphaedit", "font.size": 9}):
         figure = Figure(figsize=(9, 2.9), layout="constrained")
-        for place, column in enumerate(DRAWN, 1):
+        for place, (column, title) in enumerate(DRAWN.items(), 1):
             axes = figure.add_subplot(1, len(DRAWN), place)
             for method, colour in zip(SHOWN, COLOURS, strict=False):
                 points = sorted(edits for edits, label in rows if label == method)
+                if not points:
+                    continue
                 found = [over_draws(rows[(edits, method)], column) for edits in points]
                 loads = [edits / width for edits in points]
                 axes.plot(loads, [f.value for f in found], "o-", color=colour, label=method)
@@ -201,10 +204,13 @@ def picture(model: str, folder: Path = PICTURES) -> None:
                 axes.fill_between(loads, lows, highs, color=colour, alpha=0.15, linewidth=0)
             axes.set_xscale("log")
             axes.set_xlabel("load (edits / width of keys)", color=INK)
-            axes.set_title(COLUMNS[column], color=INK)
+            axes.set_xticks(sorted({edits / width for edits, _ in rows}))
+            axes.xaxis.set_major_formatter("{x:.2f}")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_title(title, color=INK)
             axes.grid(color=GRID)
             if place == 1:
-                axes.legend(frameon=False)
+                axes.legend(frameon=False, loc="lower left")
         figure.savefig(folder / f"loads-{model}.svg", metadata={"Date": None})
 
 
