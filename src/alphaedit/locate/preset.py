@@ -25,7 +25,7 @@ Measured = Mapping[str, Any]
 
 ENERGY = 0.9
 """Of other text's keys, kept out of the null space of changes that are no solution of a system, and
-where targets are reached through a norm or factor: neighbors pay for a wider one on Gemma 3.
+where targets are reached through a norm or factor: Gemma 3 gains nothing by a wider one.
 """
 FREE = 0.8
 """Share of the directions that systems solve in. What an energy leaves differs by model: 0.9 leaves
