@@ -39,14 +39,10 @@ from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.stats.drift import HeldOut, held_out
-from benchmarks.frontier import NEIGHBORS, lines
+from benchmarks.frontier import NEIGHBORS, SHOWN, lines
 from benchmarks.machine import RESULTS, machine
 
 PLAIN = "unedited"
-SHOWN = (
-    *("efficacy", "generalization", "specificity", "kept"),
-    *("efficacy_generate", "generalization_generate"),
-)
 DRAWS = 3
 SAMPLE = 100
 """Edited records that are measured, and of them the least that any load has."""
@@ -78,7 +74,9 @@ class Candidate:
 
 CANDIDATES = {
     "alphaedit": Candidate("alphaedit"),
-    "alphaedit, energy 0.9": Candidate("alphaedit", {"energy": 0.9}, only=SMOLLM2),
+    "alphaedit, energy 0.9": Candidate(
+        "alphaedit", {"energy": 0.9, "ridge_share": 0.1}, only=SMOLLM2
+    ),
     "memit-history": Candidate("memit-history"),
     "memit-names": Candidate("memit-names"),
     "alphaedit-published": Candidate("alphaedit-published"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from alphaedit.bench.intervals import Rate
 from alphaedit.report.figures import COLOURS, GRID, INK
 from benchmarks.frontier import lines
 from benchmarks.loads import CANDIDATES, PLAIN
@@ -42,15 +42,6 @@ SHOWN = ("alphaedit", "memit-history", "memit-names", "alphaedit, energy 0.9")
 DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a token"}
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A figure over its draws: mean, and an interval of 95 % where records give one."""
-
-    value: float
-    low: float
-    high: float
-
-
 Rows = Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]
 """Lines of all draws, by number of edits and method."""
 
@@ -64,22 +55,23 @@ def rows_of(model: str, *, own: bool = False) -> Rows:
     return found
 
 
-def over_draws(rows: Sequence[Mapping[str, Any]], name: str) -> Mean:
+def over_draws(rows: Sequence[Mapping[str, Any]], name: str) -> Rate:
     """Mean of the draws; the half of an interval shrinks by the root of their number."""
     values = [row[name] for row in rows]
     if not isinstance(values[0], list):
         value = mean(values)
-        return Mean(value, value, value)
+        return Rate(value, value, value, len(rows))
     value = mean(v[0] for v in values)
     root = len(values) ** 0.5
-    return Mean(
+    return Rate(
         value,
         value - mean(v[0] - v[1] for v in values) / root,
         value + mean(v[2] - v[0] for v in values) / root,
+        len(rows),
     )
 
 
-def good(figures: Mapping[str, Mean], name: str) -> set[str]:
+def good(figures: Mapping[str, Rate], name: str) -> set[str]:
     """The methods that are best in a column, or within the best one's interval."""
     if not figures:
         return set()

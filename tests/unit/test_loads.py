@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from benchmarks import loads, loads_page
 
+from alphaedit.bench.intervals import Rate
+
 
 @pytest.mark.filterwarnings("ignore::alphaedit.core.errors.AlphaEditWarning")
 def test_targets_that_methods_share_are_those_of_their_first_batch(
@@ -33,9 +35,9 @@ def test_targets_that_methods_share_are_those_of_their_first_batch(
 
 def test_best_and_what_is_within_its_interval() -> None:
     shares = {
-        "a": loads_page.Mean(99.0, 95.0, 100.0),
-        "b": loads_page.Mean(95.5, 92.0, 98.0),
-        "c": loads_page.Mean(90.0, 85.0, 94.0),
+        "a": Rate(99.0, 95.0, 100.0, 1),
+        "b": Rate(95.5, 92.0, 98.0, 1),
+        "c": Rate(90.0, 85.0, 94.0, 1),
     }
     assert loads_page.good(shares, "efficacy") == {"a", "b"}
     assert loads_page.good(shares, "kl") == {"c"}
