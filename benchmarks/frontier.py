@@ -2,13 +2,15 @@
 
     python -m benchmarks.frontier [--model bundled-small] [--load 0.3] [--seed 101] [--quick]
     python -m benchmarks.frontier --model MODEL --records FILE --text TEXT --edits 100 --layers 4-8
+        [--system JSON ...] [--targets FILE]
 
 Targets are searched once on the unedited model, and shared: only what the systems are made of
 differs (the weight of the second moment, a power of its eigenvalues, names in it, the null space,
-the spread of a fact's keys over contexts, how many layers in front of the last are edited). Facts
-come in three batches with history. Every trial is a line of results/frontier.jsonl, with its
-settings; those that stand there are not run again. FILE holds records as `benchmarks.counterfacts`
-writes them; of a real model half of 100 are measured, with four neighbors each.
+the spread of a fact's keys over contexts, how many layers in front of the last are edited, what
+each of them brings). Facts come in three batches with history, or in as many as a system says.
+Every trial is a line of results/frontier.jsonl, with its settings; those that stand there are not
+run again. FILE holds records as `benchmarks.counterfacts` writes them; of a real model some sixty
+are measured, with four neighbors each.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from alphaedit.locate.well_known import probes
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import BatchKeys
-from alphaedit.methods.steps.target_value import find_targets
+from alphaedit.methods.steps.target_value import Targets, find_targets
 from alphaedit.model.handle import ModelHandle
 from alphaedit.stats.drift import HeldOut, held_out
 from benchmarks.machine import RESULTS, machine
@@ -80,6 +82,8 @@ REAL: tuple[dict[str, Any], ...] = (
 """The same on SmolLM2, and how many layers are edited where it is not five."""
 REAL_SAMPLE, NEIGHBORS = 60, 4
 BATCHES = 3
+SEARCHED = 150
+"""Facts that are searched between one writing of the file of target values and the next."""
 SAMPLE = 120
 SHOWN = (
     *("efficacy", "generalization", "specificity", "kept"),
@@ -164,13 +168,38 @@ def layers_of(hp: Hyperparameters, setting: Mapping[str, Any]) -> tuple[int, ...
     return tuple(range(last - setting["span"] + 1, last + 1)) if "span" in setting else hp.layers
 
 
+def parts_of(
+    ground: Ground,
+    setting: Mapping[str, Any],
+    facts: Sequence[Fact],
+    past: Mapping[int, Sequence[Tensor]],
+) -> list[Any]:
+    """Into how many parts each layer divides what is missing; see `locate_then_edit`."""
+    layers = layers_of(ground.hp, setting)
+    if setting.get("shares") is None:
+        return [len(layers) - index for index in range(len(layers))]
+    batch, reached = BatchKeys(ground.handle, facts, ground.contexts, layers), []
+    for layer in layers:
+        keys, _ = batch.at(layer)
+        system = base_of(ground, layer, keys, setting)
+        for earlier in past[layer]:
+            system.absorb(earlier)
+        reached.append(system.reach(keys).to(keys))
+    each = torch.stack(reached)
+    if setting["shares"] == "reach":
+        each = each / each.mean(dim=1, keepdim=True)
+    return list(each.flip(0).cumsum(0).flip(0) / each)
+
+
 def applied(ground: Ground, setting: Mapping[str, Any], stack: ExitStack) -> None:
     """Edit all facts batch after batch, as long as `stack` is open."""
     handle, layers = ground.handle, layers_of(ground.hp, setting)
     past: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    size = -(-len(ground.facts) // BATCHES)
+    size = -(-len(ground.facts) // setting.get("batches", BATCHES))
     for at in range(0, len(ground.facts), size):
-        batch = BatchKeys(handle, ground.facts[at : at + size], ground.contexts, layers)
+        facts = ground.facts[at : at + size]
+        parts = parts_of(ground, setting, facts, past)
+        batch = BatchKeys(handle, facts, ground.contexts, layers)
         wanted = ground.values[:, at : at + size]
         new: dict[int, Tensor] = {}
         for index, layer in enumerate(layers):
@@ -180,7 +209,7 @@ def applied(ground: Ground, setting: Mapping[str, Any], stack: ExitStack) -> Non
                 system.absorb(earlier)
             if setting.get("spread"):
                 system.absorb(spread(batch, layer, keys, setting["spread"]))
-            delta = system.solve(keys, (wanted - hidden) / (len(layers) - index))
+            delta = system.solve(keys, (wanted - hidden) / parts[index])
             stack.enter_context(handle.temporarily({handle.edited_name(layer): delta}))
             new[layer] = keys
         for layer in layers:
@@ -233,8 +262,9 @@ def prepared(
     text: Path | None,
     layers: tuple[int, ...] | None,
     systems: Sequence[Mapping[str, Any]],
+    file: Path | None = None,
 ) -> Ground:
-    """Search the targets, which all trials share."""
+    """Search the targets, which all trials share, but for those that `file` has."""
     handle = editor.handle
     facts = [replace(record.fact, paraphrases=(), neighborhood=()) for record in records]
     hp = settings_of(editor, facts, layers)
@@ -243,10 +273,43 @@ def prepared(
     for share in {system.get("names", 0.0) for system in systems} - {0.0}:
         editor.statistics.with_names(share).prepare(every)
     contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
-    targets = find_targets(handle, facts, hp.layers[-1], contexts, hp)
+    targets = searched(handle, facts, contexts, hp, file)
     kept = known_facts(handle, {record.subject for record in records}, 0)
     held = held_out(handle, str(text) if text else None, seed=0)
     return Ground(editor, records, facts, hp, contexts, targets.values, held, kept)
+
+
+def named(fact: Fact) -> str:
+    """What tells a fact from others."""
+    return f"{fact.text}|{fact.target}"
+
+
+def searched(
+    handle: ModelHandle,
+    facts: Sequence[Fact],
+    contexts: Sequence[str],
+    hp: Hyperparameters,
+    file: Path | None,
+) -> Targets:
+    """Target values on the model as it is; kept in `file`, if one is given."""
+    stored: dict[str, tuple[Tensor, Tensor, list[float]]] = {}
+    if file is not None and file.is_file():
+        stored = torch.load(file, weights_only=True)
+    todo = [fact for fact in facts if named(fact) not in stored]
+    for at in range(0, len(todo), SEARCHED):
+        part = todo[at : at + SEARCHED]
+        found = find_targets(handle, part, hp.layers[-1], contexts, hp)
+        rows = zip(part, found.values.T, found.clean.T, found.losses, strict=True)
+        stored |= {named(fact): (z.clone(), h.clone(), losses) for fact, z, h, losses in rows}
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(stored, file)
+    rows = [stored[named(fact)] for fact in facts]
+    return Targets(
+        values=torch.stack([row[0] for row in rows], dim=1),
+        clean=torch.stack([row[1] for row in rows], dim=1),
+        losses=[row[2] for row in rows],
+    )
 
 
 def stretch(text: str) -> tuple[int, ...]:
@@ -272,6 +335,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--load", type=float, default=0.3, help="edits / d_in")
     parser.add_argument("--seed", type=int, default=101)
     parser.add_argument("--system", nargs="+", type=json.loads, help="only these, as JSON")
+    parser.add_argument("--targets", type=Path, help="file to keep target values in")
     parser.add_argument("--quick", action="store_true", help="nine facts, two systems")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -292,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     todo = [system for system in systems if system not in known]
     if not todo:
         return
-    ground = prepared(editor, records, args.text, args.layers, listed)
+    ground = prepared(editor, records, args.text, args.layers, listed, args.targets)
     about |= {"layers": list(ground.hp.layers), "turns": ground.hp.turns}
     for system in todo:
         row = {**about, "system": system, **trial(ground, system), **machine()["versions"]}

@@ -37,8 +37,9 @@ from alphaedit.editor.session import Editor
 from alphaedit.methods import locate_then_edit
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.contexts import generate_contexts
-from alphaedit.methods.steps.target_value import Targets, find_targets
+from alphaedit.methods.steps.target_value import Targets
 from alphaedit.stats.drift import HeldOut, held_out
+from benchmarks import frontier
 from benchmarks.frontier import NEIGHBORS, SHOWN, lines
 from benchmarks.machine import RESULTS, machine
 
@@ -74,6 +75,7 @@ class Candidate:
 
 CANDIDATES = {
     "alphaedit": Candidate("alphaedit"),
+    "alphaedit-weighted": Candidate("alphaedit-weighted"),
     "alphaedit, energy 0.9": Candidate(
         "alphaedit", {"energy": 0.9, "ridge_share": 0.1}, only=SMOLLM2
     ),
@@ -143,26 +145,13 @@ def bare(fact: Fact) -> Fact:
 
 def searched(ground: Ground, facts: Sequence[Fact], file: Path | None) -> dict[Fact, Row]:
     """Target values of all facts on the unedited model; kept in `file`, if one is given."""
-    stored: dict[str, Row] = {}
-    if file is not None and file.is_file():
-        stored = torch.load(file, weights_only=True)
-    if todo := [fact for fact in facts if named(fact) not in stored]:
-        handle, editor = ground.editor.handle, ground.editor
-        hp = editor.hyperparameters("alphaedit", ground.preset, todo)
-        assert isinstance(hp, Hyperparameters)
-        contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
-        found = find_targets(handle, todo, hp.layers[-1], contexts, hp)
-        rows = zip(todo, found.values.T, found.clean.T, found.losses, strict=True)
-        stored |= {named(fact): (z.clone(), h.clone(), losses) for fact, z, h, losses in rows}
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(stored, file)
-    return {fact: stored[named(fact)] for fact in facts}
-
-
-def named(fact: Fact) -> str:
-    """What tells a fact from others."""
-    return f"{fact.text}|{fact.target}"
+    handle, editor = ground.editor.handle, ground.editor
+    hp = editor.hyperparameters("alphaedit", ground.preset, list(facts))
+    assert isinstance(hp, Hyperparameters)
+    contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
+    found = frontier.searched(handle, facts, contexts, hp, file)
+    rows = zip(found.values.T, found.clean.T, found.losses, strict=True)
+    return dict(zip(facts, rows, strict=True))
 
 
 def figures(

@@ -73,6 +73,9 @@ def test_blocks_are_solved_as_one(
     expected = residual @ core @ k.T @ inverse
     changes = torch.cat([found[number].matrix() for number in range(len(SIZES))], dim=1)
     torch.testing.assert_close(changes, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        joint.reach(dict(enumerate(keys))), (k.T @ inverse @ k).diagonal(), rtol=1e-6, atol=1e-8
+    )
     for number, own in enumerate(keys):
         # Facts that do not reach a block cost it nothing, unless past keys tie them to it.
         reach = int(own.ne(0).any(0).sum())

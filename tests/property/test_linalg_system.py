@@ -107,6 +107,45 @@ def test_gradient_is_zero(case: Case, u: int, p: int) -> None:
 
 
 @fast
+@given(cases(), st.integers(1, 5), st.integers(0, 20))
+def test_reach_is_what_a_unit_of_cost_moves(case: Case, u: int, p: int) -> None:
+    """k^T S k: one fact alone is met up to reach / (1 + reach)."""
+    keys, past = draw(case.g, case.d, u), draw(case.g, case.d, p)
+    reach = case.system(past).reach(keys)
+    assert reach.shape == (u,)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    for i in range(u):
+        key = keys[:, i : i + 1]
+        met = float(plain.family(key, one, *case.terms(past)) @ key)
+        assert met == pytest.approx(float(reach[i] / (1 + reach[i])), abs=1e-7)
+
+
+@fast
+@given(st.integers(0, 9999), st.integers(2, 4), st.integers(2, 8))
+def test_layers_by_reach_cost_least(seed: int, layers: int, d: int) -> None:
+    """Of all ways to divide a fact among layers, each brought exactly, none costs less."""
+    g = torch.Generator().manual_seed(seed)
+    moments = [moment_of(g, d, 3 * d) for _ in range(layers)]
+    keys = [draw(g, d, 1) for _ in range(layers)]
+    systems = [System(ridge=0.0, second_moment=c, moment_weight=WEIGHT) for c in moments]
+    reach = torch.cat([s.reach(k) for s, k in zip(systems, keys, strict=True)])
+
+    def cost(shares: Tensor) -> float:
+        total = 0.0
+        for share, moment, key in zip(shares, moments, keys, strict=True):
+            direction = torch.linalg.solve(WEIGHT * moment, key)
+            row = share * direction.T / (key.T @ direction)
+            total += float(row @ (WEIGHT * moment) @ row.T)
+        return total
+
+    best = cost(reach / reach.sum())
+    assert best == pytest.approx(float(1 / reach.sum()), rel=1e-6)
+    for _ in range(5):
+        other = torch.rand(layers, generator=g, dtype=torch.float64) + 0.01
+        assert cost(other / other.sum()) >= best * (1 - 1e-9)
+
+
+@fast
 @given(st.integers(2, 12), st.integers(0, 9999), st.booleans())
 def test_both_ways_to_keep_a_subspace_agree(d: int, seed: int, weighted: bool) -> None:
     g = torch.Generator().manual_seed(seed)

@@ -131,7 +131,7 @@ def test_what_was_measured_is_used_again_also_from_disk(
     monkeypatch.setattr(preset, "_shown", never)
     editor._chosen.clear()
     editor.load(path)
-    assert editor.hyperparameters("alphaedit", contexts=0).layers == layers
+    assert editor.hyperparameters(first.method, contexts=0).layers == layers
 
 
 def test_null_spaces_are_as_wide_on_every_model(editor: Editor) -> None:
@@ -273,7 +273,7 @@ def test_a_verdict_after_every_edit(small: Editor, tmp_path: Path) -> None:
     assert "does not hold" in bad.summary()
     assert "✗" in bad._repr_html_()
     assert "✓" in good._repr_html_()
-    assert repr(good) == f"<Edit {good.id} by alphaedit: 1 of 1 hold>"
+    assert repr(good) == f"<Edit {good.id} by alphaedit-weighted: 1 of 1 hold>"
     assert "2 edits of 2 facts" in repr(small)
     assert good.id in small._repr_html_()
     small.set_edits([])

@@ -14,6 +14,7 @@ from alphaedit.cli.edit_shown import show
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Session
 from alphaedit.cli.reporting import command_line
+from alphaedit.core import defaults
 
 if TYPE_CHECKING:
     from alphaedit.jobs.edit import EditRequest
@@ -100,7 +101,7 @@ def edit(
     model: options.Model,
     *,
     given: FactsGiven,
-    method: options.Method = "alphaedit",
+    method: options.Method = defaults.METHOD,
     destination: Destination,
     chat: options.Chat = False,
     how: options.Hyperparameters,

@@ -13,6 +13,7 @@ from alphaedit.cli.facts import STDIN, STDIN_NAME, standard_input
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import FAILED, Session
 from alphaedit.cli.reporting import command_line
+from alphaedit.core import defaults
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Plan:
             autocompletion=complete.methods_or_none,
             help="Editing method (see `alphaedit methods`), or 'none': the unedited model.",
         ),
-    ] = "alphaedit"
+    ] = defaults.METHOD
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Records edited at a time.")
     ] = 100

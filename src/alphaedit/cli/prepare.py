@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphaedit.cli.options import AS_STORED, Loading
 from alphaedit.cli.outputs import Output, check_outputs
+from alphaedit.core import defaults
 from alphaedit.core.errors import ConfigError
 from alphaedit.jobs.settings import numbers
 
@@ -75,7 +76,7 @@ def overrides(
     pairs: Sequence[str] | None,
     plugins: Sequence[str] | None = None,
     *,
-    method: str = "alphaedit",
+    method: str = defaults.METHOD,
 ) -> dict[str, Any]:
     """`--set KEY=VALUE` pairs and `--plugin`s as hyperparameters of `method`, of the right types.
 

@@ -12,6 +12,7 @@ from alphaedit.cli import facts as sources
 from alphaedit.cli import options, outputs
 from alphaedit.cli.options import examples
 from alphaedit.cli.output import Session
+from alphaedit.core import defaults
 from alphaedit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def tune(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Write the preset here (.yaml).")
     ],
-    method: options.Method = "alphaedit",
+    method: options.Method = defaults.METHOD,
     search: Search,
     how: options.Hyperparameters,
     moments: options.Moments,

@@ -342,7 +342,7 @@ class Editing(Versioned):
         known = self._known_to(method, hp)
         reports = known.report(sites, threshold=hp.threshold, energy=hp.energy)
         for site, row in zip(sites, reports, strict=True):
-            if row.doubt:
+            if row.doubt and not method.needs.moment:  # which preserves what is free as well
                 warnings.warn(
                     AlphaEditWarning(
                         f"Layer {site}: the null space {row.doubt}. Give another energy or "

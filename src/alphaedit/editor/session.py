@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
+from alphaedit.core import defaults
 from alphaedit.core.arguments import as_count, as_flag, as_path, as_text
 from alphaedit.core.bars import as_progress, close
 from alphaedit.core.edit import Edit
@@ -148,7 +149,7 @@ class Editor(Editing):
     def edit(
         self,
         facts: Facts | None = None,
-        method: str | Method = "alphaedit",
+        method: str | Method = defaults.METHOD,
         *,
         preset: str | None = None,
         plugins: Sequence[str | Plugin] | None = None,
@@ -207,7 +208,7 @@ class Editor(Editing):
     def edit_batches(
         self,
         facts: Facts | None = None,
-        method: str | Method = "alphaedit",
+        method: str | Method = defaults.METHOD,
         *,
         batch_size: int = 100,
         **options: Any,
@@ -247,7 +248,7 @@ class Editor(Editing):
     def edit_in_batches(
         self,
         batches: Sequence[Sequence[Fact]],
-        method: str | Method = "alphaedit",
+        method: str | Method = defaults.METHOD,
         **options: Any,
     ) -> Iterator[EditedBatch]:
         """Edit one batch after the other, and give each when it is made and recorded.
@@ -264,7 +265,7 @@ class Editor(Editing):
 
     @contextmanager
     def preview(
-        self, facts: Facts | None = None, method: str | Method = "alphaedit", **options: Any
+        self, facts: Facts | None = None, method: str | Method = defaults.METHOD, **options: Any
     ) -> Iterator[Edit]:
         """Edit for the length of a block; nothing is recorded.
 

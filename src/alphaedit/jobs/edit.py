@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphaedit.bench.data import EditRecord
+from alphaedit.core import defaults
 from alphaedit.core.errors import GuardError, VerdictWarning
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
@@ -61,7 +62,7 @@ class EditRequest(Opening):
 
     facts: Sequence[Fact]
     rows: Mapping[int, EditRecord] = field(default_factory=dict)
-    method: str = "alphaedit"
+    method: str = defaults.METHOD
     preset: str | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None

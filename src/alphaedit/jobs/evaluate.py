@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import load
+from alphaedit.core import defaults
 from alphaedit.core.errors import DataError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.jobs.cancel import Cancel, watched
@@ -57,7 +58,7 @@ class EvaluateRequest(Opening):
     records: str
     text: str | None = None
     text_name: str = "text"
-    method: str = "alphaedit"
+    method: str = defaults.METHOD
     batch_size: int = 100
     edits: int | None = None
     sample: bool = False

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.core import defaults
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.jobs.cancel import Cancel, watched
@@ -41,7 +42,7 @@ class PreviewRequest:
     """
 
     facts: Sequence[Fact]
-    method: str = "alphaedit"
+    method: str = defaults.METHOD
     preset: str | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None

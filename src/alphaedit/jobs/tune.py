@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.core import defaults
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.jobs.cancel import Cancel, watched
@@ -43,7 +44,7 @@ class TuneRequest(Opening):
 
     out: Path
     facts: Sequence[Fact] | None = None
-    method: str = "alphaedit"
+    method: str = defaults.METHOD
     pilots: int = 24
     edits: int | None = None
     budget: float = 600.0

@@ -56,6 +56,10 @@ class BlockSystem:
         self._past = self._past or x.shape[1] > 0
         self._joint.absorb(x[:, x.ne(0).any(dim=0)].contiguous())
 
+    def reach(self, keys: Mapping[int, Tensor]) -> Tensor:
+        """sum_e k_e^T S_e k_e of each fact, [u] float64; see `System.reach`."""
+        return self._joint.reach(self._coordinates(keys)[0])
+
     def solve(
         self, keys: Mapping[int, Tensor], residual: Tensor, *, slack: float = 1.0
     ) -> dict[int, LowRank]:

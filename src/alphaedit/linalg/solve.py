@@ -263,6 +263,18 @@ class System:
         right = self.back(torch.cholesky_solve(rows, corner), keys)
         return LowRank(residual.to(keys).contiguous(), right.contiguous())
 
+    def reach(self, keys: Tensor) -> Tensor:
+        """k^T S k of each key, [u] float64: how far its output goes for a unit of cost.
+
+        Args:
+            keys: K [d, u] float32 or float64.
+
+        Raises: see `solve`.
+        """
+        self._check(keys)
+        _, corner = self._extend(self.coordinates(keys), "The batch's part of the system")
+        return corner.square().sum(dim=1) / self.number - 1
+
     def factors(self, keys: Tensor, *, slack: float = 1.0) -> tuple[Tensor, Tensor]:
         """K^T S [u, d] in the dtype of `keys`, and the factor of slack I + K^T S K [u, u] float64.
 

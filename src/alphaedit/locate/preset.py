@@ -12,6 +12,7 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
 from alphaedit.linalg.subspace import energy_leaving
 from alphaedit.locate.trials import SCALES, Trials, moment_weight, search_settings
+from alphaedit.locate.weight import weight_inside
 from alphaedit.locate.well_known import probes
 from alphaedit.methods.base import Method
 from alphaedit.methods.config import Settings, build, overridden
@@ -121,6 +122,8 @@ def _shown(
         values["moment_weight"] = moment_weight(handle, layers)
     if needs_space(method, over):
         values["energy"] = _energy(handle, statistics, method, layers, over)
+        if needs.moment:
+            values |= weight_inside(handle, statistics, values, over, seed)
     if not needs.target_search:
         return values
     if needs.ridge:
@@ -213,9 +216,15 @@ def _of_preset(name: str, method: Method, over: Mapping[str, Any], n_layers: int
     """What preset `name` says that `method` can use.
 
     What it says to all methods about target searches is not for those without one; a method in a
-    null space of which it says nothing takes AlphaEdit's.
+    null space of which it says nothing takes AlphaEdit's. One with a second moment there, of which
+    the preset says nothing at all, takes the weight of MEMIT with history, all else of AlphaEdit.
     """
-    values, own = preset(name, method.name), preset(name, method.name, shared=False)
+    own = preset(name, method.name, shared=False)
+    if not own and method.needs.null_space and method.needs.moment:
+        history = preset(name, "memit-history", shared=False)
+        own = {k: v for k, v in history.items() if k == "moment_weight"}
+        own |= {k: v for k, v in preset(name, "alphaedit", shared=False).items() if k not in RIDGE}
+    values = {**preset(name, method.name), **own}
     if not method.needs.target_search:
         values = {k: v for k, v in values.items() if k in own or k not in SEARCH}
     model = preset(name, "alphaedit", shared=False)
@@ -274,6 +283,9 @@ def choose(
                 layers, clamp = (over.get(k, values[k]) for k in ("layers", "clamp"))
                 own = search_settings(handle, probes(handle, seed=seed), layers, float(clamp))
             values = {**own, **values}
+        if method.needs.null_space and method.needs.moment and "moment_weight" not in values:
+            with unedited():
+                values = {**values, **weight_inside(handle, statistics, values, over, seed)}
     elif name and preset(name, method.name, shared=False):
         # What presets say to all methods of layers is of MLP matrices.
         values = preset(name, method.name, shared=False)

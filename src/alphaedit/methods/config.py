@@ -131,6 +131,11 @@ class Hyperparameters(Settings):
     conditioning: float = Field(
         1e-4, ge=0, description="added to C as a share of its mean diagonal where C is inverted"
     )
+    layer_shares: Literal["even", "reach"] = Field(
+        "even",
+        description="how what is missing is spread over the layers: evenly (MEMIT), or more of a "
+        "fact to where a change reaches further for it than for others of its batch",
+    )
     threshold: float | None = Field(
         None, gt=0, description="eigenvalues of C below this span the null space"
     )

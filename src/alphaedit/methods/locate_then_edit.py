@@ -24,7 +24,6 @@ from alphaedit.methods.base import Method, Needs, Problem, Solution, one_layer
 from alphaedit.methods.plugin import Memory, Plugin, chain, make
 from alphaedit.methods.plugins.project import preserved_null_space
 from alphaedit.methods.solving import Changes, Solver, check_layers, named
-from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.budget import heaviest, spent_by, within
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.keys import (
@@ -90,11 +89,8 @@ class LocateThenEdit(Method):
         check_layers(problem)
         if self.one_by_one:
             one_layer(problem, self.name)
-        chosen = chain(
-            problem.hyperparameters,
-            [make(spec) for spec in self.plugins],
-            method=self,
-        )
+        own = [make(spec) for spec in self.plugins]
+        chosen = chain(problem.hyperparameters, own, method=self)
         for plugin in chosen:
             hp = plugin.search(problem.hyperparameters)
             problem = replace(problem, hyperparameters=hp)
@@ -143,7 +139,7 @@ class _Run:
         edits = problem.state.edits + len(problem.facts)
         state = replace(self.state, edits=edits, memory=self.memory)
         weights = named(problem.handle, deltas)
-        patch = Patch(weights=weights, metadata=_metadata(losses, state))
+        patch = Patch(weights=weights, metadata=state.told(losses))
         return Solution(patch, state, self.timer.seconds)
 
     def _targets(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
@@ -175,16 +171,9 @@ class _Run:
                 problem.hyperparameters,
                 progress=problem.progress,
             )
-        if ranks.size == 1 and targets is not None:
-            return targets
-        losses = ranks.objects(targets.losses if targets else [])
         layers = problem.hyperparameters.layers
-        size, like = len(layers) * problem.handle.d_out(layers[0]), self._like(layers[0])
-        return Targets(
-            values=ranks.columns(targets.values if targets else None, size, len(facts), like),
-            clean=ranks.columns(targets.clean if targets else None, size, len(facts), like),
-            losses=[row for part in losses for row in part],
-        )
+        size = len(layers) * problem.handle.d_out(layers[0])
+        return self._of_all_ranks(targets, size, facts, layers[0])
 
     def _searched(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
         """The search, each rank on its share of the facts."""
@@ -203,13 +192,18 @@ class _Run:
                 maker=make_delta(problem, facts[0], layer) if make_delta else None,
                 progress=problem.progress,
             )
-        if ranks.size == 1 and targets is not None:
-            return targets
-        losses = ranks.objects(targets.losses if targets else [])
-        size, like = problem.handle.d_out(layer), self._like(layer)
+        return self._of_all_ranks(targets, problem.handle.d_out(layer), facts, layer)
+
+    def _of_all_ranks(
+        self, own: Targets | None, size: int, facts: Sequence[Fact], layer: int
+    ) -> Targets:
+        ranks, like = self.problem.ranks, self._like(layer)
+        if ranks.size == 1 and own is not None:
+            return own
+        losses = ranks.objects(own.losses if own else [])
         return Targets(
-            values=ranks.columns(targets.values if targets else None, size, len(facts), like),
-            clean=ranks.columns(targets.clean if targets else None, size, len(facts), like),
+            values=ranks.columns(own.values if own else None, size, len(facts), like),
+            clean=ranks.columns(own.clean if own else None, size, len(facts), like),
             losses=[row for part in losses for row in part],
         )
 
@@ -283,9 +277,10 @@ class _Run:
         """Deltas and keys, layer after layer, and what `spent_by` says of them."""
         problem, hp, handle = self.problem, self.problem.hyperparameters, self.problem.handle
         slack = hp.conditioning if self.method.equality else 1.0
-        with self.timer.phase("keys"):
-            batch = self._batch_keys(facts)
         solver = self._solver(self.memory, scale)
+        with self.timer.phase("keys"):
+            parts = self._parts(facts, goal, solver)
+            batch = self._batch_keys(facts)
         deltas: Changes = {}
         used: dict[int, Tensor] = {}
         with ExitStack() as applied:
@@ -295,6 +290,7 @@ class _Run:
                     own = batch.at(layer) if batch else (None, None)
                     keys = self._columns(own[0], handle.d_in(layer), facts, layer)
                     residual = goal.residual(layer, batch, own[1])
+                    residual = residual / parts[index].to(residual)
                 check_finite("keys", keys, facts)
                 if batch:
                     tell_massive(problem, layer, batch.bare_keys, batch.facts)
@@ -313,6 +309,20 @@ class _Run:
                     spent = problem.ranks.from_first(spent_by(problem, facts, self.contexts))
         problem.progress("layers", len(hp.layers), len(hp.layers))
         return deltas, used, spent
+
+    def _parts(self, facts: Sequence[Fact], goal: _Goal, solver: Solver) -> Tensor:
+        """Into how many parts each layer divides what is still missing, [layers, 1 or u]."""
+        layers = self.problem.hyperparameters.layers
+        if not isinstance(goal, _AtTheEnd):
+            return torch.ones(len(layers), 1)
+        if self.problem.hyperparameters.layer_shares == "even":
+            return torch.arange(len(layers), 0, -1)[:, None]
+        batch, keys = self._batch_keys(facts), {}
+        for layer in layers:
+            own = batch.at(layer)[0] if batch else None
+            keys[layer] = self._columns(own, self.problem.handle.d_in(layer), facts, layer)
+            check_finite("keys", keys[layer], facts)
+        return solver.parts_by_reach(keys)
 
     def _one_by_one(self, facts: Sequence[Fact]) -> tuple[Changes, dict[int, Tensor], list[float]]:
         """As `_batch`, one fact after another at one layer."""
@@ -346,13 +356,14 @@ class _Goal(Protocol):
     targets: Targets
 
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
-        """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
+        """The change [d_out, u] of the matrix's outputs that is still missing."""
 
 
 class _AtTheEnd:
     """One target a fact, in the residual stream behind the last edited layer, spread over layers.
 
-    What is still lacking is divided by the number of layers that are left (MEMIT eq. 20).
+    What is still missing is divided by the number of layers that are left (MEMIT eq. 20), or by how
+    far each of them reaches.
     """
 
     def __init__(self, run: _Run, facts: Sequence[Fact]) -> None:
@@ -361,12 +372,11 @@ class _AtTheEnd:
         self.targets = run._targets(facts, self.layers[-1], None)
 
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
-        """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
+        """The change [d_out, u] of the matrix's outputs that is still missing."""
         run, last = self.run, self.layers[-1]
         size = run.problem.handle.d_out(last)
         values = run._columns(hidden, size, self.facts, layer)
-        left = len(self.layers) - self.layers.index(layer)
-        wanted = (self.targets.values.to(values.device) - values) / left
+        wanted = self.targets.values.to(values.device) - values
         return run._pulled_back(self.facts, layer, wanted)
 
 
@@ -380,15 +390,9 @@ class _AtEachLayer:
         self.by_layer = self.targets.values.unflatten(0, (len(self.layers), -1))
 
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
-        """The change [d_out, u] of the matrix's outputs that is wanted of `layer`."""
+        """The change [d_out, u] of the matrix's outputs that is still missing."""
         run, handle = self.run, self.run.problem.handle
         own = handle.times_weight(layer, batch.bare_keys.T) if batch else None
         now = run._columns(own, handle.d_out(layer), self.facts, layer)
         wanted: Tensor = self.by_layer[self.layers.index(layer)].to(now) - now
         return wanted
-
-
-def _metadata(losses: Sequence[float], state: SequentialState) -> dict[str, Any]:
-    """What is kept with a patch: final losses, and how much history there is after it."""
-    columns = {str(layer): keys.shape[1] for layer, keys in state.past_keys.items()}
-    return {"losses": list(losses), "past_columns": columns}

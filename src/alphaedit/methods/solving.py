@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from alphaedit.core.errors import ConfigError
@@ -107,29 +108,71 @@ class Solver:
 
     def solve(self, layer: int, keys: Tensor, residual: Tensor, *, slack: float) -> Changes:
         """Changes for keys [d_in, u] whose outputs are to change by `residual` [d_out, u]."""
+        parts = self._all_parts(layer, keys)
+        if list(parts) == [layer]:
+            system = self._system(layer, parts[layer], alone=True)
+            return self._after({layer: system.solve(keys, residual, slack=slack)})
+        joint, sites = self._joint(parts)
+        blocks = joint.solve(self._rows(layer, sites, keys), residual, slack=slack)
+        return self._after({site: blocks[number] for number, site in sites.items()})
+
+    def reach(self, layer: int, keys: Tensor) -> Tensor:
+        """How far a change of `layer` moves the output for keys [d_in, u], [u] float64."""
+        parts = self._all_parts(layer, keys)
+        if list(parts) == [layer]:
+            return self._system(layer, parts[layer], alone=True).reach(keys)
+        joint, sites = self._joint(parts)
+        return joint.reach(self._rows(layer, sites, keys))
+
+    def parts_by_reach(self, keys: Mapping[int, Tensor]) -> Tensor:
+        """Into how many parts each layer divides what a fact still lacks, to bring one of them.
+
+        min sum_l tr(D_l M_l D_l^T) with sum_l D_l k_l = r gives layer l a part of r that is
+        proportional to k_l^T M_l^-1 k_l. That is divided by its mean over the batch, as what a
+        change costs at one layer is no measure of what it costs at another: over all facts the
+        layers bring about the same.
+
+        Args:
+            keys: [d_in, u] by layer, in their order.
+
+        Returns:
+            [layers, u] float64, the last layer's 1: it brings all that is left.
+        """
+        reach = torch.stack([self.reach(layer, own).cpu() for layer, own in keys.items()])
+        each = reach.clamp_min(torch.finfo(torch.float32).tiny)
+        each = each / each.mean(dim=1, keepdim=True)
+        return each.flip(0).cumsum(0).flip(0) / each
+
+    def _rows(self, layer: int, sites: Mapping[int, Site], keys: Tensor) -> dict[int, Tensor]:
+        """The part of keys [d_in, n] of a layer that is each site's, by the site's number."""
+        experts = self.problem.handle.experts(layer)
+        return {
+            number: keys[experts.rows(site.expert)]
+            if experts and isinstance(site, Expert)
+            else keys
+            for number, site in sites.items()
+        }
+
+    def _all_parts(self, layer: int, keys: Tensor) -> dict[Site, Parts]:
+        """The parts of the systems of all sites that the keys reach."""
         blocks = self.blocks(layer, keys)
-        own = {site: keys[rows] for site, rows in blocks.items()}
         past = self.past_keys.get(layer)
         spaces = {
             site: preserved_null_space(self.problem, site) if self.recipe.null_space else None
             for site in blocks
         }
         hp = self.problem.hyperparameters
-        ridge = _ridge(hp, [(spaces[s], k) for s, k in own.items()]) if self.recipe.ridge else 0.0
-        parts = {
+        of_sites = [(spaces[site], keys[rows]) for site, rows in blocks.items()]
+        ridge = _ridge(hp, of_sites) if self.recipe.ridge else 0.0
+        return {
             site: self._parts(
-                site, ridge, spaces[site], own[site], None if past is None else past[rows]
+                site, ridge, spaces[site], keys[rows], None if past is None else past[rows]
             )
             for site, rows in blocks.items()
         }
-        if list(blocks) == [layer]:
-            system = self._system(layer, parts[layer], alone=True)
-            changes: Changes = {layer: system.solve(keys, residual, slack=slack)}
-        else:
-            changes = self._joint(parts, residual, slack)
-        return self._after(changes)
 
-    def _joint(self, parts: Mapping[Site, Parts], residual: Tensor, slack: float) -> Changes:
+    def _joint(self, parts: Mapping[Site, Parts]) -> tuple[BlockSystem, dict[int, Site]]:
+        """One system of all sites, and which site each of its blocks is."""
         sites = dict(enumerate(parts))
         joint = BlockSystem(
             {number: self._system(site, parts[site], alone=False) for number, site in sites.items()}
@@ -137,9 +180,7 @@ class Solver:
         past = {n: p for n, site in sites.items() if (p := parts[site].past_keys) is not None}
         if past:
             joint.absorb(past)
-        keys = {number: parts[site].keys for number, site in sites.items()}
-        changes = joint.solve(keys, residual, slack=slack)
-        return {site: changes[number] for number, site in sites.items()}
+        return joint, sites
 
     def _after(self, changes: Changes) -> Changes:
         return {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,11 @@ class SequentialState:
         added = next(iter(keys.values())).shape[1] if keys else 0
         batches = (*self.batches, added) if added else self.batches
         return replace(self, past_keys=past, edits=self.edits + added, batches=batches)
+
+    def told(self, losses: Sequence[float]) -> dict[str, Any]:
+        """What is kept with a patch: final losses, and how much history there is after it."""
+        columns = {str(layer): keys.shape[1] for layer, keys in self.past_keys.items()}
+        return {"losses": list(losses), "past_columns": columns}
 
     def learned(self, before: SequentialState) -> Learned:
         """What a batch added to the state `before` to make this one of it."""

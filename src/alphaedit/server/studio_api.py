@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from alphaedit.core import defaults
 from alphaedit.core.errors import AlphaEditError, FactError, FieldError
 from alphaedit.core.fact import Fact
 from alphaedit.jobs import checking, commands, studio_about, studio_runs
@@ -95,7 +96,7 @@ class Api:
 
     async def methods(self, request: Request) -> Response:
         """All methods with their settings."""
-        return as_json({"methods": await self._known_methods()})
+        return as_json({"methods": await self._known_methods(), "standard": defaults.METHOD})
 
     def _now(self) -> dict[str, Any]:
         """What changes: the ledger, and what goes on."""

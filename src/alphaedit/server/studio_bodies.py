@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from alphaedit.core import defaults
 from alphaedit.core.errors import RequestError
 from alphaedit.core.text import one_line
 
@@ -48,7 +49,7 @@ class PreviewBody(Body):
     """Facts that are to be tried, and how."""
 
     records: list[Record]
-    method: Short = "alphaedit"
+    method: Short = defaults.METHOD
     settings: dict[str, Any] = {}
     batch_size: Annotated[int, Field(ge=1)] | None = None
     chat: bool = False

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from alphaedit.core import defaults
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
@@ -85,7 +86,7 @@ def tune(
     handle: ModelHandle,
     statistics: ModelStatistics,
     facts: Sequence[Fact],
-    method: str = "alphaedit",
+    method: str = defaults.METHOD,
     *,
     pilots: int = PILOTS,
     planned: int | None = None,

@@ -152,8 +152,8 @@ export function editView(main) {
   get("methods").then((told) => {
     methods = told.methods;
     put(method, methods.map((known) => h("option", { value: known.name }, known.name)));
-    method.value = local.get("method", "alphaedit");
-    if (!current()) method.value = "alphaedit";
+    method.value = local.get("method", told.standard);
+    if (!current()) method.value = told.standard;
     drawMethod();
     ready();
   }, (error) => put(how, h("h2", {}, "Method"), problem(error)));
