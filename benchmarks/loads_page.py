@@ -34,10 +34,11 @@ COLUMNS = {
     "kl": "KL",
     "perplexity": "perplexity",
 }
+SAID = "efficacy_generate"
 LESS_IS_BETTER = ("kl", "perplexity")
 MODELS = {"bundled": ("bundled", 2048), "smollm2": ("SmolLM2-135M-Instruct", 1536)}
 """By the mark in the page: name in the results, and entries of a key."""
-SHOWN = ("alphaedit", "memit-history", "memit-names", "alphaedit, energy 0.9")
+SHOWN = ("alphaedit-weighted", "alphaedit", "memit-history", "alphaedit, energy 0.9")
 """In the pictures, if they are measured."""
 DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a token"}
 
@@ -83,14 +84,19 @@ def good(figures: Mapping[str, Rate], name: str) -> set[str]:
 
 
 def loads_table(model: str) -> str:
-    """A row for each load and method; bold: best of its load, or within the best one's interval."""
+    """A row for each load and method; bold: best of its load, or within the best one's interval.
+
+    A method that says less than half of what another does is no rival in what it keeps.
+    """
     name, width = MODELS[model]
     rows = rows_of(name)
     made = []
     for edits in sorted({edits for edits, _ in rows}):
         here = {m: rows[(edits, m)] for m in (PLAIN, *CANDIDATES) if (edits, m) in rows}
+        says = {m: over_draws(r, SAID).value for m, r in here.items() if m != PLAIN}
+        able = [m for m, said in says.items() if said >= max(says.values()) / 2]
         best = {
-            column: good({m: over_draws(r, column) for m, r in here.items() if m != PLAIN}, column)
+            column: good({m: over_draws(here[m], column) for m in able}, column)
             for column in COLUMNS
         }
         for method, own in here.items():
@@ -134,12 +140,59 @@ def parts_table() -> str:
     return table(("", *COLUMNS.values()), made)
 
 
+WEIGHT = {"energy": 0.5, "weight": 2400}
+MANY = {
+    "AlphaEdit, energy 0.5, ridge 0.3": {"energy": 0.5, "ridge_share": 0.3},
+    "MEMIT with history, w = 2,400": {"weight": 2400},
+    "w = 2,400 in the null space of energy 0.5": WEIGHT,
+    "the same, layers by reach": {**WEIGHT, "shares": "reach"},
+    "layers by cost alone": {**WEIGHT, "shares": "cost"},
+    "spread of keys": {**WEIGHT, "spread": 1.0},
+    "all facts at once": {**WEIGHT, "batches": 1},
+    "nine batches": {**WEIGHT, "batches": 9},
+}
+"""Of three hundred facts on SmolLM2."""
+OF_BUNDLED = {"energy": 0.5, "weight": 100, "batches": 6}
+BUNDLED = {
+    "MEMIT with history, w = 100": {"weight": 100, "batches": 6},
+    "w = 100 in the null space of energy 0.5": OF_BUNDLED,
+    "the same, layers by reach": {**OF_BUNDLED, "shares": "reach"},
+    "layers by cost alone": {**OF_BUNDLED, "shares": "cost"},
+    "spread of keys": {**OF_BUNDLED, "spread": 4.0},
+}
+"""Of half as many facts as a key has entries, on the bundled model."""
+ABLATIONS = {
+    "parts-many": (MANY, {"model": "SmolLM2-135M-Instruct", "edits": 300}),
+    "parts-bundled": (BUNDLED, {"model": "bundled", "edits": 1024}),
+}
+
+
+def ablation(mark: str) -> str:
+    """Systems on the same facts and targets, as the frontier has them."""
+    listed, asked = ABLATIONS[mark]
+    known = [r for r in lines(RESULTS / "frontier.jsonl") if asked.items() <= r.items()]
+    made = []
+    for name, system in listed.items():
+        row = next(r for r in known if r["system"] == system)
+        made.append([name, *(told(row[column], column) for column in COLUMNS)])
+    return table(("", *COLUMNS.values()), made)
+
+
 SMALL_PARTS = {
     "AlphaEdit, energy 0.95 (its preset)": {"energy": 0.95, "ridge_share": 0.03},
     "AlphaEdit, energy 0.7": {"energy": 0.7, "ridge_share": 0.03},
     "MEMIT with history, w = 33": {"weight": 33},
     "w = 33, half of names": {"weight": 33, "names": 0.5},
     "w = 33 in the null space of energy 0.5": {"weight": 33, "energy": 0.5},
+    "the same, layers by reach": {"weight": 33, "energy": 0.5, "shares": "reach"},
+    "layers by cost alone": {"weight": 33, "energy": 0.5, "shares": "cost"},
+    "spread of keys": {"weight": 33, "energy": 0.5, "spread": 4.0},
+    "MEMIT with history, layers by reach": {"weight": 33, "shares": "reach"},
+    "AlphaEdit, energy 0.7, layers by reach": {
+        "energy": 0.7,
+        "ridge_share": 0.03,
+        "shares": "reach",
+    },
 }
 SMALL_SEEDS = {154: 101, 358: 102}
 """Draws of the frontier of bundled-small, by their numbers of edits."""
@@ -169,6 +222,7 @@ def told(value: float, column: str) -> str:
 def tables() -> dict[str, str]:
     """All tables of the page, by their marks."""
     made = {f"loads-{model}": loads_table(model) for model in MODELS if measured(model)}
+    made |= {mark: ablation(mark) for mark in ABLATIONS}
     return {**made, "parts": parts_table(), "parts-small": small_table()}
 
 

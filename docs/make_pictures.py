@@ -295,8 +295,7 @@ def choosing_picture() -> None:
             "t-patcher, wise,\nmemoir",
             "compare them on\nyour facts",
         ),
-        (480, "one, or some dozens", "alphaedit", "the default"),
-        (480, "hundreds", "memit-history", "beside alphaedit:\ntry both on your facts"),
+        (480, "one, or hundreds", "alphaedit-\nweighted", "the default"),
         (480, "a sentence or more as object", "anyedit", "one value for each\nchunk of it"),
         (
             480,

@@ -158,7 +158,7 @@ def plan(
     batch: int | None = None,
     tokens: int | None = None,
 ) -> list[Phase]:
-    """Memory and time of each phase; all steps are counted, also of facts that converge early.
+    """Memory and time of each phase; all steps are counted, and systems hold a second moment.
 
     Args:
         shape: of the model.
@@ -177,8 +177,7 @@ def plan(
     tokens = tokens or min(MOST_TOKENS, TOKENS_OF_GENERAL * widest)
     edited, last = len(hp.layers), max(hp.layers)
     d, h, p = shape.inner, shape.width, 2.0 * shape.block
-    each = 1 + hp.contexts
-    after = shape.layers - 1 - last
+    each, after = 1 + hp.contexts, shape.layers - 1 - last
 
     moments = tokens * (p * (last + 1) + 2.0 * d * d * firing * edited)
     eigen = EIGEN * d**3 * count * edited
@@ -197,6 +196,7 @@ def plan(
         return Phase(name, operations, memory, operations / rate, once)
 
     basis = 4.0 * edited * d * d * count / 2
+    factoring, dense = _factors(d, count, edited)
     copies = 4.0 * edited * d * h * count * (3 if machine.weights < 4 else 2)
     search_bytes = _held_by_search(shape, machine, rows, batch, each=-(-each // turns), after=after)
     return [
@@ -205,9 +205,15 @@ def plan(
         phase("null space", eigen, 4.0 * 4 * d * d + basis, once=True),
         phase("target values", facts * (hp.steps * step + prefix), search_bytes + basis),
         phase("keys", facts * keys, basis),
-        phase("solve", batches * solve, basis + 4.0 * batch * (d + h) * edited),
+        phase("solve", batches * solve + factoring, basis + dense + 4.0 * batch * (d + h) * edited),
         phase("apply", 2.0 * d * h * facts * firing * edited, copies),
     ]
+
+
+def _factors(d: int, count: int, layers: int) -> tuple[float, float]:
+    """Operations and bytes of systems with a second moment: read, factored in float64, and kept."""
+    bytes_of_entry = 4.0 * layers + 8.0 * (layers + 2)
+    return 2.0 * layers * count * d**3 / 3, bytes_of_entry * d * d * count
 
 
 def _tokens_of_search(each: int, rows: Lengths) -> float:
