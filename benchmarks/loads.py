@@ -76,6 +76,9 @@ class Candidate:
 CANDIDATES = {
     "alphaedit": Candidate("alphaedit"),
     "alphaedit-weighted": Candidate("alphaedit-weighted"),
+    "alphaedit-weighted, w = 20,000": Candidate(
+        "alphaedit-weighted", {"moment_weight": 20_000.0}, only=SMOLLM2
+    ),
     "alphaedit, energy 0.9": Candidate(
         "alphaedit", {"energy": 0.9, "ridge_share": 0.1}, only=SMOLLM2
     ),
