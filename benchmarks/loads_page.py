@@ -130,16 +130,6 @@ PARTS = {
 ASKED = {"edits": 100, "layers": [4, 5, 6, 7, 8], "model": "SmolLM2-135M-Instruct"}
 
 
-def parts_table() -> str:
-    """What each part of a system gives, on the facts that settings were chosen by."""
-    known = [r for r in lines(RESULTS / "frontier.jsonl") if ASKED.items() <= r.items()]
-    made = []
-    for name, system in PARTS.items():
-        row = next(r for r in known if r["system"] == system)
-        made.append([name, *(told(row[column], column) for column in COLUMNS)])
-    return table(("", *COLUMNS.values()), made)
-
-
 WEIGHT = {"energy": 0.5, "weight": 2400}
 MANY = {
     "AlphaEdit, energy 0.5, ridge 0.3": {"energy": 0.5, "ridge_share": 0.3},
@@ -162,13 +152,14 @@ BUNDLED = {
 }
 """Of half as many facts as a key has entries, on the bundled model."""
 ABLATIONS = {
+    "parts": (PARTS, ASKED),
     "parts-many": (MANY, {"model": "SmolLM2-135M-Instruct", "edits": 300}),
     "parts-bundled": (BUNDLED, {"model": "bundled", "edits": 1024}),
 }
 
 
 def ablation(mark: str) -> str:
-    """Systems on the same facts and targets, as the frontier has them."""
+    """What each part of a system gives, on the facts that settings were chosen by."""
     listed, asked = ABLATIONS[mark]
     known = [r for r in lines(RESULTS / "frontier.jsonl") if asked.items() <= r.items()]
     made = []
@@ -223,7 +214,7 @@ def tables() -> dict[str, str]:
     """All tables of the page, by their marks."""
     made = {f"loads-{model}": loads_table(model) for model in MODELS if measured(model)}
     made |= {mark: ablation(mark) for mark in ABLATIONS}
-    return {**made, "parts": parts_table(), "parts-small": small_table()}
+    return {**made, "parts-small": small_table()}
 
 
 def measured(model: str) -> bool:

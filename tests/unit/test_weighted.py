@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,10 @@ from alphaedit.core.fact import Fact
 from alphaedit.core.patch import LowRank
 from alphaedit.editor.session import Editor
 from alphaedit.linalg.subspace import null_space
+from alphaedit.locate import weight
 from alphaedit.locate.preset import _of_preset
+from alphaedit.locate.weight import GIVEN_UP, weight_inside
+from alphaedit.locate.well_known import probes
 from alphaedit.methods import locate_then_edit
 from alphaedit.methods.presets import preset
 from alphaedit.methods.registry import get_method
@@ -164,3 +168,34 @@ def test_a_preset_without_it_gives_the_weight_of_memit_with_history() -> None:
     history = preset("gemma-3-270m", "memit-history", shared=False)
     assert values["moment_weight"] == history["moment_weight"]
     assert values["energy"] == preset("gemma-3-270m", "alphaedit", shared=False)["energy"]
+
+
+def test_the_measured_weight_gives_up_as_much_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny_model("llama")
+    editor = Editor.from_pretrained(
+        model, tokenizer, tokens=2000, corpus="general", cache_dir=tmp_path, progress=False
+    )
+    handle, known = editor.handle, editor.statistics
+    values = {"layers": (0, 1), "energy": 0.6}
+    found = weight_inside(handle, known, values, {}, 0)["moment_weight"]
+    lost = []
+    for layer in values["layers"]:
+        keys = [plain_key_alone(handle, probe.fact, layer) for probe in probes(handle, seed=0)]
+        c = known.second_moment(layer).double()
+        c = c + 1e-4 * c.diagonal().mean() * torch.eye(len(c))
+        n = null_space(known.spectrum(layer), energy=0.6).null_basis().double()
+        inside = torch.linalg.inv(found * n.T @ c @ n)
+        lost.append(1 / torch.stack([k @ n @ inside @ n.T @ k for k in keys]).mean())
+    assert float(torch.stack(lost).mean()) == pytest.approx(GIVEN_UP, rel=0.06)  # two digits
+    monkeypatch.setattr(weight, "_measured", None)
+    assert weight_inside(handle, known, values, {}, 0) == {"moment_weight": found}
+    assert weight_inside(handle, known, values, {"moment_weight": 3.0}, 0) == {}
+    assert weight_inside(handle, known, {"energy": 0.6}, {}, 0) == {}
+
+
+def plain_key_alone(handle: ModelHandle, fact: Fact, layer: int) -> Tensor:
+    """The key of a fact's bare prompt."""
+    ids, lasts = prompts_in_context(handle, [fact], ())
+    return capture(handle, ids, lasts, key_layers=[layer])[0][layer][0].double()

@@ -315,7 +315,9 @@ class _Run:
         layers = self.problem.hyperparameters.layers
         if not isinstance(goal, _AtTheEnd):
             return torch.ones(len(layers), 1)
-        if self.problem.hyperparameters.layer_shares == "even":
+        # A fact by itself, or a layer, takes all the same, and needs no pass for it.
+        alone = len(facts) == 1 or len(layers) == 1
+        if alone or self.problem.hyperparameters.layer_shares == "even":
             return torch.arange(len(layers), 0, -1)[:, None]
         batch, keys = self._batch_keys(facts), {}
         for layer in layers:
