@@ -34,6 +34,7 @@ from alphaedit.bench.run import evaluate
 from alphaedit.bench.sources import known_facts, world_records
 from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
+from alphaedit.locate.preset import MEASURED
 from alphaedit.methods import locate_then_edit
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.contexts import generate_contexts
@@ -64,6 +65,7 @@ class Candidate:
         searches: whether its target values are those that all share.
         few: only the first two loads are asked of it.
         only: the model that it is for, if it is not for all.
+        preset: another one than the others'; its targets are searched by that, too.
     """
 
     method: str
@@ -71,6 +73,7 @@ class Candidate:
     searches: bool = True
     few: bool = False
     only: str | None = None
+    preset: str | None = None
 
 
 CANDIDATES = {
@@ -78,6 +81,9 @@ CANDIDATES = {
     "alphaedit-weighted": Candidate("alphaedit-weighted"),
     "alphaedit-weighted, w = 20,000": Candidate(
         "alphaedit-weighted", {"moment_weight": 20_000.0}, only=SMOLLM2
+    ),
+    "alphaedit-weighted, layers by trials": Candidate(
+        "alphaedit-weighted", only=SMOLLM2, preset=MEASURED
     ),
     "alphaedit, energy 0.9": Candidate(
         "alphaedit", {"energy": 0.9, "ridge_share": 0.1}, only=SMOLLM2
@@ -146,12 +152,16 @@ def bare(fact: Fact) -> Fact:
     return replace(fact, paraphrases=(), neighborhood=())
 
 
-def searched(ground: Ground, facts: Sequence[Fact], file: Path | None) -> dict[Fact, Row]:
-    """Target values of all facts on the unedited model; kept in `file`, if one is given."""
+def searched(
+    ground: Ground, facts: Sequence[Fact], preset: str | None, folder: Path | None
+) -> dict[Fact, Row]:
+    """Target values of all facts on the unedited model; kept in `folder`, if one is given."""
     handle, editor = ground.editor.handle, ground.editor
-    hp = editor.hyperparameters("alphaedit", ground.preset, list(facts))
+    hp = editor.hyperparameters("alphaedit", preset, list(facts))
     assert isinstance(hp, Hyperparameters)
     contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
+    part = "" if preset == ground.preset else f"-{preset}"
+    file = folder / f"{ground.about['model']}{part}.pt" if folder else None
     found = frontier.searched(handle, facts, contexts, hp, file)
     rows = zip(found.values.T, found.clean.T, found.losses, strict=True)
     return dict(zip(facts, rows, strict=True))
@@ -197,9 +207,8 @@ def chain(
     ]
     try:
         done, over = 0, dict(candidate.over)
-        for batch in editor.edit_in_batches(
-            batches, candidate.method, preset=ground.preset, **over
-        ):
+        preset = candidate.preset or ground.preset
+        for batch in editor.edit_in_batches(batches, candidate.method, preset=preset, **over):
             done += len(batch.facts)
             print(label, draw, done, flush=True)
             if done in at:
@@ -233,7 +242,7 @@ def run(
     """All methods asked for on one draw, but for what stands in the file."""
     plan, handle = ground.plan, ground.editor.handle
     kept = known_facts(handle, {record.subject for record in records}, 0)
-    known: dict[Fact, Row] = {}
+    known: dict[str | None, dict[Fact, Row]] = {}
     for label in labels:
         candidate = CANDIDATES.get(label)
         if candidate is not None and candidate.only not in (None, ground.about["model"]):
@@ -248,10 +257,11 @@ def run(
             continue
         looked_up: Callable[[], Any] = nullcontext
         if candidate.searches and not own:
-            if not known:
+            preset = candidate.preset or ground.preset
+            if preset not in known:
                 facts = [bare(record.fact) for record in records]
-                known = searched(ground, facts, targets)
-            looked_up = partial(shared, known)
+                known[preset] = searched(ground, facts, preset, targets)
+            looked_up = partial(shared, known[preset])
         with looked_up():
             for edits, row in chain(ground, label, candidate, draw, records, kept):
                 if edits in missing:
@@ -315,8 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         published_tasks(args.ability) if args.ability else (),
     )
     for draw, records in draws(editor, plan, args.records, args.draws):
-        file = args.targets / f"{Path(name).name}.pt" if args.targets else None
-        run(ground, draw, records, args.method or [PLAIN, *CANDIDATES], file, args.own)
+        run(ground, draw, records, args.method or [PLAIN, *CANDIDATES], args.targets, args.own)
 
 
 if __name__ == "__main__":

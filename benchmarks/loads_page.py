@@ -5,6 +5,7 @@ python -m benchmarks.loads_page
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -205,6 +206,22 @@ def small_table() -> str:
     return table(heads, made)
 
 
+def harm_table() -> str:
+    """Which tokens of other text move, and what the model predicts there."""
+    kinds = json.loads((RESULTS / "harm.json").read_text(encoding="utf-8"))["kinds"]
+    made = [
+        [
+            kind,
+            *(f"{100 * row[name]:.0f}" for name in ("tokens", "of_kl")),
+            told(row["kl"], "kl"),
+            *(f"{row[name]:.1f}" for name in ("perplexity_before", "perplexity")),
+        ]
+        for kind, row in kinds.items()
+    ]
+    heads = ("token", "of tokens, %", "of KL, %", "KL", "perplexity before", "after")
+    return table(heads, made)
+
+
 def told(value: float, column: str) -> str:
     """A figure with as many digits as it deserves."""
     return f"{value:.3f}" if column == "kl" else f"{value:.1f}"
@@ -214,7 +231,7 @@ def tables() -> dict[str, str]:
     """All tables of the page, by their marks."""
     made = {f"loads-{model}": loads_table(model) for model in MODELS if measured(model)}
     made |= {mark: ablation(mark) for mark in ABLATIONS}
-    return {**made, "parts-small": small_table()}
+    return {**made, "parts-small": small_table(), "harm": harm_table()}
 
 
 def measured(model: str) -> bool:

@@ -32,8 +32,22 @@ def test_presets_for_many_edits_and_transferred_ones_are_used_by_name_alone() ->
     assert by_name
     for name in by_name:
         assert matching(presets()[name]["match"]) is None
+        assert matching(presets()[name]["match"], method="memit", edits=10) is None
         assert preset(name, "alphaedit")["layers"]
     assert matching(presets()["gpt2-xl"]["match"]) == "gpt2-xl"
+
+
+def test_a_preset_for_many_edits_is_used_for_so_many_by_the_methods_that_it_names() -> None:
+    many = {n: e for n, e in presets().items() if "from_edits" in e}
+    assert many
+    for name, entry in many.items():
+        assert entry["from_edits"] <= entry["planned"]
+        for method, edits, wanted in (
+            ("alphaedit-weighted", entry["from_edits"], name),
+            ("alphaedit-weighted", entry["from_edits"] - 1, None),
+            ("ft", entry["from_edits"], None),
+        ):
+            assert matching(entry["match"], method=method, edits=edits) == wanted
 
 
 def test_fields_of_a_preset_have_their_kinds(tmp_path: Path) -> None:

@@ -18,7 +18,17 @@ from alphaedit.editor.session import Editor
 from alphaedit.linalg.subspace import null_space
 from alphaedit.locate import weight
 from alphaedit.locate.preset import _of_preset
-from alphaedit.locate.weight import GIVEN_UP, weight_inside
+from alphaedit.locate.weight import (
+    FACTOR,
+    GIVEN_UP,
+    LIGHT,
+    LOST,
+    MOST,
+    PHASE,
+    Trial,
+    _heaviest,
+    weight_inside,
+)
 from alphaedit.locate.well_known import probes
 from alphaedit.methods import locate_then_edit
 from alphaedit.methods.presets import preset
@@ -189,7 +199,7 @@ def test_the_measured_weight_gives_up_as_much_as_it_says(
         inside = torch.linalg.inv(found * n.T @ c @ n)
         lost.append(1 / torch.stack([k @ n @ inside @ n.T @ k for k in keys]).mean())
     assert float(torch.stack(lost).mean()) == pytest.approx(GIVEN_UP, rel=0.06)  # two digits
-    monkeypatch.setattr(weight, "_measured", None)
+    monkeypatch.setattr(weight, "_given_up", None)
     assert weight_inside(handle, known, values, {}, 0) == {"moment_weight": found}
     assert weight_inside(handle, known, values, {"moment_weight": 3.0}, 0) == {}
     assert weight_inside(handle, known, {"energy": 0.6}, {}, 0) == {}
@@ -199,3 +209,45 @@ def plain_key_alone(handle: ModelHandle, fact: Fact, layer: int) -> Tensor:
     """The key of a fact's bare prompt."""
     ids, lasts = prompts_in_context(handle, [fact], ())
     return capture(handle, ids, lasts, key_layers=[layer])[0][layer][0].double()
+
+
+@pytest.mark.parametrize("knee", [15.0, 80.0, 2400.0])
+def test_the_weight_is_the_heaviest_at_which_trials_lose_little(knee: float) -> None:
+    asked: list[float] = []
+
+    class Fake:
+        def reaches(self, tried: float) -> float:
+            asked.append(tried)
+            return 0.4 if tried <= knee else 0.37
+
+    at_one = 0.002
+    found = _heaviest(Fake(), at_one)  # type: ignore[arg-type]
+    assert found is not None
+    assert found <= knee < found * FACTOR**0.5 * 1.01
+    assert len(asked) <= MOST
+    assert asked[0] == pytest.approx(LIGHT / at_one)
+
+
+def test_trials_that_say_nothing_tell_nothing_of_the_weight() -> None:
+    class Fake:
+        def reaches(self, tried: float) -> float:
+            return 0.01
+
+    assert _heaviest(Fake(), 0.002) is None  # type: ignore[arg-type]
+
+
+def test_at_the_measured_weight_a_trained_model_reaches_paraphrases() -> None:
+    editor = Editor.from_pretrained("bundled-small", progress=False)
+    values = {"layers": (0, 1, 2), "energy": 0.83, "clamp": 1.5, "learning_rate": 0.38, "steps": 20}
+    told: list[tuple[str, int, int]] = []
+    known = editor.statistics.rough()
+    known.prepare((0, 1, 2))
+
+    def say(phase: str, done: int, total: int) -> None:
+        told.append((phase, done, total))
+
+    found = weight_inside(editor.handle, known, values, {}, 0, say)["moment_weight"]
+    trial = Trial(editor.handle, known, {**values, "layers": (0, 1, 2)}, 0)
+    free, at, beyond = (trial.reaches(w) for w in (found / 100, found, 2 * found))
+    assert at >= (1 - LOST) * free - 1e-3 > beyond
+    assert told[-1] == (PHASE, MOST, MOST)

@@ -11,7 +11,9 @@ from alphaedit.core.edit import Edit
 from alphaedit.core.errors import GuardError
 from alphaedit.core.fact import Fact
 from alphaedit.editor.verdict import without_verdicts
+from alphaedit.locate.preset import matching
 from alphaedit.methods.base import Method
+from alphaedit.methods.registry import get_method
 
 if TYPE_CHECKING:
     from alphaedit.editor.session import Editor
@@ -58,6 +60,10 @@ def edit_in_batches(
         options: as for `Editor.edit`.
     """
     done, total = 0, sum(map(len, batches))
+    if options.get("preset") is None:
+        # By all of them: a batch alone may be few edits.
+        name = get_method(method).name
+        options["preset"] = matching(editor.handle, method=name, edits=total)
     for batch in batches:
         if phase is not None and len(batches) > 1:
             editor.progress(phase, done, total)

@@ -134,8 +134,10 @@ class EditResult:
         """Name of the preset that was used; None where the model itself was looked at."""
         from alphaedit.locate.preset import MEASURED, matching
 
-        name = self.request.preset or matching(self.editor.handle)
-        return None if name == MEASURED or self.made[-1].measured else name
+        last, edits = self.made[-1], len(self.facts)
+        name = self.request.preset
+        name = name or matching(self.editor.handle, method=last.method, edits=edits)
+        return None if name == MEASURED or last.measured else name
 
     @property
     def fails(self) -> list[Asked]:

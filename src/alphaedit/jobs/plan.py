@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from alphaedit.core import defaults
 from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress, silent
 from alphaedit.jobs.cancel import Cancel
@@ -136,7 +137,9 @@ def _hyperparameters(request: PlanRequest, shape: Shape) -> tuple[Hyperparameter
     """As they will be, and where the layers come from: measured ones are guessed."""
     over, chosen = dict(request.hyperparameters), "given"
     if "layers" not in over:
-        name = request.preset or matching(shape.facts)
+        name = request.preset or matching(
+            shape.facts, method=defaults.METHOD, edits=len(request.facts)
+        )
         chosen = f"preset {name}" if name else "a guess; the edit itself measures"
         middle = max(1, shape.layers // 2)
         guess = {"layers": tuple(range(max(0, middle - 5), middle))}

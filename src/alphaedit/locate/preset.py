@@ -50,9 +50,9 @@ def shape(handle: ModelHandle) -> dict[str, Any]:
     }
 
 
-def matching(handle: ModelHandle) -> str | None:
-    """Name of the preset whose `match` fits the model, if any."""
-    return of_facts(shape(handle))
+def matching(handle: ModelHandle, *, method: str = "", edits: int = 0) -> str | None:
+    """Name of the preset whose `match` fits the model, if any; see `methods.presets.matching`."""
+    return of_facts(shape(handle), method=method, edits=edits)
 
 
 def check_match(handle: ModelHandle, name: str) -> None:
@@ -123,7 +123,8 @@ def _shown(
     if needs_space(method, over):
         values["energy"] = _energy(handle, statistics, method, layers, over)
         if needs.moment:
-            values |= weight_inside(handle, statistics, values, over, seed)
+            scales = {k: choice[k] for k in SCALES if k in choice}
+            values |= weight_inside(handle, statistics, {**scales, **values}, over, seed, progress)
     if not needs.target_search:
         return values
     if needs.ridge:
@@ -240,6 +241,13 @@ def _of_preset(name: str, method: Method, over: Mapping[str, Any], n_layers: int
     return {k: v for k, v in values.items() if k in own or k in method.config.model_fields}
 
 
+def _in_use(handle: ModelHandle, preset_name: str | None, method: Method, edits: int) -> str | None:
+    """The preset that is named, or the one that fits the model and so many edits."""
+    if preset_name == MEASURED:
+        return None
+    return preset_name or matching(handle, method=method.name, edits=edits)
+
+
 def choose(
     handle: ModelHandle,
     statistics: ModelStatistics,
@@ -267,7 +275,7 @@ def choose(
         UnknownNameError: no such preset or field.
         ConfigError: a value out of range, or nothing to choose from.
     """
-    name = None if preset_name == MEASURED else preset_name or matching(handle)
+    name = _in_use(handle, preset_name, method, len(facts))
     where = f"preset {name}" if name else f"hyperparameters of {method.name}"
     asked = build({"layers": (0,), **over}, where, method.config)
     for layer in asked.layers if method.needs.layers == "none" else ():
@@ -285,7 +293,8 @@ def choose(
             values = {**own, **values}
         if method.needs.null_space and method.needs.moment and "moment_weight" not in values:
             with unedited():
-                values = {**values, **weight_inside(handle, statistics, values, over, seed)}
+                own = weight_inside(handle, statistics, values, over, seed, progress)
+            values = {**values, **own}
     elif name and preset(name, method.name, shared=False):
         # What presets say to all methods of layers is of MLP matrices.
         values = preset(name, method.name, shared=False)

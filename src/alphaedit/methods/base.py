@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Parameter, Signature
-from typing import Any, Generic, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self
 
 from torch import Tensor
 from typing_extensions import TypeVar
@@ -24,6 +24,9 @@ from alphaedit.methods.config import Hyperparameters, Settings, build
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.systems import Systems
 from alphaedit.model.handle import ModelHandle
+
+if TYPE_CHECKING:
+    from alphaedit.methods.steps.target_value import Targets
 
 Config = TypeVar("Config", bound=Settings, default=Hyperparameters)
 """Class of a method's settings."""
@@ -91,6 +94,8 @@ class Problem(Generic[Config]):
         changes: those of the edits in force that are not changes of weights, in their order.
         kl: KL divergence of the model as it is now from the unedited one on held-out text, nats a
             token; None where nobody measures it.
+        targets: target values of the facts at the last layer, if they are known; else they are
+            searched.
     """
 
     handle: ModelHandle
@@ -105,6 +110,7 @@ class Problem(Generic[Config]):
     base: str = ""
     changes: Sequence[Change] = ()
     kl: Callable[[], float] | None = None
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True)

@@ -138,12 +138,12 @@ class _Run:
             self.state = self.state.absorb(keys)
         edits = problem.state.edits + len(problem.facts)
         state = replace(self.state, edits=edits, memory=self.memory)
-        weights = named(problem.handle, deltas)
-        patch = Patch(weights=weights, metadata=state.told(losses))
+        patch = Patch(weights=named(problem.handle, deltas), metadata=state.told(losses))
         return Solution(patch, state, self.timer.seconds)
 
     def _targets(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
-        return self._with_plugins(facts, lambda: self._searched(facts, layer, reference))
+        given = self.problem.targets
+        return self._with_plugins(facts, lambda: given or self._searched(facts, layer, reference))
 
     def _with_plugins(self, facts: Sequence[Fact], search: Callable[[], Targets]) -> Targets:
         """What a search finds, as the plug-ins leave it."""

@@ -18,11 +18,12 @@ from alphaedit.core.reading import read_text
 from alphaedit.methods.config import build
 
 ENDINGS = (".yaml", ".yml")
-FIELDS = ("source", "transferred", "planned", "match", "all", "methods", "measured")
+FIELDS = ("source", "transferred", "planned", "from_edits", "match", "all", "methods", "measured")
 KINDS: Mapping[str, tuple[type, str]] = {
     "source": (str, "text"),
     "transferred": (str, "text"),
     "planned": (int, "number"),
+    "from_edits": (int, "number"),
 }
 _REMEDY = "Give a file that `alphaedit tune` wrote, or the name of a preset."
 
@@ -63,15 +64,24 @@ def preset(name: str, method: str, *, shared: bool = True) -> dict[str, Any]:
     }
 
 
-def matching(facts: Mapping[str, Any]) -> str | None:
+def matching(facts: Mapping[str, Any], *, method: str = "", edits: int = 0) -> str | None:
     """Name of the package's preset whose `match` fits what is known of a model, if any.
 
     Two kinds are used only where they are asked for by name: those `transferred` from another
     model, as what a model shows in trial edits of its own is better than what nobody has tried on
-    it; and those for many edits (`planned`), which serve few edits worse.
+    it; and those for many edits (`planned`), which serve few edits worse. One of these that says
+    from how many edits on it is the better (`from_edits`) is used for so many by the methods that
+    it names.
+
+    Args:
+        method: by its name.
+        edits: how many facts it is about to edit.
     """
     for name, known in presets().items():
-        if "transferred" in known or "planned" in known:
+        if "transferred" in known:
+            continue
+        many = method in known.get("methods", ()) and edits >= known.get("from_edits", edits + 1)
+        if "planned" in known and not many:
             continue
         match: Mapping[str, Any] = known.get("match", {})
         if match and all(facts.get(key) == value for key, value in match.items()):
