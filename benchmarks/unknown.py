@@ -108,7 +108,7 @@ def main() -> None:
     measure, name = (of_stretches, "stretches") if args.stretches else (of_draws, "unknown")
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    result = {model: before[model] for model in MODELS if model in before}
+    result = {key: rows for key, rows in before.items() if key.partition(",")[0] in MODELS}
     for model in args.model:
         editor = Editor.from_pretrained(MODELS[model].checkpoint, seed=0, progress=False)
         result[model] = measure(editor, args.data)
