@@ -79,6 +79,7 @@ class Candidate:
 CANDIDATES = {
     "alphaedit": Candidate("alphaedit"),
     "alphaedit-weighted": Candidate("alphaedit-weighted"),
+    "alphaedit-weighted, half precision": Candidate("alphaedit-weighted", only=SMOLLM2),
     "alphaedit-weighted, w = 20,000": Candidate(
         "alphaedit-weighted", {"moment_weight": 20_000.0}, only=SMOLLM2
     ),

@@ -177,6 +177,8 @@ SMALL_PARTS = {
     "w = 33, half of names": {"weight": 33, "names": 0.5},
     "w = 33 in the null space of energy 0.5": {"weight": 33, "energy": 0.5},
     "the same, layers by reach": {"weight": 33, "energy": 0.5, "shares": "reach"},
+    "w = 20, layers by reach": {"weight": 20, "energy": 0.5, "shares": "reach"},
+    "w = 50, layers by reach": {"weight": 50, "energy": 0.5, "shares": "reach"},
     "layers by cost alone": {"weight": 33, "energy": 0.5, "shares": "cost"},
     "spread of keys": {"weight": 33, "energy": 0.5, "spread": 4.0},
     "MEMIT with history, layers by reach": {"weight": 33, "shares": "reach"},

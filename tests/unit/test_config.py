@@ -79,7 +79,7 @@ def test_what_is_always_so_of_a_method_is_stronger_than_what_a_model_shows() -> 
             ModelStatistics(handle),
             get_method(method),
             preset_name=MEASURED,
-            facts=[],
+            edits=0,
             over=over,
             known=known,
             seed=0,

@@ -11,7 +11,7 @@ from alphaedit.core.edit import Edit
 from alphaedit.core.errors import GuardError
 from alphaedit.core.fact import Fact
 from alphaedit.editor.verdict import without_verdicts
-from alphaedit.locate.preset import matching
+from alphaedit.locate.preset import in_a_row, matching
 from alphaedit.methods.base import Method
 from alphaedit.methods.registry import get_method
 
@@ -63,7 +63,8 @@ def edit_in_batches(
     if options.get("preset") is None:
         # By all of them: a batch alone may be few edits.
         name = get_method(method).name
-        options["preset"] = matching(editor.handle, method=name, edits=total)
+        edits = in_a_row(editor.edits, name, total)
+        options["preset"] = matching(editor.handle, method=name, edits=edits)
     for batch in batches:
         if phase is not None and len(batches) > 1:
             editor.progress(phase, done, total)

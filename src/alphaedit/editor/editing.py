@@ -27,7 +27,7 @@ from alphaedit.editor.inputs import as_guard, as_seed
 from alphaedit.editor.measured import Asked, ask_facts
 from alphaedit.editor.verdict import repeated
 from alphaedit.editor.versioned import Versioned, check_kind
-from alphaedit.locate.preset import Measured, choose
+from alphaedit.locate.preset import Measured, choose, in_a_row
 from alphaedit.methods.base import Method, Problem, Solution
 from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.given import settings_given
@@ -115,7 +115,7 @@ class Editing(Versioned):
                 self.statistics,
                 solver,
                 preset_name=preset,
-                facts=facts,
+                edits=in_a_row(self.edits, solver.name, len(facts)),
                 over=over,
                 known=self._chosen.get(key),
                 unedited=self._applied.unedited if self.edits else nullcontext,

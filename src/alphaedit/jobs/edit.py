@@ -134,7 +134,8 @@ class EditResult:
         """Name of the preset that was used; None where the model itself was looked at."""
         from alphaedit.locate.preset import MEASURED, matching
 
-        last, edits = self.made[-1], len(self.facts)
+        last = self.made[-1]
+        edits = sum(len(e.facts) for e in self.editor.edits if e.method == last.method)
         name = self.request.preset
         name = name or matching(self.editor.handle, method=last.method, edits=edits)
         return None if name == MEASURED or last.measured else name

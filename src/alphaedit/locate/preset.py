@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from alphaedit.core.edit import Edit
 from alphaedit.core.errors import ConfigError
-from alphaedit.core.fact import Fact
 from alphaedit.core.progress import Progress
 from alphaedit.linalg.subspace import energy_leaving
 from alphaedit.locate.trials import SCALES, Trials, moment_weight, search_settings
@@ -241,6 +241,16 @@ def _of_preset(name: str, method: Method, over: Mapping[str, Any], n_layers: int
     return {k: v for k, v in values.items() if k in own or k in method.config.model_fields}
 
 
+def in_a_row(earlier: Sequence[Edit], method: str, facts: int) -> int:
+    """How many facts a choice is for: those about to be edited, and those in force by `method`.
+
+    None where some in force were edited by what was measured: history has keys of the layers that
+    were edited, so later facts go to the same.
+    """
+    own = [edit for edit in earlier if edit.method == method]
+    return 0 if any(edit.measured for edit in own) else sum(len(e.facts) for e in own) + facts
+
+
 def _in_use(handle: ModelHandle, preset_name: str | None, method: Method, edits: int) -> str | None:
     """The preset that is named, or the one that fits the model and so many edits."""
     if preset_name == MEASURED:
@@ -254,7 +264,7 @@ def choose(
     method: Method,
     *,
     preset_name: str | None,
-    facts: Sequence[Fact],
+    edits: int,
     over: Mapping[str, Any],
     known: Measured | None = None,
     unedited: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -268,6 +278,7 @@ def choose(
 
     Args:
         preset_name: of a preset or its file; `MEASURED` for none, whatever fits.
+        edits: how many facts it is for, see `in_a_row`.
         known: what was measured before with the same `over`, to be used again.
         unedited: makes the model as it was before any edit, for the length of a block.
 
@@ -275,7 +286,7 @@ def choose(
         UnknownNameError: no such preset or field.
         ConfigError: a value out of range, or nothing to choose from.
     """
-    name = _in_use(handle, preset_name, method, len(facts))
+    name = _in_use(handle, preset_name, method, edits)
     where = f"preset {name}" if name else f"hyperparameters of {method.name}"
     asked = build({"layers": (0,), **over}, where, method.config)
     for layer in asked.layers if method.needs.layers == "none" else ():
@@ -284,7 +295,7 @@ def choose(
         check_match(handle, name)
     measured: Measured = {}
     if name and method.needs.layers != "none":
-        values: Mapping[str, Any] = _of_preset(name, method, over, handle.n_layers)
+        values: dict[str, Any] = _of_preset(name, method, over, handle.n_layers)
         if method.needs.target_search and "clamp" in values and "learning_rate" not in values:
             # Of a sister of the model that it was tuned on: rates do not carry over.
             with unedited():
@@ -293,8 +304,7 @@ def choose(
             values = {**own, **values}
         if method.needs.null_space and method.needs.moment and "moment_weight" not in values:
             with unedited():
-                own = weight_inside(handle, statistics, values, over, seed, progress)
-            values = {**values, **own}
+                values |= weight_inside(handle, statistics, values, over, seed, progress)
     elif name and preset(name, method.name, shared=False):
         # What presets say to all methods of layers is of MLP matrices.
         values = preset(name, method.name, shared=False)
@@ -305,6 +315,6 @@ def choose(
                 known = {**shown, **_suggested(handle, statistics, method, over)}
             # "none" asks for what is measured.
             over = {k: v for k, v in over.items() if v is not None or k not in known}
-        values = measured = known
+        values, measured = dict(known), known
     chosen = overridden({**method.defaults, **values, **method.always}, over)
     return build(chosen, where, method.config), measured

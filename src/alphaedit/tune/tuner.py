@@ -119,7 +119,8 @@ def tune(
     chosen = [facts[i] for i in order[:pilots]]
     rest = [facts[i] for i in order[pilots : pilots + min(CHECKED, 2 * pilots)]]
     choosing: dict[str, Any] = {"preset_name": preset, "over": given, "progress": progress}
-    start = _start(handle, statistics, solver, facts=chosen, seed=seed, **choosing)
+    choosing["edits"] = planned or len(chosen)
+    start = _start(handle, statistics, solver, seed=seed, **choosing)
     config = type(start)
     planned = planned or max(len(chosen), _load(handle, start))
     if isinstance(start, Hyperparameters):
