@@ -44,6 +44,9 @@ SHOWN = ("alphaedit-weighted", "alphaedit", "memit-history", "alphaedit, energy 
 DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a token"}
 
 
+ASIDE = ("alphaedit-weighted, half precision", "alphaedit-weighted, layers by trials")
+"""The same method in other circumstances: no rivals of it."""
+
 Rows = Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]
 """Lines of all draws, by number of edits and method."""
 
@@ -95,7 +98,8 @@ def loads_table(model: str) -> str:
     for edits in sorted({edits for edits, _ in rows}):
         here = {m: rows[(edits, m)] for m in (PLAIN, *CANDIDATES) if (edits, m) in rows}
         says = {m: over_draws(r, SAID).value for m, r in here.items() if m != PLAIN}
-        able = [m for m, said in says.items() if said >= max(says.values()) / 2]
+        most = max(says.values(), default=0.0)
+        able = [m for m, said in says.items() if said >= most / 2 and m not in ASIDE]
         best = {
             column: good({m: over_draws(here[m], column) for m in able}, column)
             for column in COLUMNS
