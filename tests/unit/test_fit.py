@@ -109,7 +109,8 @@ def test_what_leaves_a_block_can_be_changed() -> None:
         with on_output(handle.block(1), partial(torch.add, moved * at)):
             logits = handle.model(input_ids=torch.tensor([[*prompt, *target]])).logits[0]
         plain = F.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(target))
-        torch.testing.assert_close(loss, plain, rtol=1e-9, atol=1e-9)
+        # The family's norms are computed in float32, whatever the model's dtype.
+        torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
