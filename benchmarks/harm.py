@@ -104,7 +104,7 @@ def main() -> None:
     text = held_out(editor.handle, str(args.text), seed=0)
     name = Path(args.model).name
     ground = Ground(editor, plan, args.preset, text, {"model": name}, RESULTS / "harm.json")
-    known = searched(ground, facts, args.preset, args.targets)
+    known = searched(ground, facts, args.targets, args.preset)
     before, losses = predicted(editor.handle, text.rows)
     batches = [facts[at : at + plan.size] for at in range(0, len(facts), plan.size)]
     with shared(known):

@@ -79,7 +79,9 @@ class Candidate:
 CANDIDATES = {
     "alphaedit": Candidate("alphaedit"),
     "alphaedit-weighted": Candidate("alphaedit-weighted"),
-    "alphaedit-weighted, half precision": Candidate("alphaedit-weighted", only=SMOLLM2),
+    "alphaedit-weighted, half precision": Candidate(
+        "alphaedit-weighted", {"search_dtype": "bfloat16"}, only=SMOLLM2
+    ),
     "alphaedit-weighted, w = 20,000": Candidate(
         "alphaedit-weighted", {"moment_weight": 20_000.0}, only=SMOLLM2
     ),
@@ -154,14 +156,20 @@ def bare(fact: Fact) -> Fact:
 
 
 def searched(
-    ground: Ground, facts: Sequence[Fact], preset: str | None, folder: Path | None
+    ground: Ground,
+    facts: Sequence[Fact],
+    folder: Path | None,
+    preset: str | None,
+    dtype: str | None = None,
 ) -> dict[Fact, Row]:
     """Target values of all facts on the unedited model; kept in `folder`, if one is given."""
     handle, editor = ground.editor.handle, ground.editor
-    hp = editor.hyperparameters("alphaedit", preset, list(facts))
+    over = {"search_dtype": dtype} if dtype else {}
+    hp = editor.hyperparameters("alphaedit", preset, list(facts), **over)
     assert isinstance(hp, Hyperparameters)
     contexts = generate_contexts(handle, hp.contexts, hp.context_tokens, 0)
     part = "" if preset == ground.preset else f"-{preset}"
+    part += f"-{hp.search_dtype}" if hp.search_dtype else ""
     file = folder / f"{ground.about['model']}{part}.pt" if folder else None
     found = frontier.searched(handle, facts, contexts, hp, file)
     rows = zip(found.values.T, found.clean.T, found.losses, strict=True)
@@ -243,7 +251,7 @@ def run(
     """All methods asked for on one draw, but for what stands in the file."""
     plan, handle = ground.plan, ground.editor.handle
     kept = known_facts(handle, {record.subject for record in records}, 0)
-    known: dict[str | None, dict[Fact, Row]] = {}
+    known: dict[tuple[str | None, str | None], dict[Fact, Row]] = {}
     for label in labels:
         candidate = CANDIDATES.get(label)
         if candidate is not None and candidate.only not in (None, ground.about["model"]):
@@ -258,11 +266,11 @@ def run(
             continue
         looked_up: Callable[[], Any] = nullcontext
         if candidate.searches and not own:
-            preset = candidate.preset or ground.preset
-            if preset not in known:
+            way = candidate.preset or ground.preset, candidate.over.get("search_dtype")
+            if way not in known:
                 facts = [bare(record.fact) for record in records]
-                known[preset] = searched(ground, facts, preset, targets)
-            looked_up = partial(shared, known[preset])
+                known[way] = searched(ground, facts, targets, *way)
+            looked_up = partial(shared, known[way])
         with looked_up():
             for edits, row in chain(ground, label, candidate, draw, records, kept):
                 if edits in missing:

@@ -73,27 +73,22 @@ def same(job: dict[str, Any], command: dict[str, Any]) -> None:
     """Equal values in an equal order, but for times, ids of edits and measured rates."""
     plain = json.loads(to_json(job))
     assert list(plain) == list(command)
-    assert _plainly(plain) == _without_times(command)
+    assert _without_times(plain) == _without_times(command, about)
 
 
-def _plainly(value: Any) -> Any:
-    """As `_without_times`, with floats as they are."""
+def about(value: float) -> Any:
+    """Equal to five digits; rounded, two passes may fall on either side of a half."""
+    return pytest.approx(value, abs=1e-5)
+
+
+def _without_times(value: Any, number: Callable[[float], Any] = float) -> Any:
     if isinstance(value, dict):
-        return {k: _plainly(v) for k, v in value.items() if k not in TIMES}
+        return {k: _without_times(v, number) for k, v in value.items() if k not in TIMES}
     if isinstance(value, list):
-        return [_plainly(one) for one in value]
-    return value if isinstance(value, float) else _without_times(value)
-
-
-def _without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_times(v) for k, v in value.items() if k not in TIMES}
-    if isinstance(value, list):
-        return [_without_times(one) for one in value]
+        return [_without_times(one, number) for one in value]
     if isinstance(value, str):
         return re.sub("[0-9a-f]{16,}", "ID", value)
-    # Not rounded: two passes may fall on either side of a half.
-    return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
+    return number(value) if isinstance(value, float) else value
 
 
 def request(**given: Any) -> edit.EditRequest:

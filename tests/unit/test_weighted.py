@@ -25,7 +25,7 @@ from alphaedit.locate.weight import (
     LOST,
     MOST,
     PHASE,
-    Trial,
+    TrialEdits,
     _heaviest,
     weight_inside,
 )
@@ -247,7 +247,7 @@ def test_at_the_measured_weight_a_trained_model_reaches_paraphrases() -> None:
         told.append((phase, done, total))
 
     found = weight_inside(editor.handle, known, values, {}, 0, say)["moment_weight"]
-    trial = Trial(editor.handle, known, {**values, "layers": (0, 1, 2)}, 0)
+    trial = TrialEdits(editor.handle, known, {**values, "layers": (0, 1, 2)}, 0)
     free, at, beyond = (trial.reaches(w) for w in (found / 100, found, 2 * found))
     assert at >= (1 - LOST) * free - 1e-3 > beyond
     assert told[-1] == (PHASE, MOST, MOST)

@@ -132,10 +132,10 @@ class EditResult:
     @property
     def preset(self) -> str | None:
         """Name of the preset that was used; None where the model itself was looked at."""
-        from alphaedit.locate.preset import MEASURED, matching
+        from alphaedit.locate.preset import MEASURED, in_a_row, matching
 
         last = self.made[-1]
-        edits = sum(len(e.facts) for e in self.editor.edits if e.method == last.method)
+        edits = in_a_row(self.editor.edits, last.method, 0)
         name = self.request.preset
         name = name or matching(self.editor.handle, method=last.method, edits=edits)
         return None if name == MEASURED or last.measured else name

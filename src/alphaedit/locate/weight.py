@@ -29,7 +29,7 @@ GIVEN_UP = 0.2
 """Of a fact alone, where trials cannot tell."""
 LOST = 0.02
 """Share of p(new) after paraphrases of trial edits that the weight may cost; tuned on hundreds of
-facts it costs 0.025 on SmolLM2 and 0.007 on the bundled model (docs/best-default.md).
+facts it costs 0.03 on SmolLM2 and 0.01 on the bundled model.
 """
 LIGHT, FIRST = 0.02, 0.1
 """What a fact alone is given up by where the weight costs nothing, and at the first that is tried.
@@ -93,7 +93,7 @@ def weight_inside(
         heaviest = GIVEN_UP / at_one
         if handle.adds_directly:
             settings = {**search, **space, "layers": tuple(layers)}
-            trial = Trial(handle, statistics, settings, seed, progress)
+            trial = TrialEdits(handle, statistics, settings, seed, progress)
             heaviest = _heaviest(trial, at_one) or heaviest
             progress(PHASE, MOST, MOST)
         weight = {"moment_weight": float(f"{heaviest:.2g}")}
@@ -102,7 +102,7 @@ def weight_inside(
     return dict(weight)
 
 
-class Trial:
+class TrialEdits:
     """Edits of well-known facts at one weight after the other, and undone.
 
     Args:
@@ -147,7 +147,7 @@ class Trial:
         return sum(answer.p for answer in scores) / max(1, len(scores))
 
 
-def _heaviest(trial: Trial, at_one: float) -> float | None:
+def _heaviest(trial: TrialEdits, at_one: float) -> float | None:
     """The heaviest weight that costs no more than `LOST`; None where trials tell nothing."""
     free = trial.reaches(LIGHT / at_one)
     if free < TOLD:

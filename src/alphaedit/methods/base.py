@@ -94,8 +94,8 @@ class Problem(Generic[Config]):
         changes: those of the edits in force that are not changes of weights, in their order.
         kl: KL divergence of the model as it is now from the unedited one on held-out text, nats a
             token; None where nobody measures it.
-        targets: target values of the facts at the last layer, if they are known; else they are
-            searched.
+        targets: target values of the facts at the last layer, if they are known; else, and where
+            targets are reached through a norm or factor, they are searched.
     """
 
     handle: ModelHandle
