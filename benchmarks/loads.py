@@ -77,6 +77,7 @@ class Candidate:
 
 
 CANDIDATES = {
+    "gated": Candidate("gated"),
     "alphaedit": Candidate("alphaedit"),
     "alphaedit-weighted": Candidate("alphaedit-weighted"),
     "alphaedit-weighted, half precision": Candidate(

@@ -33,6 +33,7 @@ OTHERS = ["Birds can sing in", "The river flows to the", "Once upon a time"]
 FAMILIES = ("gpt2", "llama", "gemma2")
 SETTINGS: dict[str, dict[str, Any]] = {
     "grace": {"layers": (1,), "radius": 0.5, "steps": 30, "clamp": 20.0},
+    "gated": {"layers": (0, 1), "look": 0, "gate": 0.97, "steps": 10, "contexts": 0},
     "ike": {"scope": "subject", "demonstrations": 1, "pool": "memory"},
     "rag": {},
     "memprompt": {},
@@ -245,7 +246,7 @@ def test_settings_of_others_are_refused(editor: Editor) -> None:
 
 
 def test_the_border_leaves_neighbors_alone() -> None:
-    asked = [phrasings.Phrasing(f"p{i}", (f"q{i}",), (f"n{i}",)) for i in range(40)]
+    asked = [phrasings.Phrasing(f"s{i}", f"p{i}", (f"q{i}",), (f"n{i}",)) for i in range(40)]
     place = {text: i for i, text in enumerate(phrasings.texts_of(asked))}
     vectors = torch.zeros(len(place), 1)
     for i in range(40):
@@ -347,6 +348,8 @@ def test_shown_by_the_command_line(
 )
 @pytest.mark.parametrize("name", ROUTED)
 def test_layers_that_cannot_be(editor: Editor, name: str, over: dict[str, Any], said: str) -> None:
+    if name == "gated" and len(over["layers"]) > 1:
+        pytest.skip("looks at several, and writes behind the last")
     with pytest.raises(ConfigError, match=said):
         editor.edit(FACTS, name, **over)
     assert editor.edits == []

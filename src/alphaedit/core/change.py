@@ -19,6 +19,8 @@ VERSION = 1
 """Of the way changes are stored."""
 TOGETHER = "together"
 """Option of a change whose rows act through what all facts of its edit share."""
+EVERYWHERE = "everywhere"
+"""Option of a change that acts token by token, wherever in a request; others decide at its end."""
 _RESAVE = "Save the edit again, or take it from a backup."
 
 

@@ -356,9 +356,9 @@ class RomeSystem:
         return shared_update([(self, key)], residual)[0]
 
     def direction(self, key: Tensor) -> Tensor:
-        """C^-1 k of a key [d], float64."""
-        factor = self._factor.to(key.device)
-        return torch.cholesky_solve(key.double()[:, None], factor)[:, 0]
+        """C^-1 k of a key [d] or of several [d, n], float64."""
+        factor, columns = self._factor.to(key.device), key.double().reshape(len(key), -1)
+        return torch.cholesky_solve(columns, factor).view(key.shape)
 
 
 def shared_update(parts: Sequence[tuple[RomeSystem, Tensor]], residual: Tensor) -> list[LowRank]:

@@ -56,6 +56,7 @@ class Needs:
             "none". Where no preset knows a model, several and one are found by trial edits.
         second_moments: of the keys of the edited layers.
         null_space: a null space of them in which it solves.
+        weights: it changes some; plug-ins that change what is solved or written are for it.
         target_search: it searches target values by gradient steps, so that what presets say of
             such searches is for it.
         linear_system: it solves one, so that plug-ins that change it fit.
@@ -69,6 +70,7 @@ class Needs:
     layers: Literal["several", "one", "all", "none"] = "several"
     second_moments: bool = True
     null_space: bool = False
+    weights: bool = True
     target_search: bool = True
     linear_system: bool = True
     moment: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from alphaedit.core.change import Change, HookChange
+from alphaedit.core.change import EVERYWHERE, Change, HookChange
 from alphaedit.core.errors import EditFileError
 from alphaedit.methods.registry import installer
 from alphaedit.model.handle import ModelHandle
@@ -32,11 +32,13 @@ def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None
     def undo_all() -> None:
         while undo:
             undo.pop()()
-        handle.hooked = False
+        handle.hooked = handle.decided_at_ends = False
 
     try:
-        if any(isinstance(change, HookChange) for change in changes):
+        hooks = [change for change in changes if isinstance(change, HookChange)]
+        if hooks:
             handle.hooked = True
+            handle.decided_at_ends = not all(hook.options.get(EVERYWHERE) for hook in hooks)
             undo.append(follow_others(handle.model))
         for name, own in by_name.items():
             bring = installer(name)

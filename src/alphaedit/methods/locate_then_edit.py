@@ -86,6 +86,10 @@ class LocateThenEdit(Method):
 
     def solve(self, problem: Problem[Any]) -> Solution:
         """Compute the patch for `problem.facts`; the model is left as it was, bit for bit."""
+        return self.run(problem).solution()
+
+    def run(self, problem: Problem[Any]) -> Run:
+        """The run of one batch, with the plug-ins that are asked for."""
         check_layers(problem)
         if self.one_by_one:
             one_layer(problem, self.name)
@@ -99,17 +103,16 @@ class LocateThenEdit(Method):
                 # Those of experts are made when it is known which of them fire.
                 if problem.handle.experts(layer) is None:
                     preserved_null_space(problem, layer)
-        return _Run(self, problem, chosen).solution()
+        return Run(self, problem, chosen)
 
 
-class _Run:
+class Run:
     """One batch."""
 
     def __init__(self, method: LocateThenEdit, problem: Problem, plugins: Sequence[Plugin]) -> None:
         self.method = method
         self.problem = problem
-        self.plugins = plugins
-        self.timer = Timer()
+        self.plugins, self.timer = plugins, Timer()
         self.memory: Memory = dict(problem.state.memory)
         self.state = problem.state
         self.contexts = self._contexts()
@@ -119,12 +122,10 @@ class _Run:
         hp, contexts = self.problem.hyperparameters, self.state.contexts or ()
         if len(contexts) < hp.contexts:
             with self.timer.phase("contexts"):
-                texts = generate_contexts(
-                    self.problem.handle, hp.contexts, hp.context_tokens, self.problem.seed
-                )
-            contexts = self.problem.ranks.from_first(texts)
-            self.state = replace(self.state, contexts=contexts)
-        return contexts[: hp.contexts]
+                handle, seed = self.problem.handle, self.problem.seed
+                texts = generate_contexts(handle, hp.contexts, hp.context_tokens, seed)
+            self.state = replace(self.state, contexts=self.problem.ranks.from_first(texts))
+        return (self.state.contexts or ())[: hp.contexts]
 
     def solution(self) -> Solution:
         """The patch, and the state after it."""
@@ -141,11 +142,12 @@ class _Run:
         patch = Patch(weights=named(problem.handle, deltas), metadata=state.told(losses))
         return Solution(patch, state, self.timer.seconds)
 
-    def _targets(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
+    def targets(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
+        """Target values behind `layer`: those that are given, or searched."""
         given = self.problem.targets
-        return self._with_plugins(facts, lambda: given or self._searched(facts, layer, reference))
+        return self.with_plugins(facts, lambda: given or self._searched(facts, layer, reference))
 
-    def _with_plugins(self, facts: Sequence[Fact], search: Callable[[], Targets]) -> Targets:
+    def with_plugins(self, facts: Sequence[Fact], search: Callable[[], Targets]) -> Targets:
         """What a search finds, as the plug-ins leave it."""
         problem = self.problem
         with self.timer.phase("targets"), ExitStack() as searching:
@@ -157,7 +159,7 @@ class _Run:
         check_finite("target values", targets.values, facts)
         return targets
 
-    def _outputs(self, facts: Sequence[Fact]) -> Targets:
+    def outputs(self, facts: Sequence[Fact]) -> Targets:
         """Targets of the outputs of all edited matrices, [layers * d_out, u]."""
         problem, ranks = self.problem, self.problem.ranks
         mine = ranks.share(len(facts))
@@ -171,9 +173,9 @@ class _Run:
                 problem.hyperparameters,
                 progress=problem.progress,
             )
-        layers = problem.hyperparameters.layers
-        size = len(layers) * problem.handle.d_out(layers[0])
-        return self._of_all_ranks(targets, size, facts, layers[0])
+        first, *rest = problem.hyperparameters.layers
+        size = (1 + len(rest)) * problem.handle.d_out(first)
+        return self._of_all_ranks(targets, size, facts, first)
 
     def _searched(self, facts: Sequence[Fact], layer: int, reference: Tensor | None) -> Targets:
         """The search, each rank on its share of the facts."""
@@ -211,23 +213,21 @@ class _Run:
         handle = self.problem.handle
         return torch.empty(0, dtype=handle.wide, device=handle.weight_device(layer))
 
-    def _keys(self, facts: Sequence[Fact], layer: int) -> Tensor:
+    def keys(self, facts: Sequence[Fact], layer: int) -> Tensor:
         """Keys of `layer`, each rank's share of the facts put together."""
         mine = self.problem.ranks.share(len(facts))
-        own = None
+        own, handle, some = None, self.problem.handle, facts[mine.start : mine.stop]
         if mine:
-            contexts, own_facts = self.contexts, facts[mine.start : mine.stop]
-            own = keys_and_values(self.problem.handle, own_facts, contexts, layer, layer)[0]
-        return self._columns(own, self.problem.handle.d_in(layer), facts, layer)
+            own = keys_and_values(handle, some, self.contexts, layer, layer)[0]
+        return self._columns(own, handle.d_in(layer), facts, layer)
 
     def _batch_keys(self, facts: Sequence[Fact]) -> BatchKeys | None:
         """What gives the keys of this rank's share of the facts, if it has one."""
         mine = self.problem.ranks.share(len(facts))
         if not mine:
             return None
-        contexts, layers = self.contexts, self.problem.hyperparameters.layers
-        own = facts[mine.start : mine.stop]
-        return BatchKeys(self.problem.handle, own, contexts, layers)
+        layers, own = self.problem.hyperparameters.layers, facts[mine.start : mine.stop]
+        return BatchKeys(self.problem.handle, own, self.contexts, layers)
 
     def _columns(self, own: Tensor | None, size: int, facts: Sequence[Fact], layer: int) -> Tensor:
         return self.problem.ranks.columns(own, size, len(facts), self._like(layer))
@@ -302,7 +302,7 @@ class _Run:
             if self.method.history_after:
                 with self.timer.phase("keys"):
                     for layer in hp.layers:
-                        used[layer] = self._keys(facts, layer)
+                        used[layer] = self.keys(facts, layer)
             spent = 0.0
             if hp.kl_budget is not None or hp.least_change is not None:
                 with self.timer.phase("budget"):
@@ -338,9 +338,9 @@ class _Run:
             for index, fact in enumerate(facts):
                 problem.progress("facts", index, len(facts))
                 with self.timer.phase("keys"):
-                    key = self._keys([fact], layer)
+                    key = self.keys([fact], layer)
                     output = handle.times_weight(layer, key)
-                targets = self._targets([fact], layer, output.T)
+                targets = self.targets([fact], layer, output.T)
                 losses.append(targets.losses[0][-1])
                 with self.timer.phase("solve"):
                     residual = self._pulled_back([fact], layer, targets.values - targets.clean)
@@ -368,10 +368,10 @@ class _AtTheEnd:
     far each of them reaches.
     """
 
-    def __init__(self, run: _Run, facts: Sequence[Fact]) -> None:
+    def __init__(self, run: Run, facts: Sequence[Fact]) -> None:
         self.run, self.facts = run, facts
         self.layers = run.problem.hyperparameters.layers
-        self.targets = run._targets(facts, self.layers[-1], None)
+        self.targets = run.targets(facts, self.layers[-1], None)
 
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:
         """The change [d_out, u] of the matrix's outputs that is still missing."""
@@ -385,10 +385,10 @@ class _AtTheEnd:
 class _AtEachLayer:
     """A target for the output of each edited matrix, searched together; see `steps.outputs`."""
 
-    def __init__(self, run: _Run, facts: Sequence[Fact]) -> None:
+    def __init__(self, run: Run, facts: Sequence[Fact]) -> None:
         self.run, self.facts = run, facts
         self.layers = run.problem.hyperparameters.layers
-        self.targets = run._with_plugins(facts, lambda: run._outputs(facts))
+        self.targets = run.with_plugins(facts, lambda: run.outputs(facts))
         self.by_layer = self.targets.values.unflatten(0, (len(self.layers), -1))
 
     def residual(self, layer: int, batch: BatchKeys | None, hidden: Tensor | None) -> Tensor:

@@ -308,7 +308,7 @@ def asked_for(
     asked = [make(spec) for spec in (*(("project",) if project else ()), *specs)]
     needs = method.needs
     for plugin in asked:
-        if needs.layers == "none":
+        if needs.layers == "none" or not (needs.weights or plugin.searches):
             raise ConfigError(
                 f"Plug-in {plugin.name} does not fit {method.name}, which leaves the weights "
                 "alone.",

@@ -50,6 +50,7 @@ class ModelHandle:
         memories: put what they know in front of prompts, one after the other.
         routers: each answers in the place of the one before it, the first in the model's.
         hooked: hooks in force act on requests.
+        decided_at_ends: some of them decide at the end of a prompt.
         companions: models that answer requests for it, by where they were loaded from.
         rewritten: one of them changes what lies in front of a prompt's last token.
         composed: what hooks made of their rows, to go on from with the next edit.
@@ -92,6 +93,7 @@ class ModelHandle:
         self.memories: list[Render] = []
         self.routers: list[Responder] = []
         self.hooked = False
+        self.decided_at_ends = False
         self.companions: dict[str, ModelHandle] = {}
         self.rewritten = False
         self.composed: dict[str, Any] = {}

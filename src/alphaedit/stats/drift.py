@@ -3,8 +3,9 @@
 Running text has no prompt, and hooks and memories act on requests, at the end of a prompt. So each
 row of the text is a request: its first half is the prompt, as a user would send it, and its second
 half the answer, of which every token is predicted. Hooks look once, at the end of the first half;
-memories may put that half in another way. While hooks or memories are in force, answers alone are
-counted, as a prompt is not the model's to say; changes of weights are counted everywhere.
+memories may put that half in another way. While such hooks or memories are in force, answers alone
+are counted, as a prompt is not the model's to say; changes of weights, and hooks that act token by
+token, are counted everywhere.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ class HeldOut:
 
 
 def _routed(handle: ModelHandle) -> bool:
-    """Whether hooks or memories are in force and may act."""
-    return not is_plain() and (handle.hooked or bool(handle.memories))
+    """Whether hooks that decide at a prompt's end, or memories, are in force and may act."""
+    return not is_plain() and (handle.decided_at_ends or bool(handle.memories))
 
 
 def held_out(

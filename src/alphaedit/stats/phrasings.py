@@ -30,6 +30,7 @@ KEPT = 0.95
 class Phrasing:
     """A prompt, others that ask the same, and prompts of other subjects of the same relation."""
 
+    subject: str
     prompt: str
     paraphrases: tuple[str, ...]
     neighbors: tuple[str, ...]
@@ -49,6 +50,7 @@ def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list
         known, world = getattr(handle.model.config, "alphaedit_subjects", None), World.load()
         return [
             Phrasing(
+                row["requested_rewrite"]["subject"],
                 row["requested_rewrite"]["prompt"].format(row["requested_rewrite"]["subject"]),
                 tuple(row["paraphrase_prompts"]),
                 tuple(row["neighborhood_prompts"][:NEIGHBORS]),
@@ -63,6 +65,7 @@ def phrasings(handle: ModelHandle, *, count: int = COUNT, seed: int = 0) -> list
             others = [other for other in subjects if other != subject]
             candidates.append(
                 Phrasing(
+                    subject,
                     relation["prompt"].format(subject),
                     tuple(template.format(subject) for template in relation["paraphrases"]),
                     tuple(
