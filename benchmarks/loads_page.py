@@ -39,13 +39,15 @@ SAID = "efficacy_generate"
 LESS_IS_BETTER = ("kl", "perplexity")
 MODELS = {"bundled": ("bundled", 2048), "smollm2": ("SmolLM2-135M-Instruct", 1536)}
 """By the mark in the page: name in the results, and entries of a key."""
-SHOWN = ("alphaedit-weighted", "alphaedit", "memit-history", "alphaedit, energy 0.9")
+SHOWN = ("alphaedit-weighted", "alphaedit", "memit-history", "alphaedit, energy 0.9", "gated")
 """In the pictures, if they are measured."""
 DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a token"}
 
 
 ASIDE = ("alphaedit-weighted, half precision", "alphaedit-weighted, layers by trials")
 """The same method in other circumstances: no rivals of it."""
+HOOKS = ("gated",)
+"""They change no weights: compared with all, while changes of weights are compared with another."""
 
 Rows = Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]
 """Lines of all draws, by number of edits and method."""
@@ -90,7 +92,8 @@ def good(figures: Mapping[str, Rate], name: str) -> set[str]:
 def loads_table(model: str) -> str:
     """A row for each load and method; bold: best of its load, or within the best one's interval.
 
-    A method that says less than half of what another does is no rival in what it keeps.
+    A method that says less than half of what another does is no rival in what it keeps. One that
+    changes weights has rivals that do, too; a hook has all.
     """
     name, width = MODELS[model]
     rows = rows_of(name)
@@ -100,8 +103,10 @@ def loads_table(model: str) -> str:
         says = {m: over_draws(r, SAID).value for m, r in here.items() if m != PLAIN}
         most = max(says.values(), default=0.0)
         able = [m for m, said in says.items() if said >= most / 2 and m not in ASIDE]
+        weights = [method for method in able if method not in HOOKS]
         best = {
-            column: good({m: over_draws(here[m], column) for m in able}, column)
+            column: good({m: over_draws(here[m], column) for m in weights}, column)
+            | good({m: over_draws(here[m], column) for m in able}, column).intersection(HOOKS)
             for column in COLUMNS
         }
         for method, own in here.items():

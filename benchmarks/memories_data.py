@@ -68,6 +68,7 @@ ANOTHER = {
 }
 """As published: another model, which reads notes, answers what is in scope."""
 BUNDLED = {
+    "gated": Plan("gated", 10),
     "grace": Plan("grace", 1),
     "melo": Plan("melo", 4),
     "t-patcher": Plan("t-patcher", 1),
@@ -82,6 +83,7 @@ BUNDLED = {
     "memit-history": Plan("memit-history", 10),
 }
 READER = {
+    "gated": Plan("gated", 10),
     "grace": Plan("grace", 1),
     "serac": Plan("serac", 1, scope=True),
     "rag": Plan("rag", 1, oracle=True),
@@ -93,6 +95,7 @@ READER = {
 }
 """On the bundled model that reads notes: what puts them in front of prompts, and some beside."""
 SMOLLM = {
+    "gated": Plan("gated", 10),
     "grace": Plan("grace", 10),
     "melo": Plan("melo", 4),
     "t-patcher": Plan("t-patcher", 10),

@@ -41,12 +41,17 @@ def table(heads: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 def unknown_table() -> str:
-    """Means over the draws, unedited and edited."""
+    """Means over the draws, unedited, edited by default and behind a gate."""
     found, rows = result("unknown"), []
     for model, title in TITLES.items():
-        for state in ("unedited", "edited"):
-            mean = found[model]["mean"][state]
-            rows.append([f"{title}, {state}", *(f"{mean[share]:.1f}" for share in SHARES)])
+        states = (
+            (model, "unedited", ""),
+            (model, "edited", ""),
+            (f"{model}, gated", "edited", ", `gated`"),
+        )
+        for name, state, by in states:
+            mean = found[name]["mean"][state]
+            rows.append([f"{title}, {state}{by}", *(f"{mean[share]:.1f}" for share in SHARES)])
     return table(("", *HEADS), rows)
 
 

@@ -1,9 +1,9 @@
 """Edits of real models that no preset knows, with what trial edits choose: `make real` first.
 
-    python -m benchmarks.unknown [--data DIR] [--model NAME ...] [--stretches]
+    python -m benchmarks.unknown [--data DIR] [--model NAME ...] [--method NAME] [--stretches]
 
 Three draws of twenty CounterFact records, one batch each, on each model; all in
-results/unknown.json.
+results/unknown.json, those of another method than the default under its name.
 With --stretches instead every stretch of layers of the usual length on the first draw, by the same
 settings, to see how far the choice is from the best there is (results/stretches.json). The data are
 samples of CounterFact (`counterfact/counterfact_250.json`), in ../shared/data.
@@ -22,6 +22,7 @@ import torch
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import load
+from alphaedit.core.defaults import METHOD
 from alphaedit.core.progress import silent
 from alphaedit.editor.session import Editor
 from alphaedit.locate.preset import MEASURED
@@ -46,11 +47,13 @@ def score(found: dict[str, float]) -> float:
     return 3 / sum(1 / share for share in shares) if min(shares) > 0 else 0.0
 
 
-def edited(editor: Editor, rows: Sequence[EditRecord], **settings: Any) -> dict[str, Any]:
-    """Figures of one batch by `alphaedit`, which is undone."""
+def edited(
+    editor: Editor, rows: Sequence[EditRecord], method: str = METHOD, **settings: Any
+) -> dict[str, Any]:
+    """Figures of one batch, which is undone."""
     began = time.perf_counter()
     facts = [fact for row in rows for fact in row.facts]
-    edit = editor.edit(facts, preset=MEASURED, **settings)
+    edit = editor.edit(facts, method, preset=MEASURED, **settings)
     took = time.perf_counter() - began
     found: dict[str, Any] = figures(editor, list(rows))
     editor.revert()
@@ -58,13 +61,14 @@ def edited(editor: Editor, rows: Sequence[EditRecord], **settings: Any) -> dict[
     return {**found, "score": score(found), "seconds": took, "chosen": chosen}
 
 
-def of_draws(editor: Editor, data: Path) -> dict[str, Any]:
+def of_draws(editor: Editor, data: Path, method: str) -> dict[str, Any]:
     """Each draw unedited and edited, and their means."""
     found = []
     for start in DRAWS:
         rows = draw(data, start)
         unedited = figures(editor, rows)
-        found.append({"from": start, "unedited": unedited, "edited": edited(editor, rows)})
+        own = edited(editor, rows, method)
+        found.append({"from": start, "unedited": unedited, "edited": own})
         print(found[-1], flush=True)
     means = {
         state: {
@@ -100,18 +104,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data")
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--method", default=METHOD)
     parser.add_argument("--stretches", action="store_true", help="all stretches of one draw")
     parser.add_argument("--threads", type=int, help="by default what PyTorch takes")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    measure, name = (of_stretches, "stretches") if args.stretches else (of_draws, "unknown")
+    name = "stretches" if args.stretches else "unknown"
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     result = {key: rows for key, rows in before.items() if key.partition(",")[0] in MODELS}
     for model in args.model:
         editor = Editor.from_pretrained(MODELS[model].checkpoint, seed=0, progress=False)
-        result[model] = measure(editor, args.data)
+        if args.stretches:
+            result[model] = of_stretches(editor, args.data)
+        else:
+            label = model if args.method == METHOD else f"{model}, {args.method}"
+            result[label] = of_draws(editor, args.data, args.method)
     print(write(name, result, quick=False))
 
 

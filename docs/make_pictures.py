@@ -262,7 +262,8 @@ def history_picture() -> None:
 
 def choosing_picture() -> None:
     """Which method to try first."""
-    figure, axes = canvas(8.8, 5.5)
+    figure, axes = canvas(8.8, 4.6)
+    axes.set_ylim(85, 545)
     big = {"fontweight": "bold"}
     box(axes, (260, 480, 360, 50), "May the weights change?", BLUE, **big)
     arrow(axes, (360, 478), (215, 432))
@@ -272,28 +273,28 @@ def choosing_picture() -> None:
     box(
         axes,
         (30, 375, 370, 54),
-        "Does the model read notes in its context?\n(instruct models do)",
+        "Is the subject named in what is asked?\nDoes the model read notes?",
         BLUE,
     )
     box(axes, (480, 375, 370, 54), "How many facts, in all,\nand how long are their objects?", BLUE)
     leaves = (
         (
             30,
-            "yes, prompts have room",
+            "the subject is named",
+            "gated",
+            "hundreds of facts;\nother text stays",
+        ),
+        (
+            30,
+            "notes are read, prompts have room",
             "rag",
             "a statement in front of the\nprompt; the honest baseline",
         ),
         (
             30,
-            "no; nothing near by may change",
+            "the edited prompts alone",
             "grace",
             "fires at its own prompts,\nfew paraphrases",
-        ),
-        (
-            30,
-            "no; paraphrases count more",
-            "t-patcher, wise,\nmemoir",
-            "compare them on\nyour facts",
         ),
         (480, "one, or hundreds", "alphaedit-\nweighted", "the default"),
         (480, "a sentence or more as object", "anyedit", "one value for each\nchunk of it"),

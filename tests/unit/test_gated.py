@@ -1,5 +1,6 @@
 """A gate: what opens it, what stays shut to the last bit, and what several edits make together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_first_tokens_are_asked_where_rows_begin() -> None:
     look = Look(other, torch.tensor([7]), key, torch.tensor([3]))
     keys = torch.stack([torch.cat([other, key, key]), torch.cat([key, other, 2 * other])])
     front = look.in_request(keys, Route(torch.tensor([2, 2])), 0.9)
-    assert front.tolist() == [[7, -1, -1], [3, 7, 7]]
+    assert front.tolist() == [[-1, -1, -1], [3, 7, 7]]
     padded = look.in_request(keys, Route(torch.tensor([2, 2]), starts=torch.tensor([1, 0])), 0.9)
     assert padded.tolist() == [[7, 3, -1], [3, 7, 7]]
     # Behind prompts that lie in the cache no token is a first one.
@@ -267,6 +268,9 @@ def test_what_does_not_fit_is_refused(editor: Editor) -> None:
         with pytest.raises(ConfigError, match="leaves the weights"):
             editor.edit(FACTS[0], "gated", **OVER, plugins=[plugin])
     assert editor.edits == []
+    nowhere = replace(change(("France", "capital", 1.0)), options={"look": 0})
+    with pytest.raises(EditFileError, match="does not say where it acts"):
+        install(editor.handle, [nowhere])
     wide = change(("France", "capital", 1.0), width=5)
     with pytest.raises(EditFileError, match="Rows 'key' of a change 'gated'"):
         install(editor.handle, [wide])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from alphaedit.core.change import Change
-from alphaedit.core.errors import SubspaceError
+from alphaedit.core.errors import EditFileError, SubspaceError
 from alphaedit.core.fact import Fact
 from alphaedit.linalg.solve import RomeSystem
 from alphaedit.methods.steps.codebook import Rows
@@ -198,17 +198,19 @@ class Look:
         return torch.cat(parts).view(keys.shape[:-1])
 
     def in_request(self, keys: Tensor, route: Route, least: float) -> Tensor:
-        """The same for keys [rows (*) length, d_in] of a pass, where some are of first tokens."""
+        """The same for keys [rows (*) length, d_in] of a pass; first tokens open but their own."""
         chosen = self.inside(keys, least)
-        if route.ends is None or not len(self.first_rows):
+        if route.ends is None:
             return chosen
         rows = torch.arange(len(route.ends), device=keys.device)
         starts = 0 * rows if route.starts is None else route.starts.to(keys.device)
-        first = keys.reshape(len(rows), -1, keys.shape[-1])[rows, starts]
-        fits = same(first, self.first_rows)
-        theirs = torch.where(fits.any(1), self.first_subject[fits.int().argmax(1)], -1)
         shaped = chosen.reshape(len(rows), -1).clone()
-        shaped[rows, starts] = torch.where(theirs >= 0, theirs, shaped[rows, starts])
+        shaped[rows, starts] = -1
+        if len(self.first_rows):
+            first = keys.reshape(*shaped.shape, -1)[rows, starts]
+            fits = same(first, self.first_rows)
+            own = self.first_subject[fits.int().argmax(1)]
+            shaped[rows, starts] = torch.where(fits.any(1), own, -1)
         return shaped.view(chosen.shape)
 
 
@@ -230,9 +232,20 @@ class Place:
 
     @classmethod
     def of(cls, change: Change) -> Place:
-        """The place that a change's options say."""
+        """The place that a change's options say.
+
+        Raises:
+            EditFileError: they say none.
+        """
         about = change.options
-        return cls(about["look"], tuple(about["layers"]), bool(about["outputs"]), about["gate"])
+        try:
+            look, least = int(about["look"]), float(about["gate"])
+            return cls(look, tuple(map(int, about["layers"])), bool(about["outputs"]), least)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EditFileError(
+                f"A change called {change.name!r} does not say where it acts.",
+                remedy="Edit its facts again, or take the edit from a backup.",
+            ) from error
 
     def options(self) -> dict[str, Any]:
         """As options of a change."""

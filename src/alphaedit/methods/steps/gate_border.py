@@ -26,7 +26,7 @@ from alphaedit.model.route import plain
 from alphaedit.stats.corpus import open_corpus
 from alphaedit.stats.phrasings import Phrasing, phrasings
 
-ASKED, TEXTS, LENGTH = 200, 60, 64
+ASKED, TEXTS, LENGTH = 200, 400, 32
 """Phrasings, texts and their length in tokens."""
 TAKEN = 0.97
 """Share of the other phrasings that must be taken for what they are."""
@@ -72,8 +72,8 @@ class Others:
             device = keys[layers[0]].device
             places = torch.tensor(text, device=device), torch.tensor(first, device=device)
             handle.composed[name] = cls(list(rows), keys, *places)
-        kept: Others = handle.composed[name]
-        return kept
+        known: Others = handle.composed[name]
+        return known
 
     def naming(self, subjects: Sequence[str]) -> Tensor:
         """Which tokens [m, n] bool are of texts that name which subjects."""
@@ -81,12 +81,15 @@ class Others:
         return torch.tensor(named, dtype=torch.bool, device=self.text.device)[self.text]
 
     def worst(self, layer: int, entries: Entries, subjects: Sequence[str]) -> Tensor:
-        """How like each entry [m] is to the token that is most like it, of texts not naming it."""
+        """How like each entry [m] is to the token that is most like it, of texts not naming it.
+
+        First tokens are told in another way.
+        """
         parts = []
         for at in range(0, len(entries.rows), ENTRIES):
             of = entries.of[at : at + ENTRIES].tolist()
-            like = likeness(self.keys[layer], entries.rows[at : at + ENTRIES])
-            about = self.naming([subjects[number] for number in of])
+            like = likeness(self.keys[layer][~self.first], entries.rows[at : at + ENTRIES])
+            about = self.naming([subjects[number] for number in of])[~self.first]
             parts.append(like.masked_fill(about.to(like.device), -1.0).amax(0))
         return torch.cat(parts)
 
