@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny import SENTENCES, tiny_model
+from tests.tiny import EXPERTS, KINDS, SENTENCES, tiny_model
 from torch import Tensor
 
 from alphaedit import Editor, Fact
@@ -275,3 +275,38 @@ def test_what_does_not_fit_is_refused(editor: Editor) -> None:
     with pytest.raises(EditFileError, match="Rows 'key' of a change 'gated'"):
         install(editor.handle, [wide])
     assert not editor.handle.hooked
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(EXPERTS)))
+def test_every_architecture(kind: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
+    editor = Editor.from_pretrained(*tiny_model(kind), corpus=str(text), tokens=400)
+    prompts = [FACTS[0].text, "Once upon a time"]
+    before = said(editor, prompts)
+    edit = editor.edit(FACTS[0], "gated", layers=(1, 2), look=1, gate=0.97, steps=10, contexts=0)
+    now = said(editor, prompts)
+    direct = editor.handle.adds_directly
+    (made,) = edit.patch.changes
+    assert made.options["outputs"] is not direct
+    assert made.options["layers"] == ([2] if direct else [1, 2])
+    ends = editor.handle.tokens.encode_with_subject(prompts[0], FACTS[0].subject_span).subject_last
+    assert torch.equal(now[0][:ends], before[0][:ends])
+    assert not torch.equal(now[0][ends], before[0][ends])
+    assert torch.equal(now[1], before[1])
+    losses = edit.patch.metadata["losses"]
+    assert len(losses) == 1
+    editor.revert()
+    assert all(torch.equal(a, b) for a, b in zip(said(editor, prompts), before, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", sorted(EXPERTS))
+def test_mixtures_of_experts_are_refused(kind: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
+    editor = Editor.from_pretrained(*tiny_model(kind), corpus=str(text), tokens=400)
+    mixture = next(i for i in range(4) if editor.handle.experts(i) is not None)
+    with pytest.raises(ConfigError, match="mixture of experts"):
+        editor.edit(FACTS[0], "gated", layers=(mixture,), look=mixture, gate=0.97, steps=2)

@@ -63,7 +63,8 @@ def summed(
         for other in edit.patch.changes:
             raise EditFileError(
                 f"Edit {edit.id} by {edit.method} does not only change weights: {other.exports}.",
-                remedy="Export edits of weight-editing methods; save the session for others.",
+                remedy="Export edits that change weights; where these facts are wanted in weights, "
+                "edit them by alphaedit-weighted.",
             )
         for name, change in edit.patch.weights.items():
             parts.setdefault(name, []).append(change.to("cpu"))
