@@ -24,6 +24,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.real_page import ROOT, fill, table
 
 PAGE = ROOT / "docs" / "best-default.md"
+GATED = ROOT / "docs" / "methods" / "gated.md"
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS = {
     "efficacy": "efficacy",
@@ -233,6 +234,38 @@ def harm_table() -> str:
     return table(heads, made)
 
 
+def ability_table() -> str:
+    """F1 of general tasks, and perplexity, before and after all edits."""
+    rows = json.loads((RESULTS / "ability_kept.json").read_text(encoding="utf-8"))["rows"]
+    tasks = rows[PLAIN]["tasks"]
+    made = [
+        [
+            method,
+            *(f"{row['tasks'][task][0]:.1f}" for task in tasks),
+            f"{row['perplexity']:.2f}",
+        ]
+        for method, row in rows.items()
+    ]
+    return table(("", *tasks, "perplexity"), made)
+
+
+BESIDE = ("gated", "alphaedit-weighted")
+
+
+def gated_table() -> str:
+    """A gate beside the best change of weights, at every load."""
+    made = []
+    for name, width in MODELS.values():
+        rows = rows_of(name)
+        for edits in sorted({edits for edits, method in rows if method == BESIDE[0]}):
+            for method in (PLAIN, *BESIDE):
+                own = rows[(edits, method)]
+                first = f"{name}, {edits} ({edits / width:.2f})" if method == PLAIN else ""
+                figures = (told(over_draws(own, column).value, column) for column in COLUMNS)
+                made.append([first, method, *figures])
+    return table(("model, edits (load)", "", *COLUMNS.values()), made)
+
+
 def told(value: float, column: str) -> str:
     """A figure with as many digits as it deserves."""
     return f"{value:.3f}" if column == "kl" else f"{value:.1f}"
@@ -242,7 +275,8 @@ def tables() -> dict[str, str]:
     """All tables of the page, by their marks."""
     made = {f"loads-{model}": loads_table(model) for model in MODELS if measured(model)}
     made |= {mark: ablation(mark) for mark in ABLATIONS}
-    return {**made, "parts-small": small_table(), "harm": harm_table()}
+    made |= {"parts-small": small_table(), "harm": harm_table(), "ability": ability_table()}
+    return made
 
 
 def measured(model: str) -> bool:
@@ -283,6 +317,7 @@ def update(page: Path = PAGE, models: Iterable[str] = MODELS) -> None:
     """Put the tables in their places, and draw."""
     for mark, text in tables().items():
         fill(page, mark, text)
+    fill(GATED, "gated", gated_table())
     for model in models:
         if measured(model):
             picture(model)

@@ -56,3 +56,5 @@ def test_page_holds_the_results() -> None:
     assert tables
     for name, table in tables.items():
         assert f"<!-- {name} -->\n{table}\n<!-- end -->" in text, name
+    gated = loads_page.GATED.read_text(encoding="utf-8")
+    assert f"<!-- gated -->\n{loads_page.gated_table()}\n<!-- end -->" in gated
