@@ -47,6 +47,8 @@ DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a to
 
 ASIDE = ("alphaedit-weighted, half precision", "alphaedit-weighted, layers by trials")
 """The same method in other circumstances: no rivals of it."""
+FRESH = "fresh.json"
+"""Records that were drawn when nothing was to be changed any more: told in the text alone."""
 HOOKS = ("gated",)
 """They change no weights: compared with all, while changes of weights are compared with another."""
 
@@ -58,7 +60,8 @@ def rows_of(model: str, *, own: bool = False) -> Rows:
     """Lines of a model by its name in the results."""
     found: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in lines(RESULTS / "loads.jsonl"):
-        if row["model"] == model and (row["own"] == own or row["method"] == PLAIN):
+        ours = row["model"] == model and row["records"] != FRESH
+        if ours and (row["own"] == own or row["method"] == PLAIN):
             found[(row["edits"], row["method"])].append(row)
     return found
 
