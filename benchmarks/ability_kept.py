@@ -5,7 +5,7 @@
 
 Edits all of FILE's facts in batches, as `benchmarks.loads` does with targets of the unedited model,
 and asks the tasks in FOLDER (sst2.json and so on), the same questions before and after. Writes
-results/ability_kept.json.
+results/ability_kept.json, anew after each method.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
         perplexity = text.drift(editor.handle).perplexity
         rows[method] = {"tasks": asked(editor, tasks), "perplexity": perplexity}
         editor.set_edits([])
-    print(write("ability_kept", {**about, "edits": len(facts), "rows": rows}, quick=False))
+        print(write("ability_kept", {**about, "edits": len(facts), "rows": rows}, quick=False))
 
 
 if __name__ == "__main__":

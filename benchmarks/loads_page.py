@@ -237,21 +237,6 @@ def harm_table() -> str:
     return table(heads, made)
 
 
-def ability_table() -> str:
-    """F1 of general tasks, and perplexity, before and after all edits."""
-    rows = json.loads((RESULTS / "ability_kept.json").read_text(encoding="utf-8"))["rows"]
-    tasks = rows[PLAIN]["tasks"]
-    made = [
-        [
-            method,
-            *(f"{row['tasks'][task][0]:.1f}" for task in tasks),
-            f"{row['perplexity']:.2f}",
-        ]
-        for method, row in rows.items()
-    ]
-    return table(("", *tasks, "perplexity"), made)
-
-
 BESIDE = ("gated", "alphaedit-weighted")
 
 
@@ -278,7 +263,7 @@ def tables() -> dict[str, str]:
     """All tables of the page, by their marks."""
     made = {f"loads-{model}": loads_table(model) for model in MODELS if measured(model)}
     made |= {mark: ablation(mark) for mark in ABLATIONS}
-    made |= {"parts-small": small_table(), "harm": harm_table(), "ability": ability_table()}
+    made |= {"parts-small": small_table(), "harm": harm_table()}
     return made
 
 
