@@ -3,15 +3,18 @@
     python -m benchmarks.ability_kept --model MODEL --records FILE --text TEXT --ability FOLDER
         [--method NAME ...] [--preset NAME] [--targets DIR]
 
-Edits all of FILE's facts in batches, as `benchmarks.loads` does with targets of the unedited model,
-and asks the tasks in FOLDER (sst2.json and so on), the same questions before and after. Writes
-results/ability_kept.json, anew after each method.
+Edits all of FILE's facts in batches, as `benchmarks.loads` does with targets of the unedited model
+(names are those of its candidates), and asks the tasks in FOLDER (sst2.json and so on), the same
+questions before and after. Writes results/ability_kept.json after each method; those that stand
+there are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,20 @@ from alphaedit.bench.ability import Task, published_tasks, run_task
 from alphaedit.core.defaults import METHOD
 from alphaedit.editor.session import Editor
 from alphaedit.stats.drift import held_out
-from benchmarks.loads import PLAIN, Ground, bare, draws, planned, searched, shared
+from benchmarks.loads import (
+    CANDIDATES,
+    PLAIN,
+    Ground,
+    as_asked,
+    bare,
+    draws,
+    planned,
+    searched,
+    shared,
+)
 from benchmarks.machine import RESULTS, write
+
+DEFAULT = ("gated", "gated, in weights", METHOD)
 
 
 def asked(editor: Editor, tasks: Sequence[Task]) -> dict[str, list[float]]:
@@ -35,6 +50,16 @@ def asked(editor: Editor, tasks: Sequence[Task]) -> dict[str, list[float]]:
     return scores
 
 
+def standing(about: Mapping[str, Any], edits: int) -> dict[str, Any]:
+    """What the file has of this model and number of edits."""
+    path = RESULTS / "ability_kept.json"
+    if not path.is_file():
+        return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    rows: dict[str, Any] = before["rows"]
+    return rows if {**about, "edits": edits}.items() <= before.items() else {}
+
+
 def main() -> None:
     """Ask, edit, ask again, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -42,7 +67,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, required=True, help="records to edit")
     parser.add_argument("--text", type=Path, required=True, help="held-out text")
     parser.add_argument("--ability", type=Path, required=True, help="folder of the tasks")
-    parser.add_argument("--method", nargs="+", default=["gated", METHOD])
+    parser.add_argument("--method", nargs="+", choices=tuple(CANDIDATES), default=DEFAULT)
     parser.add_argument("--preset", help="by default the one that fits the model")
     parser.add_argument("--targets", type=Path, help="folder to keep target values in")
     args = parser.parse_args()
@@ -57,13 +82,20 @@ def main() -> None:
     known = searched(ground, facts, args.targets, args.preset)
     tasks = published_tasks(args.ability)
     batches = [facts[at : at + plan.size] for at in range(0, len(facts), plan.size)]
-    rows: dict[str, Any] = {PLAIN: {"tasks": asked(editor, tasks), "perplexity": text.perplexity}}
-    for method in args.method:
-        with shared(known):
-            for batch in editor.edit_in_batches(batches, method, preset=args.preset):
-                print(method, len(batch.facts), flush=True)
-        perplexity = text.drift(editor.handle).perplexity
-        rows[method] = {"tasks": asked(editor, tasks), "perplexity": perplexity}
+    rows = standing(about, len(facts))
+    if PLAIN not in rows:
+        rows[PLAIN] = {"tasks": asked(editor, tasks), "perplexity": text.perplexity}
+    for label in args.method:
+        if label in rows:
+            continue
+        candidate = CANDIDATES[label]
+        preset, over = candidate.preset or args.preset, dict(candidate.over)
+        with shared(known) if candidate.searches else nullcontext():
+            for batch in editor.edit_in_batches(batches, candidate.method, preset=preset, **over):
+                print(label, len(batch.facts), flush=True)
+        with as_asked(ground, candidate):
+            perplexity = text.drift(editor.handle).perplexity
+            rows[label] = {"tasks": asked(editor, tasks), "perplexity": perplexity}
         editor.set_edits([])
         print(write("ability_kept", {**about, "edits": len(facts), "rows": rows}, quick=False))
 

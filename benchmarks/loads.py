@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,15 @@ from alphaedit.bench.datasets.registry import load
 from alphaedit.bench.run import evaluate
 from alphaedit.bench.sources import known_facts, world_records
 from alphaedit.core.fact import Fact
+from alphaedit.editor.checkpoint import stored_dtype
+from alphaedit.editor.in_weights import in_weights
 from alphaedit.editor.session import Editor
 from alphaedit.locate.preset import MEASURED
 from alphaedit.methods import locate_then_edit
 from alphaedit.methods.config import Hyperparameters
 from alphaedit.methods.steps.contexts import generate_contexts
 from alphaedit.methods.steps.target_value import Targets
+from alphaedit.model.route import plain
 from alphaedit.stats.drift import HeldOut, held_out
 from benchmarks import frontier
 from benchmarks.frontier import NEIGHBORS, SHOWN, lines
@@ -63,21 +66,23 @@ class Candidate:
         method: by its registered name.
         over: settings beside the preset's.
         searches: whether its target values are those that all share.
-        few: only the first two loads are asked of it.
         only: the model that it is for, if it is not for all.
+        in_weights: its hooks are measured as the neurons that a checkpoint gets, rounded to the
+            dtype of the model's files.
         preset: another one than the others'; its targets are searched by that, too.
     """
 
     method: str
     over: Mapping[str, Any] = field(default_factory=dict)
     searches: bool = True
-    few: bool = False
     only: str | None = None
+    in_weights: bool = False
     preset: str | None = None
 
 
 CANDIDATES = {
     "gated": Candidate("gated"),
+    "gated, in weights": Candidate("gated", in_weights=True),
     "alphaedit": Candidate("alphaedit"),
     "alphaedit-weighted": Candidate("alphaedit-weighted"),
     "alphaedit-weighted, half precision": Candidate(
@@ -97,10 +102,13 @@ CANDIDATES = {
     "alphaedit-published": Candidate("alphaedit-published"),
     "emmet": Candidate("emmet"),
     "nas": Candidate("alphaedit", {"plugins": ["norm-anchor"]}),
-    "encore": Candidate("memit", {"plugins": ["ridge", "early-stop"]}, searches=False, few=True),
+    "encore": Candidate("memit", {"plugins": ["ridge", "early-stop"]}, searches=False),
     "ultraedit": Candidate("ultraedit", searches=False),
-    "locft-bf": Candidate("locft-bf", searches=False, few=True),
-    "lora": Candidate("lora", searches=False, few=True),
+    "locft-bf": Candidate("locft-bf", searches=False),
+    "locft-bf, tuned": Candidate(
+        "locft-bf", {"layers": [27], "learning_rate": 2e-3}, searches=False, only=SMOLLM2
+    ),
+    "lora": Candidate("lora", searches=False),
 }
 
 
@@ -111,17 +119,16 @@ class Plan:
     Attributes:
         size: facts of a batch.
         at: numbers of edits, rising.
-        shared: how many of `at` are asked of every draw, and of methods of few loads.
+        shared: how many of `at` are asked of every draw; of the first, all.
     """
 
     size: int
     at: tuple[int, ...]
     shared: int = 2
 
-    def of(self, draw: int, candidate: Candidate | None) -> tuple[int, ...]:
+    def of(self, draw: int) -> tuple[int, ...]:
         """The numbers of edits that a draw is measured at."""
-        few = draw > 0 or (candidate is not None and candidate.few)
-        return self.at[: self.shared] if few else self.at
+        return self.at[: self.shared] if draw > 0 else self.at
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,19 @@ def figures(
     return {**shown, "kl": round(drift.kl, 4), "perplexity": round(drift.perplexity, 3)}
 
 
+@contextmanager
+def as_asked(ground: Ground, candidate: Candidate) -> Iterator[None]:
+    """The model as a candidate's edits are used, for the length of a block."""
+    if not candidate.in_weights:
+        yield
+        return
+    editor = ground.editor
+    wider = in_weights(editor.handle, editor.statistics.corpus, editor.edits)
+    assert wider is not None
+    with plain(), wider.in_place(editor.handle, stored_dtype(editor.handle)):
+        yield
+
+
 def chain(
     ground: Ground,
     label: str,
@@ -210,7 +230,7 @@ def chain(
     kept: Sequence[tuple[str, str]],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Edit batch after batch, and measure at the loads that are asked for."""
-    editor, at = ground.editor, ground.plan.of(draw, candidate)
+    editor, at = ground.editor, ground.plan.of(draw)
     size = ground.plan.size
     batches = [
         [bare(record.fact) for record in records[i : i + size]] for i in range(0, at[-1], size)
@@ -222,7 +242,9 @@ def chain(
             done += len(batch.facts)
             print(label, draw, done, flush=True)
             if done in at:
-                yield done, figures(ground, records[:done], kept)
+                with as_asked(ground, candidate):
+                    measured = figures(ground, records[:done], kept)
+                yield done, measured
     finally:
         editor.set_edits([])
 
@@ -257,12 +279,12 @@ def run(
         candidate = CANDIDATES.get(label)
         if candidate is not None and candidate.only not in (None, ground.about["model"]):
             continue
-        missing = set(plan.of(draw, candidate)) - standing(ground, label, draw, own)
+        missing = set(plan.of(draw)) - standing(ground, label, draw, own)
         if not missing:
             continue
         about = {"method": label, "draw": draw, "own": own}
         if candidate is None:
-            for edits in plan.of(draw, None):
+            for edits in plan.of(draw):
                 write(ground, {**about, "edits": edits, **figures(ground, records[:edits], kept)})
             continue
         looked_up: Callable[[], Any] = nullcontext
@@ -284,23 +306,24 @@ def draws(
     """Records of each draw: all that its loads ask for."""
     if file is None:
         for draw in range(count):
-            most = plan.of(draw, None)[-1]
+            most = plan.of(draw)[-1]
             yield draw, world_records(editor.handle, most, FIRST_SEED + draw)
         return
     every = list(load(file).records)
     part = plan.at[plan.shared - 1]
     for draw in range(count):
-        most = plan.of(draw, None)[-1]
+        most = plan.of(draw)[-1]
         yield draw, (every[draw * part :] + every[: draw * part])[:most]
 
 
-def planned(d_in: int, *, real: bool, quick: bool) -> Plan:
-    """Batches and loads by the width of the keys."""
+def planned(d_in: int, *, real: bool, quick: bool, only: Sequence[float] = ()) -> Plan:
+    """Batches and loads by the width of the keys; or `only` these loads, of every draw."""
     if quick:
         return Plan(3, (3, 6, 9))
     loads = (0.033, 0.1, 0.3) if real else (0.03, 0.15, 0.5, 1.0)
     size = round(loads[0] * d_in)
-    return Plan(size, tuple(size * round(load * d_in / size) for load in loads))
+    at = tuple(size * round(load * d_in / size) for load in only or loads)
+    return Plan(size, at, len(only) or 2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -311,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", type=Path, help="held-out text, for a real model")
     parser.add_argument("--preset", help="by default the one that fits the model")
     parser.add_argument("--method", nargs="+", choices=(PLAIN, *CANDIDATES), help="only these")
+    parser.add_argument("--loads", type=float, nargs="+", default=(), help="only these")
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--targets", type=Path, help="folder to keep target values in")
     parser.add_argument("--own", action="store_true", help="search on the edited model")
@@ -320,7 +344,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     name = "bundled-small" if args.quick else args.model
     editor = Editor.from_pretrained(name, seed=0, progress=False)
-    plan = planned(editor.handle.d_in(0), real=args.records is not None, quick=args.quick)
+    real, width = args.records is not None, editor.handle.d_in(0)
+    plan = planned(width, real=real, quick=args.quick, only=args.loads)
     ground = Ground(
         editor,
         plan,

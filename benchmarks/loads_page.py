@@ -40,7 +40,8 @@ SAID = "efficacy_generate"
 LESS_IS_BETTER = ("kl", "perplexity")
 MODELS = {"bundled": ("bundled", 2048), "smollm2": ("SmolLM2-135M-Instruct", 1536)}
 """By the mark in the page: name in the results, and entries of a key."""
-SHOWN = ("alphaedit-weighted", "alphaedit", "memit-history", "alphaedit, energy 0.9", "gated")
+SMALL = {"small": ("bundled-small", 512)}
+SHOWN = ("alphaedit-weighted", "alphaedit", "memit-history", "gated, in weights", "gated")
 """In the pictures, if they are measured."""
 DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a token"}
 
@@ -49,8 +50,8 @@ ASIDE = ("alphaedit-weighted, half precision", "alphaedit-weighted, layers by tr
 """The same method in other circumstances: no rivals of it."""
 FRESH = "fresh.json"
 """Records that were drawn when nothing was to be changed any more: told in the text alone."""
-HOOKS = ("gated",)
-"""They change no weights: compared with all, while changes of weights are compared with another."""
+GATES = ("gated", "gated, in weights")
+"""Compared with all, while what changes the matrices that are there is compared with another."""
 
 Rows = Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]
 """Lines of all draws, by number of edits and method."""
@@ -97,9 +98,9 @@ def loads_table(model: str) -> str:
     """A row for each load and method; bold: best of its load, or within the best one's interval.
 
     A method that says less than half of what another does is no rival in what it keeps. One that
-    changes weights has rivals that do, too; a hook has all.
+    changes the matrices that are there has rivals that do, too; a gate has all.
     """
-    name, width = MODELS[model]
+    name, width = {**MODELS, **SMALL}[model]
     rows = rows_of(name)
     made = []
     for edits in sorted({edits for edits, _ in rows}):
@@ -107,10 +108,10 @@ def loads_table(model: str) -> str:
         says = {m: over_draws(r, SAID).value for m, r in here.items() if m != PLAIN}
         most = max(says.values(), default=0.0)
         able = [m for m, said in says.items() if said >= most / 2 and m not in ASIDE]
-        weights = [method for method in able if method not in HOOKS]
+        weights = [method for method in able if method not in GATES]
         best = {
             column: good({m: over_draws(here[m], column) for m in weights}, column)
-            | good({m: over_draws(here[m], column) for m in able}, column).intersection(HOOKS)
+            | good({m: over_draws(here[m], column) for m in able}, column).intersection(GATES)
             for column in COLUMNS
         }
         for method, own in here.items():
@@ -237,11 +238,11 @@ def harm_table() -> str:
     return table(heads, made)
 
 
-BESIDE = ("gated", "alphaedit-weighted")
+BESIDE = ("gated", "gated, in weights", "alphaedit-weighted")
 
 
 def gated_table() -> str:
-    """A gate beside the best change of weights, at every load."""
+    """A gate, and it in weights, beside the best change of the matrices, at every load."""
     made = []
     for name, width in MODELS.values():
         rows = rows_of(name)
@@ -261,7 +262,8 @@ def told(value: float, column: str) -> str:
 
 def tables() -> dict[str, str]:
     """All tables of the page, by their marks."""
-    made = {f"loads-{model}": loads_table(model) for model in MODELS if measured(model)}
+    models = [model for model in (*MODELS, *SMALL) if measured(model)]
+    made = {f"loads-{model}": loads_table(model) for model in models}
     made |= {mark: ablation(mark) for mark in ABLATIONS}
     made |= {"parts-small": small_table(), "harm": harm_table()}
     return made
@@ -269,7 +271,7 @@ def tables() -> dict[str, str]:
 
 def measured(model: str) -> bool:
     """Whether any method was, and not the unedited model alone."""
-    return any(method != PLAIN for _, method in rows_of(MODELS[model][0]))
+    return any(method != PLAIN for _, method in rows_of({**MODELS, **SMALL}[model][0]))
 
 
 def picture(model: str, folder: Path = PICTURES) -> None:

@@ -214,9 +214,9 @@ def update() -> None:
 
 def fill(page: Path, name: str, text: str) -> None:
     """Put a table between its marks in a page."""
-    marks = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+    marks = rf"(<!-- {name} -->\n).*?(?=<!-- end -->)"
     old = page.read_text(encoding="utf-8")
-    new, count = re.subn(marks, lambda m: m[1] + text + m[2], old, flags=re.DOTALL)
+    new, count = re.subn(marks, lambda m: m[1] + text + "\n", old, flags=re.DOTALL)
     if count != 1:
         raise SystemExit(f"{page}: {count} places for the table {name!r}.")
     page.write_text(new, encoding="utf-8")

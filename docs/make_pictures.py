@@ -282,7 +282,7 @@ def choosing_picture() -> None:
             30,
             "the subject is named",
             "gated",
-            "hundreds of facts;\nother text stays",
+            "hundreds of facts; other text\nstays; as a checkpoint, too",
         ),
         (
             30,
@@ -302,7 +302,7 @@ def choosing_picture() -> None:
             480,
             "thousands, a large model",
             "memit-history",
-            "ultraedit by its paper\n(not run here)",
+            "ultraedit by its paper",
         ),
     )
     rows = {30: 0, 480: 0}

@@ -1,4 +1,4 @@
-"""A gate from the shell: edited, asked in other words, forgotten fact by fact, not exported."""
+"""A gate from the shell: edited, asked in other words, in weights, forgotten fact by fact."""
 
 import json
 from pathlib import Path
@@ -29,11 +29,14 @@ def ledger(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory)
 
 
 def answers(
-    capsys: pytest.CaptureFixture[str], prompts: list[str], ledger: Path | None
+    capsys: pytest.CaptureFixture[str],
+    prompts: list[str],
+    ledger: Path | None,
+    model: str = MODEL,
 ) -> list[str]:
     capsys.readouterr()
     edits = ["--edits", str(ledger)] if ledger else []
-    assert run(["ask", MODEL, *prompts, *edits, "--json", "-q"]) == 0
+    assert run(["ask", model, *prompts, *edits, "--json", "-q"]) == 0
     return [answer["answer"] for answer in json.loads(capsys.readouterr().out)["answers"]]
 
 
@@ -49,6 +52,40 @@ def test_facts_hold_in_other_words_and_neighbors_stay(
     assert sum(right) >= COUNT - 1
     near = [prompt for row in rows for prompt in row["neighborhood_prompts"][:2]]
     assert answers(capsys, near, ledger) == answers(capsys, near, None)
+
+
+def test_a_checkpoint_says_the_facts_and_its_neighbors_stay(
+    rows: list[dict[str, Any]], ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "edited"
+    export = ["export", str(ledger), "-o", str(out), "--format", "checkpoint", "-q"]
+    assert run([*export, "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)["neurons"]
+    assert sum(about["blocks"].values()) == 2 * COUNT
+    facts = about["facts"]
+    assert facts["asked"] == COUNT
+    assert facts["hold_as_written"] >= COUNT - 1
+    assert "new neurons" in (out / "FACTS.md").read_text(encoding="utf-8")
+    told = answers(
+        capsys,
+        [
+            row["requested_rewrite"]["prompt"].format(row["requested_rewrite"]["subject"])
+            for row in rows
+        ],
+        None,
+        str(out),
+    )
+    targets = [row["requested_rewrite"]["target_new"]["str"] for row in rows]
+    holds = [
+        answer.strip().startswith(target) for answer, target in zip(told, targets, strict=True)
+    ]
+    assert sum(holds) == facts["hold_as_written"]
+    near = [prompt for row in rows for prompt in row["neighborhood_prompts"][:2]]
+    before = answers(capsys, near, None)
+    same = sum(a == b for a, b in zip(answers(capsys, near, None, str(out)), before, strict=True))
+    assert same >= len(near) - 1
+    assert run([*export, "--force"]) == 0
+    assert "facts hold" in capsys.readouterr().out
 
 
 def test_one_is_forgotten_and_the_others_stay(

@@ -410,7 +410,7 @@ def test_what_is_recorded_is_told(
 ) -> None:  # finding 8
     ledger, folder = tmp_path / "edits", tmp_path / "model"
     monkeypatch.setattr("alphaedit.report.page.write", cannot)
-    monkeypatch.setattr("alphaedit.editor.checkpoint.save_checkpoint", cannot)
+    monkeypatch.setattr("alphaedit.editor.session.save_checkpoint", cannot)
     argv = words(base, "edit", *FACT, "-o", str(ledger), "--report", str(tmp_path / "r.html"))
     argv += ["--checkpoint", str(folder)]
     capsys.readouterr()

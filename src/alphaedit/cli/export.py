@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,7 +151,23 @@ def _show(session: Session, result: ExportResult) -> None:
         table = _table(result.matrices, title)
         rank = max([1, *(row.rank for row in result.matrices)])
         lines = export_gguf.ranks_line(form, rank, out)
-    session.say(table, f"Written to {out}", *lines)
+    if result.neurons:
+        lines += neurons_lines(result.neurons)
+    shown = [table] if result.matrices or result.gguf else [title]
+    session.say(*shown, f"Written to {out}", *lines)
+
+
+def neurons_lines(about: Mapping[str, Any]) -> list[str]:
+    """What became of edits that act while the model runs."""
+    from alphaedit.editor.export import of_neurons
+
+    facts = about["facts"]
+    lines = [
+        of_neurons(about),
+        f"As it was written {facts['hold_as_written']} of {facts['asked']} facts hold, "
+        f"{facts['hold']} before.",
+    ]
+    return lines + [f"Lost: {text}" for text in facts["lost"]]
 
 
 def _table(report: Sequence[Exported], title: str) -> Table:

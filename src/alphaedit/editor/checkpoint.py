@@ -21,6 +21,7 @@ from alphaedit.model.experts import numbered
 from alphaedit.model.gguf import ORIGIN
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.quantised import keep_unquantised
+from alphaedit.model.wider import Wider
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt")
@@ -47,6 +48,7 @@ def save_checkpoint(
     *,
     texts: Mapping[str, str] | None = None,
     only_ours: bool = False,
+    wider: Wider | None = None,
 ) -> Path:
     """Write model and tokenizer, all or nothing.
 
@@ -59,6 +61,7 @@ def save_checkpoint(
         folder: where to write.
         texts: other files to write with it, by name.
         only_ours: in a folder that is there, replace only what we wrote and nobody changed.
+        wider: neurons that MLPs get, in place of the hooks in force.
 
     Raises:
         ConfigError: `folder` is where the unedited model was loaded from, or lies in it; or edits
@@ -67,7 +70,7 @@ def save_checkpoint(
             these; what was there before is kept.
     """
     refuse_source(handle, folder)
-    if handle.hooked or handle.memories:
+    if (handle.hooked and wider is None) or handle.memories:
         raise ConfigError(
             "Edits are in force that act while the model runs: no checkpoint can hold them.",
             remedy="Save the ledger, or revert them first.",
@@ -77,7 +80,9 @@ def save_checkpoint(
         folder, last=LAST, kind=CHECKPOINT, rivals=rival, only_ours=only_ours
     ) as part:
         if source is not None:
-            _like(handle, source, part)
+            _like(handle, source, part, wider)
+        elif wider is not None:
+            wider.model(handle).save_pretrained(part, safe_serialization=True)
         else:
             keep_unquantised(handle.model.config, handle.unquantised)
             handle.model.save_pretrained(part, safe_serialization=True)
@@ -160,7 +165,19 @@ def _match(handle: ModelHandle, key: str, own: Mapping[str, Tensor]) -> str | No
     return None
 
 
-def _like(handle: ModelHandle, source: Path, target: Path) -> None:
+def stored_dtype(handle: ModelHandle) -> torch.dtype | None:
+    """Of the edited matrices in the files of the base; None where they are not at hand."""
+    source, own = base_files(handle), handle.model.state_dict()
+    for shard in _shards(source) if source is not None else []:
+        with safe_open(shard, "pt") as file:
+            for key in file.keys():
+                if _match(handle, key, own) == handle.edited_name(0):
+                    dtype: torch.dtype = file.get_tensor(key).dtype
+                    return dtype
+    return None
+
+
+def _like(handle: ModelHandle, source: Path, target: Path, wider: Wider | None) -> None:
     """Copy a base's files, with the model's values where they differ from the stored ones."""
     own = handle.model.state_dict()
     for path in source.iterdir():
@@ -168,6 +185,8 @@ def _like(handle: ModelHandle, source: Path, target: Path) -> None:
             continue  # it lies beside the model, and is no part of it
         if path.is_file() and not path.name.endswith((*WEIGHTS, INDEX)):
             shutil.copyfile(path, target / path.name)
+    if wider is not None:
+        wider.write_width(target / LAST)
     if (source / INDEX).is_file():
         shutil.copyfile(source / INDEX, target / INDEX)
     for shard in _shards(source):
@@ -178,6 +197,8 @@ def _like(handle: ModelHandle, source: Path, target: Path) -> None:
                 stored = file.get_tensor(key)
                 name = _match(handle, key, own)
                 value = _value(handle, name, own[name], stored) if name else stored
+                if wider is not None and name is not None and name in wider.parameters:
+                    value = wider.parameters[name].of(value)
                 changed = changed or value is not stored
                 tensors[key] = value
         if changed:

@@ -63,8 +63,8 @@ def summed(
         for other in edit.patch.changes:
             raise EditFileError(
                 f"Edit {edit.id} by {edit.method} does not only change weights: {other.exports}.",
-                remedy="Export edits that change weights; where these facts are wanted in weights, "
-                "edit them by alphaedit-weighted.",
+                remedy="Export edits that change weights: where these facts are wanted in a form "
+                "like this, edit them by alphaedit-weighted. Edits by gated fit into a checkpoint.",
             )
         for name, change in edit.patch.weights.items():
             parts.setdefault(name, []).append(change.to("cpu"))
@@ -233,8 +233,13 @@ def export(
     raise unknown_name("form of export", form, FORMS)
 
 
-def card(edits: Sequence[Edit], base: str, report: Sequence[Exported]) -> str:
-    """A part of a model card: what facts were changed, how, and in which matrices."""
+def card(
+    edits: Sequence[Edit],
+    base: str,
+    report: Sequence[Exported],
+    neurons: Mapping[str, Any] | None = None,
+) -> str:
+    """A part of a model card: what facts were changed, how, in which matrices and neurons."""
     count = sum(len(edit.facts) for edit in edits)
     lines = [
         f"# {count} facts changed" + (f" in {base}" if base else ""),
@@ -250,9 +255,22 @@ def card(edits: Sequence[Edit], base: str, report: Sequence[Exported]) -> str:
             before = edit.before[i].text if i < len(edit.before) else fact.truth or ""
             first_line = before.strip().split("\n")[0][:60]
             lines.append(f"| {_cell(fact.text)} | {_cell(first_line)} | {_cell(fact.target)} |")
-    lines += ["", "| matrix | rank | norm of the change | relative error |", "|---|---|---|---|"]
-    lines += [f"| {r.name} | {r.rank} | {r.size:.4g} | {r.error:.1e} |" for r in report]
+    if report:
+        head = "| matrix | rank | norm of the change | relative error |"
+        lines += ["", head, "|---|---|---|---|"]
+        lines += [f"| {r.name} | {r.rank} | {r.size:.4g} | {r.error:.1e} |" for r in report]
+    if neurons:
+        lines += ["", of_neurons(neurons)]
     return "\n".join(lines) + "\n"
+
+
+def of_neurons(about: Mapping[str, Any]) -> str:
+    """How many neurons are where, and what they cost; see `Wider.about`."""
+    own = ", ".join(f"{count} in block {layer}" for layer, count in about["blocks"].items())
+    return (
+        f"Facts are told by new neurons ({own}); all MLPs are {about['width']} wide, "
+        f"{about['more_parameters']:,} parameters more."
+    )
 
 
 def _cell(text: str) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
     from alphaedit.bench.metrics import Metrics
     from alphaedit.editor.export import Exported
+    from alphaedit.model.wider import Wider
 
 LOG = logging.getLogger(__name__)
 Facts = Fact | str | Path | Mapping[str, Any] | Iterable[Any]
@@ -305,13 +306,37 @@ class Editor(Editing):
         answers = generate(self.responder, texts, max_new_tokens)
         return answers if several else answers[0]
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, *, only_ours: bool = False) -> Path:
         """Write the edited model as a normal checkpoint that transformers loads.
 
         As with transformers, files are added to an existing folder or replaced by name; others
-        stay.
+        stay. Edits by `gated` are written as neurons, with which MLPs are wider; a warning names
+        facts that are lost by it.
+
+        Args:
+            folder: where.
+            only_ours: in a folder that is there, replace only what we wrote and nobody changed.
+
+        Raises:
+            EditFileError: edits are in force that no weights can hold.
+            ConfigError: `folder` is where the unedited model was loaded from, or this model's MLPs
+                cannot be made wider.
         """
-        return save_checkpoint(self.handle, as_path("folder", folder))
+        path = as_path("folder", folder)
+        wider = self._in_weights()
+        return save_checkpoint(self.handle, path, only_ours=only_ours, wider=wider)
+
+    def _in_weights(self) -> Wider | None:
+        """What hooks in force are in weights."""
+        from alphaedit.editor.in_weights import in_weights, warn_of_lost
+
+        if not self.handle.hooked:
+            return None
+        corpus = self.statistics.corpus
+        wider = in_weights(self.handle, corpus, self.edits, progress=self.progress)
+        if wider is not None:
+            warn_of_lost(self.handle, wider, self.edits)
+        return wider
 
     def export(
         self, folder: str | Path, form: str = "lora", **options: Any
@@ -332,8 +357,10 @@ class Editor(Editing):
         """
         from alphaedit.editor.export import export
 
-        path = as_path("folder", folder)
-        return export(self.handle, self.edits, path, as_text("form", form), **options)
+        path, kind = as_path("folder", folder), as_text("form", form)
+        if kind == "checkpoint":
+            options = {"wider": self._in_weights(), **options}
+        return export(self.handle, self.edits, path, kind, **options)
 
     def evaluate(
         self,

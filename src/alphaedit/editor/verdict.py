@@ -95,7 +95,7 @@ def complaint(
             f"rate, or {undo}."
         )
     return (
-        f"{told} Their targets were found, but the weights do not deliver them: edit other or more "
+        f"{told} Their targets were found, but the edit does not deliver them: take other or more "
         f"layers (alphaedit tune finds them), fewer facts at a time, or {undo}."
     )
 

@@ -326,10 +326,8 @@ class _Work:
 
     def result(self, wrote: Wrote) -> EditResult:
         """Write what was asked for, and tell all of it."""
-        from alphaedit.editor.checkpoint import save_checkpoint
-
         request, late = self.request, Late(wrote)
-        save = partial(save_checkpoint, self.editor.handle, only_ours=True)
+        save = partial(self.editor.save_pretrained, only_ours=True)
         written = {
             "out": request.ledger,
             "checkpoint": late.write("checkpoint", request.checkpoint, save),

@@ -72,6 +72,8 @@ class ExportResult:
         edits: the edits written.
         matrices: of each, its rank and error; empty for gguf.
         gguf: tensors written, and which facts hold with them; empty for other forms.
+        neurons: of edits that act while the model runs, what they are in a checkpoint, and which
+            facts hold with it; empty without such edits.
     """
 
     request: ExportRequest
@@ -79,6 +81,7 @@ class ExportResult:
     edits: Sequence[Edit] = field(repr=False)
     matrices: Sequence[Exported]
     gguf: Mapping[str, Any]
+    neurons: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -91,6 +94,7 @@ class ExportResult:
             "out": str(request.out),
             "edits": [edit.id for edit in self.edits],
             **(dict(self.gguf) if request.form == "gguf" else matrices),
+            **({"neurons": dict(self.neurons)} if self.neurons else {}),
         }
 
 
@@ -125,10 +129,20 @@ def run(
         editor = editor_at(ledger, model, version, report, **request.loading())
     if cancel is not None:
         cancel.check()
-    matrices, gguf = _write(request, editor, model)
+    neurons: Mapping[str, Any] = {}
+    if request.form == "checkpoint":
+        matrices, neurons = write_checkpoint(editor, model, request.out, progress=report)
+        gguf: dict[str, Any] = {}
+    else:
+        matrices, gguf = _write(request, editor, model)
     wrote(request.out)
     return ExportResult(
-        request=request, model=model, edits=list(editor.edits), matrices=matrices, gguf=gguf
+        request=request,
+        model=model,
+        edits=list(editor.edits),
+        matrices=matrices,
+        gguf=gguf,
+        neurons=neurons,
     )
 
 
@@ -136,8 +150,7 @@ def _write(
     request: ExportRequest, editor: Editor, model: str
 ) -> tuple[Sequence[Exported], dict[str, Any]]:
     """Write one form; the matrices, or what was written into GGUF."""
-    from alphaedit.editor.checkpoint import save_checkpoint
-    from alphaedit.editor.export import card, export, summed
+    from alphaedit.editor.export import export
     from alphaedit.editor.gguf_export import base_of, save_gguf_lora
 
     handle, edits, out = editor.handle, editor.edits, request.out
@@ -148,15 +161,30 @@ def _write(
         return save_gguf_lora(handle, edits, out, base=model, gguf=base, kind=kind, **ranks), {}
     if request.form == "gguf":
         return [], write_gguf(editor, model, out, kind=request.tensor_type, ollama=request.ollama)
-    if request.form == "checkpoint":
-        matrices = summed(edits)[1]
-        texts = {"FACTS.md": card(edits, model, matrices)}
-        save_checkpoint(handle, out, texts=texts, only_ours=True)
-        return matrices, {}
     if request.form != "lora":
         del ranks["max_rank"]
     written = export(handle, edits, out, request.form, base=model, only_ours=True, **ranks)
     return written or [], {}
+
+
+def write_checkpoint(
+    editor: Editor, model: str, out: Path, *, progress: Progress = silent
+) -> tuple[Sequence[Exported], dict[str, Any]]:
+    """Write the whole model; of each matrix what changed, and what hooks became."""
+    from alphaedit.editor.checkpoint import save_checkpoint
+    from alphaedit.editor.export import card, summed
+    from alphaedit.editor.in_weights import facts_as_written, in_weights
+
+    handle, edits = editor.handle, editor.edits
+    of_weights = [edit for edit in edits if not edit.patch.changes]
+    matrices = summed(of_weights)[1] if of_weights or not edits else []
+    wider = in_weights(handle, editor.statistics.corpus, edits, progress=progress)
+    about: dict[str, Any] = {}
+    if wider is not None:
+        about = {**wider.about(handle), "facts": facts_as_written(handle, wider, edits)}
+    texts = {"FACTS.md": card(edits, model, matrices, about)}
+    save_checkpoint(handle, out, texts=texts, only_ours=True, wider=wider)
+    return matrices, about
 
 
 def base_file(model: str) -> Path:

@@ -175,8 +175,6 @@ def _loaded(
     editor = editor_at(ledger, request.model, after, progress, **request.loading())
     asked = ask_in_force(editor, ledger, after, dependants) if asks else []
     if request.checkpoint is not None:
-        from alphaedit.editor.checkpoint import save_checkpoint
-
-        save_checkpoint(editor.handle, request.checkpoint, only_ours=True)
+        editor.save_pretrained(request.checkpoint, only_ours=True)
         wrote(request.checkpoint)
     return asked

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from alphaedit.core.change import Change
 from alphaedit.core.errors import ConfigError
 from alphaedit.core.fact import Fact
+from alphaedit.core.neurons import Neurons
 from alphaedit.core.patch import Patch
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
@@ -24,6 +25,7 @@ from alphaedit.methods.config import Hyperparameters, Settings, build
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.systems import Systems
 from alphaedit.model.handle import ModelHandle
+from alphaedit.stats.corpus import Corpus
 
 if TYPE_CHECKING:
     from alphaedit.methods.steps.target_value import Targets
@@ -35,6 +37,11 @@ Config = TypeVar("Config", bound=Settings, default=Hyperparameters)
 Install = Callable[[ModelHandle, Sequence[Change]], Callable[[], None]]
 """Brings changes of one name into force, those of all edits in their order, and gives what undoes
 it. The model must then be what it was, bit for bit."""
+Write = Callable[
+    [ModelHandle, Corpus, Sequence[tuple[Change, Sequence[Fact]]], Progress], Mapping[int, Neurons]
+]
+"""Makes neurons of MLPs, by block, of changes of one name in the order of their edits, each with
+its edit's facts. The corpus is ordinary text."""
 
 
 class Statistics(Protocol):
@@ -149,6 +156,7 @@ class Method(ABC):
 
     Attributes:
         installs: what brings its changes into force, by their name; see `Install`.
+        writes: what makes weights of them, of those that can be; see `Write`.
         config: class of its settings, see `methods.config.Settings`.
         defaults: values that are other than in `config`, weaker than a preset's.
         always: values that are the method's own, stronger than a preset's and weaker than a call's.
@@ -163,6 +171,7 @@ class Method(ABC):
     paper: str
     summary: str
     installs: Mapping[str, Install] = field(default_factory=dict, kw_only=True)
+    writes: Mapping[str, Write] = field(default_factory=dict, kw_only=True)
     config: type[Settings] = field(default=Hyperparameters, kw_only=True)
     defaults: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     always: Mapping[str, Any] = field(default_factory=dict, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 from alphaedit.core.arguments import as_text
 from alphaedit.core.errors import ConfigError, unknown_name
 from alphaedit.methods import others, zoo
-from alphaedit.methods.base import Install, Method
+from alphaedit.methods.base import Install, Method, Write
 from alphaedit.methods.config import Hyperparameters, Settings
 
 ENTRY_POINTS = "alphaedit.methods"
@@ -88,6 +88,15 @@ def installer(name: str) -> Install | None:
         for method in known().values():
             if name in method.installs:
                 return method.installs[name]
+    return None
+
+
+def writer(name: str) -> Write | None:
+    """What makes weights of changes called `name`, if a method is here that can."""
+    for known in (_own, methods):
+        for method in known().values():
+            if name in method.writes:
+                return method.writes[name]
     return None
 
 

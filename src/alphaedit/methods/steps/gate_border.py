@@ -5,13 +5,14 @@ Well-known subjects and texts about other things are the same whatever is about 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alphaedit.core.errors import SubjectError
 from alphaedit.core.fact import Fact
@@ -33,6 +34,8 @@ TAKEN = 0.97
 LOWEST, HIGHEST = 0.3, 0.95
 ROWS, ENTRIES = 32, 4096
 """Texts of a pass, and entries that are compared at once."""
+Read = Callable[[Sequence[Sequence[int]], Sequence[int]], Mapping[int, Tensor]]
+"""From rows of ids and a position in each to what is compared there, [n, d] by layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,27 +56,31 @@ class Others:
 
     @classmethod
     def of(cls, handle: ModelHandle, layers: Sequence[int]) -> Others:
-        """Of the unedited model; kept with it for the next edit."""
+        """Of the unedited model, keys of its edited matrices; kept with it for the next edit."""
         name = f"gate {' '.join(map(str, layers))}"
         if name not in handle.composed:
-            corpus = open_corpus("bundled" if handle.is_bundled else "general", handle)
-            asked = phrasings(handle, count=ASKED)
-            prompts = [prompt for phrasing in asked for prompt in phrasing.neighbors[:1]]
-            every = dict.fromkeys([*islice(corpus.texts(), TEXTS), *prompts])
-            longest = min(LENGTH, handle.max_positions or LENGTH)
-            encoded = {text: handle.tokens.encode(text)[:longest] for text in every}
-            rows = {text: row for text, row in encoded.items() if row}
-            with plain():
-                keys = _keys_of_rows(handle, list(rows.values()), layers)
-            at = [
-                (n, not place) for n, row in enumerate(rows.values()) for place in range(len(row))
-            ]
-            text, first = zip(*at, strict=True)
-            device = keys[layers[0]].device
-            places = torch.tensor(text, device=device), torch.tensor(first, device=device)
-            handle.composed[name] = cls(list(rows), keys, *places)
+            modules = {layer: handle.edited_module(layer) for layer in layers}
+            handle.composed[name] = cls.entering(handle, modules)
         known: Others = handle.composed[name]
         return known
+
+    @classmethod
+    def entering(cls, handle: ModelHandle, modules: Mapping[int, nn.Module]) -> Others:
+        """What enters modules, one of each layer, in ascending order."""
+        corpus = open_corpus("bundled" if handle.is_bundled else "general", handle)
+        asked = phrasings(handle, count=ASKED)
+        prompts = [prompt for phrasing in asked for prompt in phrasing.neighbors[:1]]
+        every = dict.fromkeys([*islice(corpus.texts(), TEXTS), *prompts])
+        longest = min(LENGTH, handle.max_positions or LENGTH)
+        encoded = {text: handle.tokens.encode(text)[:longest] for text in every}
+        rows = {text: row for text, row in encoded.items() if row}
+        with plain():
+            keys = tokens_entering(handle, list(rows.values()), modules)
+        at = [(n, not place) for n, row in enumerate(rows.values()) for place in range(len(row))]
+        text, first = zip(*at, strict=True)
+        device = next(iter(keys.values())).device
+        places = torch.tensor(text, device=device), torch.tensor(first, device=device)
+        return cls(list(rows), keys, *places)
 
     def naming(self, subjects: Sequence[str]) -> Tensor:
         """Which tokens [m, n] bool are of texts that name which subjects."""
@@ -89,9 +96,13 @@ class Others:
         for at in range(0, len(entries.rows), ENTRIES):
             of = entries.of[at : at + ENTRIES].tolist()
             like = likeness(self.keys[layer][~self.first], entries.rows[at : at + ENTRIES])
-            about = self.naming([subjects[number] for number in of])[~self.first]
-            parts.append(like.masked_fill(about.to(like.device), -1.0).amax(0))
+            parts.append(self.highest(like, [subjects[number] for number in of]))
         return torch.cat(parts)
+
+    def highest(self, like: Tensor, subjects: Sequence[str]) -> Tensor:
+        """The greatest of each column of [tokens but first ones, m], in texts not naming it."""
+        about = self.naming(subjects)[~self.first]
+        return like.masked_fill(about.to(like.device), -1.0).amax(0)
 
 
 def measured(
@@ -113,10 +124,11 @@ def measured(
         contexts: texts in front of prompts, as facts have them.
         system: gives that of a layer's second moment.
     """
-    asked = _distinct(phrasings(handle, count=ASKED))
+    asked = well_known(handle)
     subjects = [phrasing.subject for phrasing in asked]
     with plain():
-        own, phrased, of = _keys_of_phrasings(handle, asked, layers, contexts)
+        read = partial(keys_at, handle, layers=layers)
+        own, phrased, of = keys_of_phrasings(handle, asked, contexts, read)
     progress("gate", 1, 2)
     others = Others.of(handle, layers)
     progress("gate", 2, 2)
@@ -137,8 +149,9 @@ def measured(
     return best[2], round(best[3], 3)
 
 
-def _distinct(asked: Sequence[Phrasing]) -> list[Phrasing]:
-    """One for each subject, of those that name it once."""
+def well_known(handle: ModelHandle) -> list[Phrasing]:
+    """One phrasing for each subject, of those that name it once."""
+    asked = phrasings(handle, count=ASKED)
     by_subject = {
         phrasing.subject: phrasing
         for phrasing in reversed(asked)
@@ -157,8 +170,8 @@ def _fact(text: str, subject: str) -> Fact | None:
     return fact
 
 
-def _keys_of_phrasings(
-    handle: ModelHandle, asked: Sequence[Phrasing], layers: Sequence[int], contexts: Sequence[str]
+def keys_of_phrasings(
+    handle: ModelHandle, asked: Sequence[Phrasing], contexts: Sequence[str], read: Read
 ) -> tuple[dict[int, tuple[Tensor, Tensor, list[int]]], dict[int, Tensor], Tensor]:
     """What `Entries.made` asks for, by layer; keys of other phrasings, too; and whose those are."""
     facts = [fact for p in asked if (fact := _fact(p.prompt, p.subject)) is not None]
@@ -166,7 +179,7 @@ def _keys_of_phrasings(
     each = 1 + len(contexts)
     own = {
         at: (keys[::each], keys.view(len(facts), each, -1)[:, 1:], lasts[::each])
-        for at, keys in keys_at(handle, ids, lasts, layers).items()
+        for at, keys in read(ids, lasts).items()
     }
     phrased = [
         (fact, number)
@@ -179,22 +192,27 @@ def _keys_of_phrasings(
     # A first token is told in another way.
     inside = torch.tensor(lasts) > 0
     of = torch.tensor([number for _, number in phrased])
-    keys_of = keys_at(handle, ids, lasts, layers)
+    keys_of = read(ids, lasts)
     return own, {at: keys[inside.to(keys.device)] for at, keys in keys_of.items()}, of[inside]
 
 
-def _keys_of_rows(
-    handle: ModelHandle, rows: Sequence[Sequence[int]], layers: Sequence[int]
+def tokens_entering(
+    handle: ModelHandle, rows: Sequence[Sequence[int]], modules: Mapping[int, nn.Module]
 ) -> dict[int, Tensor]:
-    """Keys [tokens, d_in] float32 at all tokens of rows, by layer."""
-    seen: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    """What enters modules, one of each layer in ascending order, at all tokens of rows.
+
+    Returns:
+        [tokens, d] float32 by layer.
+    """
+    seen: dict[int, list[Tensor]] = {layer: [] for layer in modules}
+    last = max(modules)
     for at in range(0, len(rows), ROWS):
         ids, mask = handle.tokens.pad(rows[at : at + ROWS], "right")
         with ExitStack() as looking:
             looking.enter_context(stoppable())
-            for layer in layers:
-                see = _keeper(seen[layer], mask, stop=layer == layers[-1])
-                looking.enter_context(on_input(handle.edited_module(layer), see))
+            for layer, module in modules.items():
+                see = _keeper(seen[layer], mask, stop=layer == last)
+                looking.enter_context(on_input(module, see))
             handle.forward(ids, mask)
     return {layer: torch.cat(parts) for layer, parts in seen.items()}
 

@@ -22,6 +22,7 @@ from alphaedit.methods.solving import refuse_mixtures
 from alphaedit.methods.steps.codebook import composed
 from alphaedit.methods.steps.gate import Entries, Gate, Place, gated, rows_of
 from alphaedit.methods.steps.gate_border import Others, measured
+from alphaedit.methods.steps.gate_neurons import as_neurons
 from alphaedit.methods.steps.keys import check_finite, prompts_in_context
 from alphaedit.methods.steps.router import check_widths
 from alphaedit.methods.steps.target_value import Targets
@@ -151,5 +152,6 @@ METHOD = Gated(
     "else. A hook, not a change of weights.",
     config=GatedSettings,
     installs={NAME: install},
+    writes={NAME: as_neurons},
     defaults={"conditioning": 0.01},
 )
