@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from alphaedit.bench.ability import Task, published_tasks, run_task
-from alphaedit.core.defaults import METHOD
+from alphaedit.core.defaults import WEIGHTS
 from alphaedit.editor.session import Editor
 from alphaedit.stats.drift import held_out
 from benchmarks.loads import (
@@ -37,7 +37,7 @@ from benchmarks.loads import (
 )
 from benchmarks.machine import RESULTS, write
 
-DEFAULT = ("gated", "gated, in weights", METHOD)
+DEFAULT = ("gated", "gated, in weights", WEIGHTS)
 
 
 def asked(editor: Editor, tasks: Sequence[Task]) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit.core.defaults import METHOD
+from alphaedit.core.defaults import WEIGHTS
 from alphaedit.core.fact import Fact
 from alphaedit.editor.session import Editor
 from alphaedit.model.handle import ModelHandle
@@ -108,15 +108,15 @@ def main() -> None:
     before, losses = predicted(editor.handle, text.rows)
     batches = [facts[at : at + plan.size] for at in range(0, len(facts), plan.size)]
     with shared(known):
-        for batch in editor.edit_in_batches(batches, METHOD, preset=args.preset):
-            print(METHOD, len(batch.facts), flush=True)
+        for batch in editor.edit_in_batches(batches, WEIGHTS, preset=args.preset):
+            print(WEIGHTS, len(batch.facts), flush=True)
     after, losses_now = predicted(editor.handle, text.rows)
     moved = apart(before, after)
     most = moved.sort(descending=True).values.cumsum(0)
     result: dict[str, Any] = {
         "model": name,
         "edits": len(facts),
-        "method": METHOD,
+        "method": WEIGHTS,
         "kinds": {
             kind: told(mask, moved, (losses, losses_now))
             for kind, mask in kinds(editor.handle, text.rows, facts).items()

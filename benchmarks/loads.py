@@ -83,6 +83,7 @@ class Candidate:
 CANDIDATES = {
     "gated": Candidate("gated"),
     "gated, in weights": Candidate("gated", in_weights=True),
+    "gated, layers by trials": Candidate("gated", only=SMOLLM2, preset=MEASURED),
     "alphaedit": Candidate("alphaedit"),
     "alphaedit-weighted": Candidate("alphaedit-weighted"),
     "alphaedit-weighted, half precision": Candidate(

@@ -46,7 +46,11 @@ SHOWN = ("alphaedit-weighted", "alphaedit", "memit-history", "gated, in weights"
 DRAWN = {"efficacy_generate": "said, %", "kept": "kept, %", "kl": "KL, nats a token"}
 
 
-ASIDE = ("alphaedit-weighted, half precision", "alphaedit-weighted, layers by trials")
+ASIDE = (
+    "alphaedit-weighted, half precision",
+    "alphaedit-weighted, layers by trials",
+    "gated, layers by trials",
+)
 """The same method in other circumstances: no rivals of it."""
 FRESH = "fresh.json"
 """Records that were drawn when nothing was to be changed any more: told in the text alone."""

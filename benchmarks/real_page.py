@@ -41,13 +41,13 @@ def table(heads: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 def unknown_table() -> str:
-    """Means over the draws, unedited, edited by default and behind a gate."""
+    """Means over the draws: unedited, edited by default, and by a change of weights."""
     found, rows = result("unknown"), []
     for model, title in TITLES.items():
         states = (
             (model, "unedited", ""),
-            (model, "edited", ""),
-            (f"{model}, gated", "edited", ", `gated`"),
+            (f"{model}, gated", "edited", ""),
+            (model, "edited", ", `alphaedit-weighted`"),
         )
         for name, state, by in states:
             mean = found[name]["mean"][state]

@@ -22,7 +22,7 @@ import torch
 
 from alphaedit.bench.data import EditRecord
 from alphaedit.bench.datasets.registry import load
-from alphaedit.core.defaults import METHOD
+from alphaedit.core.defaults import WEIGHTS
 from alphaedit.core.progress import silent
 from alphaedit.editor.session import Editor
 from alphaedit.locate.preset import MEASURED
@@ -48,7 +48,7 @@ def score(found: dict[str, float]) -> float:
 
 
 def edited(
-    editor: Editor, rows: Sequence[EditRecord], method: str = METHOD, **settings: Any
+    editor: Editor, rows: Sequence[EditRecord], method: str = WEIGHTS, **settings: Any
 ) -> dict[str, Any]:
     """Figures of one batch, which is undone."""
     began = time.perf_counter()
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data")
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--method", default=METHOD)
+    parser.add_argument("--method", default=WEIGHTS)
     parser.add_argument("--stretches", action="store_true", help="all stretches of one draw")
     parser.add_argument("--threads", type=int, help="by default what PyTorch takes")
     args = parser.parse_args()
@@ -119,7 +119,7 @@ def main() -> None:
         if args.stretches:
             result[model] = of_stretches(editor, args.data)
         else:
-            label = model if args.method == METHOD else f"{model}, {args.method}"
+            label = model if args.method == WEIGHTS else f"{model}, {args.method}"
             result[label] = of_draws(editor, args.data, args.method)
     print(write(name, result, quick=False))
 

@@ -282,7 +282,7 @@ def choosing_picture() -> None:
             30,
             "the subject is named",
             "gated",
-            "hundreds of facts; other text\nstays; as a checkpoint, too",
+            "the default; other text stays;\nas a larger checkpoint, too",
         ),
         (
             30,
@@ -296,7 +296,7 @@ def choosing_picture() -> None:
             "grace",
             "fires at its own prompts,\nfew paraphrases",
         ),
-        (480, "one, or hundreds", "alphaedit-\nweighted", "the default"),
+        (480, "one, or hundreds", "alphaedit-\nweighted", "adapters and GGUF\nfiles, too"),
         (480, "a sentence or more as object", "anyedit", "one value for each\nchunk of it"),
         (
             480,

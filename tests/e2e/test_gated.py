@@ -88,12 +88,21 @@ def test_a_checkpoint_says_the_facts_and_its_neighbors_stay(
     assert "facts hold" in capsys.readouterr().out
 
 
-def test_one_is_forgotten_and_the_others_stay(
-    rows: list[dict[str, Any]], ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_adapter_has_the_facts_by_weights(
+    ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = tmp_path / "led"
-    assert run(["export", str(ledger), "-o", str(copy), "--format", "lora", "-q"]) != 0
-    assert "no adapter or checkpoint" in capsys.readouterr().err
+    assert run(["export", str(ledger), "-o", str(tmp_path / "adapter"), "-q"]) == 0
+    assert f"{COUNT} facts were edited anew by alphaedit-weighted" in capsys.readouterr().out
+    assert run(["export", str(ledger), "-o", str(tmp_path / "other"), "-q", "--json"]) == 0
+    anew = json.loads(capsys.readouterr().out)["anew"]
+    assert anew["facts"] == COUNT
+    assert anew["hold"] >= COUNT - 1
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_one_is_forgotten_and_the_others_stay(
+    rows: list[dict[str, Any]], ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts = [
         row["requested_rewrite"]["prompt"].format(row["requested_rewrite"]["subject"])
         for row in rows

@@ -60,9 +60,16 @@ def unchanged(editor: Editor, before: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(now[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("phase", ["target values", "layers"])
-def test_interrupt_changes_nothing(phase: str, editor: Editor) -> None:
-    editor.edit(FACT, **OVER)
+@pytest.mark.parametrize(
+    ("method", "phase"),
+    [
+        ("alphaedit-weighted", "target values"),
+        ("alphaedit-weighted", "layers"),
+        ("gated", "target values"),
+    ],
+)
+def test_interrupt_changes_nothing(method: str, phase: str, editor: Editor) -> None:
+    editor.edit(FACT, method, **OVER)
     before, state = weights(editor), editor.state
 
     def interrupt(name: str, done: int, total: int) -> None:

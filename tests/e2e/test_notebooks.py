@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from alphaedit.core.errors import AlphaEditWarning
+
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 RUNNER = runpy.run_path(str(FOLDER / "run.py"))
@@ -27,10 +29,12 @@ def texts(notebook: dict[str, Any]) -> list[str]:
 
 def test_first_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALPHAEDIT_CACHE", str(tmp_path / "cache"))
-    notebook, names = RUNNER["run"](FOLDER / "first_edit.ipynb")
+    with pytest.warns(AlphaEditWarning, match="edited anew by alphaedit-weighted"):
+        notebook, names = RUNNER["run"](FOLDER / "first_edit.ipynb")
     assert names["edit"].fails == ()
     assert names["same"]
     assert len(names["changed"]) == 3
+    assert names["edit"].patch.weights == {}
     asked = dict(zip(names["prompts"], names["edited"], strict=True))
     assert [asked[p] for p in names["questions"]["in other words"]] == [" English."] * 2
     assert names["edited"][2:5] == names["before"][2:5]

@@ -60,7 +60,7 @@ def test_the_tutorial(
     assert previewed.splitlines() == ["['English', 'Berlin', 'Apple']", " Madrid.", " Rome."]
     assert "Edits left in my-edits: 2." in reverted
     assert "2 of 2 facts hold" in checked
-    assert adapted.strip() == "English"
+    assert adapted.strip() == "[' English', ' English']"
     assert (tmp_path / "report.xml").read_text(encoding="utf-8").count("<testcase") == 2
     assert {p.name for p in (tmp_path / "my-model").iterdir()} >= {
         "config.json",

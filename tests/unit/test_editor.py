@@ -218,7 +218,7 @@ def test_what_would_do_nothing_is_refused(
 ) -> None:
     # finding 6
     odd = _Odd("odd", "Odd", "none", "none", patch=patch)
-    monkeypatch.setattr(editing, "get_method", lambda name: odd)
+    monkeypatch.setattr(editing, "method_for", lambda *given: odd)
     editor.track(tmp_path / "ledger")
     entries = len(editor.ledger.history.entries)  # type: ignore[union-attr]
     with pytest.raises(EditFileError, match=said):
@@ -242,7 +242,8 @@ def test_needs_that_cannot_be_met_are_refused_first(
         def solve(self, problem: Problem[Any]) -> Solution:
             raise AssertionError("solved")
 
-    monkeypatch.setattr(editing, "get_method", lambda name: Needy("odd", "Odd", "none", "none"))
+    needy = Needy("odd", "Odd", "none", "none")
+    monkeypatch.setattr(editing, "method_for", lambda *given: needy)
     monkeypatch.setattr(editor.handle, "sharded", True)
     with pytest.raises(ConfigError, match=said):
         editor.edit(F, "odd", **SETTINGS)
@@ -273,7 +274,7 @@ def test_a_verdict_after_every_edit(small: Editor, tmp_path: Path) -> None:
     assert "does not hold" in bad.summary()
     assert "✗" in bad._repr_html_()
     assert "✓" in good._repr_html_()
-    assert repr(good) == f"<Edit {good.id} by alphaedit-weighted: 1 of 1 hold>"
+    assert repr(good) == f"<Edit {good.id} by gated: 1 of 1 hold>"
     assert "2 edits of 2 facts" in repr(small)
     assert good.id in small._repr_html_()
     small.set_edits([])

@@ -209,6 +209,7 @@ def test_the_command_saves_what_was_edited_and_fails(
     facts.write_text("\n".join(json.dumps(row) for row in rows))
     out = tmp_path / "out"
     common = ["edit", "bundled-small", str(facts), "--batch-size", "1", "--json", "-q"]
+    common += ["-m", "alphaedit-weighted"]
     common += ["--no-generation", "--set", "steps=10", "--tokens", "20000"]
     code = run([*common, "--guard", "stop:max_kl=1e-7,tokens=512", "-o", str(out)])
     found = json.loads(capsys.readouterr().out)

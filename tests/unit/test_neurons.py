@@ -12,9 +12,16 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from alphaedit import Editor, Fact
-from alphaedit.core.errors import AlphaEditError, ArchitectureError, ConfigError, EditFileError
+from alphaedit.core.errors import (
+    AlphaEditError,
+    AlphaEditWarning,
+    ArchitectureError,
+    ConfigError,
+    EditFileError,
+)
 from alphaedit.core.neurons import Neurons
 from alphaedit.editor.checkpoint import save_checkpoint
+from alphaedit.editor.in_weights import in_weights
 from alphaedit.linalg.neurons import steps
 from alphaedit.methods.steps.gate_neurons import known_by_layer, sum_of
 from alphaedit.model.wider import MULTIPLE, Wider, entrance
@@ -192,7 +199,8 @@ def test_of_the_same_prompt_the_last_counts_and_others_add_up(editor: Editor) ->
     france, italy = known[2]
     values = [change.rows["value"][0] for change, _ in changes]
     # "The capital of france is" is another text than that of France.
-    assert torch.allclose(sum_of(france), (values[0] + values[1] + values[2]).double())
+    whole = values[0].double() + values[1].double() + values[2].double()
+    assert torch.allclose(sum_of(france), whole)
     assert torch.allclose(sum_of(italy), values[3].double())
     again = editor.edit(Fact("The capital of {} is", "Italy", "Oslo"), "gated", **OVER)
     known = known_by_layer([*changes, (again.patch.changes[0], again.facts)])
@@ -221,18 +229,20 @@ def test_what_no_weights_can_be_is_refused(editor: Editor, tmp_path: Path) -> No
     editor.edit(FACTS[3], "grace", layers=(1,))
     with pytest.raises(EditFileError, match=r"by grace .* no adapter or checkpoint"):
         editor.save_pretrained(tmp_path / "saved")
-    with pytest.raises(AlphaEditError, match="gated fit into a checkpoint"):
+    with pytest.raises(AlphaEditError, match="by grace does not only change weights"):
         editor.export(tmp_path / "lora", "lora")
     assert not (tmp_path / "saved").exists()
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_behind_a_norm_neurons_cannot_add(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(SENTENCES * 8), encoding="utf-8")
     editor = Editor.from_pretrained(
         *tiny_model("gemma3_text"), corpus=str(text), tokens=400, progress=False
     )
-    editor.edit(FACTS[0], "gated", **OVER)
+    edit = editor.edit(FACTS[0], "gated", **OVER)
     with pytest.raises(ConfigError, match="norm or factor"):
+        in_weights(editor.handle, editor.statistics.corpus, [edit])
+    # What is asked for is written all the same, by a change of its matrices.
+    with pytest.warns(AlphaEditWarning, match="edited anew by alphaedit-weighted"):
         editor.save_pretrained(tmp_path / "saved")

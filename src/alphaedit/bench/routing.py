@@ -75,7 +75,8 @@ def routing_metrics(
 
 def prompts_of(records: Sequence[EditRecord]) -> tuple[list[str], list[str], list[str]]:
     """Rewrite prompts, paraphrases, and prompts about other things."""
-    edits = [fact.text for record in records for fact in record.facts]
+    # Not by the facts: what a model said, and stands as the truth, may be no text that facts take.
+    edits = [t for r in records for t in (r.rewrite, *(fact.text for fact in r.more))]
     paraphrases = [prompt for record in records for prompt in record.paraphrase_prompts]
     neighbors = [prompt for record in records for prompt in record.neighborhood_prompts]
     neighbors += [p.prompt for record in records for p in record.probes if p.kind == "locality"]

@@ -41,6 +41,7 @@ from alphaedit.core.errors import DataError, GuardError
 from alphaedit.core.progress import Progress, silent
 from alphaedit.editor.inputs import as_seed
 from alphaedit.editor.session import Editor
+from alphaedit.editor.standard import method_for
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.responder import Responder
 
@@ -234,7 +235,7 @@ def sequential(
     """Edit the first `edits` records in batches and evaluate on them at the end.
 
     Args:
-        method: name of a method, or "none" to evaluate the unedited model.
+        method: name of a method, "auto", or "none" to evaluate the unedited model.
         evaluate_every: also evaluate (without generation) after every so many batches.
         kept: (prompt, answer) probes of facts that are not edited.
         before: metrics of the unedited model, if measured already on the same records.
@@ -251,6 +252,8 @@ def sequential(
             f"{edits} edits are asked for, and there are {len(records)} records.",
             remedy="Ask for fewer, or give a larger file.",
         )
+    if method != NONE:
+        method = method_for(method, editor.handle, editor.edits, hyperparameters, preset).name
     run = _Sequence(
         editor,
         list(records[:edits]),

@@ -40,7 +40,8 @@ MARKS = {"MODEL": "config.json", "LEDGER": "journal.jsonl"}
 
 def methods(incomplete: str) -> Found:
     """Editing methods."""
-    return _those([*_modules("alphaedit.methods.zoo"), *_points("alphaedit.methods")], incomplete)
+    known = [*_modules("alphaedit.methods.zoo"), *_points("alphaedit.methods")]
+    return _those([*known, ("auto", "What fits the model")], incomplete)
 
 
 def methods_or_none(incomplete: str) -> Found:

@@ -44,7 +44,8 @@ class Plan:
             "-m",
             metavar="METHOD",
             autocompletion=complete.methods_or_none,
-            help="Editing method (see `alphaedit methods`), or 'none': the unedited model.",
+            help="Editing method (see `alphaedit methods`); auto, as `edit` has it; none: the "
+            "unedited model.",
         ),
     ] = defaults.METHOD
     batch_size: Annotated[

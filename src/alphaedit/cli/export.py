@@ -106,7 +106,8 @@ def export(
     """Write edits for deployment, with a part of a model card that lists the facts changed.
 
     An adapter gives the edited model's outputs on the unedited model, in PEFT and in what loads
-    its adapters.
+    its adapters. Facts edited by gated become neurons in a checkpoint, and are edited anew by
+    alphaedit-weighted for the other forms.
     """
     form = how.form
     if form not in (*KINDS, *export_gguf.FORMS):
@@ -153,6 +154,8 @@ def _show(session: Session, result: ExportResult) -> None:
         lines = export_gguf.ranks_line(form, rank, out)
     if result.neurons:
         lines += neurons_lines(result.neurons)
+    if result.anew:
+        lines.append(result.anew.told)
     shown = [table] if result.matrices or result.gguf else [title]
     session.say(*shown, f"Written to {out}", *lines)
 

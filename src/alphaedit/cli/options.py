@@ -89,7 +89,8 @@ Method = Annotated[
         "-m",
         metavar="METHOD",
         autocompletion=complete.methods,
-        help="Editing method; see `alphaedit methods`.",
+        help="Editing method (see `alphaedit methods`). auto: gated, or alphaedit-weighted for "
+        "what gated is not for (docs/best-default.md).",
     ),
 ]
 Preset = Annotated[
@@ -313,8 +314,9 @@ class Hyperparameters:
     def given(self, method: str) -> dict[str, Any]:
         """Hyperparameters of `method` that were given one by one, with their plug-ins."""
         from alphaedit.cli.prepare import overrides
+        from alphaedit.editor.standard import before_a_model
 
-        return overrides(self.settings, self.plugins, method=method)
+        return overrides(self.settings, self.plugins, method=before_a_model(method))
 
 
 def examples(*lines: str) -> str:

@@ -76,7 +76,7 @@ def overrides(
     pairs: Sequence[str] | None,
     plugins: Sequence[str] | None = None,
     *,
-    method: str = defaults.METHOD,
+    method: str = defaults.WEIGHTS,
 ) -> dict[str, Any]:
     """`--set KEY=VALUE` pairs and `--plugin`s as hyperparameters of `method`, of the right types.
 

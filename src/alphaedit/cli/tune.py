@@ -69,7 +69,7 @@ def tune(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Write the preset here (.yaml).")
     ],
-    method: options.Method = defaults.METHOD,
+    method: options.Method = defaults.WEIGHTS,
     search: Search,
     how: options.Hyperparameters,
     moments: options.Moments,

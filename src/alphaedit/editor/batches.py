@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from alphaedit.core.edit import Edit
 from alphaedit.core.errors import GuardError
 from alphaedit.core.fact import Fact
+from alphaedit.editor.standard import method_for
 from alphaedit.editor.verdict import without_verdicts
 from alphaedit.locate.preset import in_a_row, matching
 from alphaedit.methods.base import Method
-from alphaedit.methods.registry import get_method
 
 if TYPE_CHECKING:
     from alphaedit.editor.session import Editor
@@ -60,11 +60,11 @@ def edit_in_batches(
         options: as for `Editor.edit`.
     """
     done, total = 0, sum(map(len, batches))
+    method = method_for(method, editor.handle, editor.edits, options, options.get("preset"))
     if options.get("preset") is None:
         # By all of them: a batch alone may be few edits.
-        name = get_method(method).name
-        edits = in_a_row(editor.edits, name, total)
-        options["preset"] = matching(editor.handle, method=name, edits=edits)
+        edits = in_a_row(editor.edits, method.name, total)
+        options["preset"] = matching(editor.handle, method=method.name, edits=edits)
     for batch in batches:
         if phase is not None and len(batches) > 1:
             editor.progress(phase, done, total)

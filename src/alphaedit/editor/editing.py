@@ -25,6 +25,7 @@ from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.editor.guard import Guard
 from alphaedit.editor.inputs import as_guard, as_seed
 from alphaedit.editor.measured import Asked, ask_facts
+from alphaedit.editor.standard import method_for
 from alphaedit.editor.verdict import repeated
 from alphaedit.editor.versioned import Versioned, check_kind
 from alphaedit.locate.preset import Measured, choose, in_a_row
@@ -32,7 +33,6 @@ from alphaedit.methods.base import Method, Problem, Solution
 from alphaedit.methods.config import Hyperparameters, Settings
 from alphaedit.methods.given import settings_given
 from alphaedit.methods.plugin import needs_moments, statistics_for
-from alphaedit.methods.registry import get_method
 from alphaedit.methods.state import SequentialState
 from alphaedit.methods.steps.budget import check_budget
 from alphaedit.methods.systems import Systems
@@ -96,7 +96,7 @@ class Editing(Versioned):
         call was given counts for that call alone.
         """
         as_text("preset", preset or "")
-        solver = get_method(method)
+        solver = method_for(method, self.handle, self.edits, over, preset)
         given = settings_given(solver, over)
         return self._choose(solver, preset, each_of("facts", facts, Fact), given)[0]
 
@@ -136,7 +136,7 @@ class Editing(Versioned):
         over: dict[str, Any],
     ) -> tuple[Edit, GuardError | None]:
         """One batch, and what a guard says that ends the run but keeps it."""
-        solver = get_method(method)
+        solver = method_for(method, self.handle, self.edits, over, preset)
         over = settings_given(solver, over)
         check_special(facts, self.handle.tokenizer)
         if chat:

@@ -63,8 +63,7 @@ def summed(
         for other in edit.patch.changes:
             raise EditFileError(
                 f"Edit {edit.id} by {edit.method} does not only change weights: {other.exports}.",
-                remedy="Export edits that change weights: where these facts are wanted in a form "
-                "like this, edit them by alphaedit-weighted. Edits by gated fit into a checkpoint.",
+                remedy="Export edits that change weights, or edits by gated.",
             )
         for name, change in edit.patch.weights.items():
             parts.setdefault(name, []).append(change.to("cpu"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alphaedit.core.change import Change
 from alphaedit.core.edit import Edit
@@ -12,16 +14,53 @@ from alphaedit.core.errors import AlphaEditWarning, EditFileError
 from alphaedit.core.fact import Fact
 from alphaedit.core.neurons import Neurons
 from alphaedit.core.progress import Progress, silent
-from alphaedit.editor.checkpoint import stored_dtype
+from alphaedit.editor.as_weights import as_weights_told
+from alphaedit.editor.checkpoint import refuse_source, stored_dtype
 from alphaedit.editor.measured import ask_facts
 from alphaedit.methods.registry import writer
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.route import plain
-from alphaedit.model.wider import Wider
+from alphaedit.model.wider import Wider, can_be_wider
 from alphaedit.stats.corpus import Corpus
+
+if TYPE_CHECKING:
+    from alphaedit.editor.session import Editor
 
 ASKED = 50
 """Facts asked for with the neurons as they are written."""
+
+
+def takes_neurons(handle: ModelHandle) -> bool:
+    """Whether a checkpoint of this model can hold what hooks do as neurons."""
+    return handle.adds_directly and can_be_wider(handle)
+
+
+@contextmanager
+def in_a_checkpoint(editor: Editor, folder: Path) -> Iterator[Wider | None]:
+    """What is to be written of the model, for the length of a block: with these neurons.
+
+    Where its MLPs cannot get any, facts of hooks are edited anew as changes of weights. Warnings
+    name facts that are lost.
+
+    Args:
+        folder: where it is to be written.
+
+    Raises:
+        EditFileError: edits are in force that no weights can hold.
+        ConfigError: `folder` is where the unedited model was loaded from.
+    """
+    refuse_source(editor.handle, folder)
+    if not editor.handle.hooked:
+        yield None
+    elif not takes_neurons(editor.handle):
+        with as_weights_told(editor):
+            yield None
+    else:
+        corpus = editor.statistics.corpus
+        wider = in_weights(editor.handle, corpus, editor.edits, progress=editor.progress)
+        if wider is not None:
+            warn_of_lost(editor.handle, wider, editor.edits)
+        yield wider
 
 
 def in_weights(

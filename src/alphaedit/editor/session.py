@@ -19,10 +19,12 @@ from alphaedit.core.fact import Fact, check_facts
 from alphaedit.core.progress import Progress, silent
 from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.core.show import table_html
+from alphaedit.editor.as_weights import as_weights_told
 from alphaedit.editor.batches import EditedBatch, edit_in_batches, split
 from alphaedit.editor.checkpoint import save_checkpoint
 from alphaedit.editor.editing import Editing
 from alphaedit.editor.guard import Guard
+from alphaedit.editor.in_weights import in_a_checkpoint
 from alphaedit.editor.inputs import as_guard, as_seed, facts_given
 from alphaedit.editor.loading import check_loading, library_bars, name_of
 from alphaedit.editor.verdict import warn_of_fails
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from alphaedit.bench.data import EditRecord
     from alphaedit.bench.metrics import Metrics
     from alphaedit.editor.export import Exported
-    from alphaedit.model.wider import Wider
 
 LOG = logging.getLogger(__name__)
 Facts = Fact | str | Path | Mapping[str, Any] | Iterable[Any]
@@ -310,7 +311,8 @@ class Editor(Editing):
         """Write the edited model as a normal checkpoint that transformers loads.
 
         As with transformers, files are added to an existing folder or replaced by name; others
-        stay. Edits by `gated` are written as neurons, with which MLPs are wider; a warning names
+        stay. Edits by `gated` are written as neurons, with which MLPs are wider, or, in families
+        whose MLPs cannot be, their facts are edited anew by `alphaedit-weighted`; a warning names
         facts that are lost by it.
 
         Args:
@@ -319,29 +321,19 @@ class Editor(Editing):
 
         Raises:
             EditFileError: edits are in force that no weights can hold.
-            ConfigError: `folder` is where the unedited model was loaded from, or this model's MLPs
-                cannot be made wider.
+            ConfigError: `folder` is where the unedited model was loaded from.
         """
         path = as_path("folder", folder)
-        wider = self._in_weights()
-        return save_checkpoint(self.handle, path, only_ours=only_ours, wider=wider)
-
-    def _in_weights(self) -> Wider | None:
-        """What hooks in force are in weights."""
-        from alphaedit.editor.in_weights import in_weights, warn_of_lost
-
-        if not self.handle.hooked:
-            return None
-        corpus = self.statistics.corpus
-        wider = in_weights(self.handle, corpus, self.edits, progress=self.progress)
-        if wider is not None:
-            warn_of_lost(self.handle, wider, self.edits)
-        return wider
+        with in_a_checkpoint(self, path) as wider:
+            return save_checkpoint(self.handle, path, only_ours=only_ours, wider=wider)
 
     def export(
         self, folder: str | Path, form: str = "lora", **options: Any
     ) -> list[Exported] | None:
         """Write the edits in force for other programs; see `alphaedit.editor.export`.
+
+        For forms that hold weights of the model's own shape, facts of edits by `gated` are edited
+        anew by `alphaedit-weighted`; a warning says so and names facts that do not hold by it.
 
         Args:
             folder: where.
@@ -359,8 +351,10 @@ class Editor(Editing):
 
         path, kind = as_path("folder", folder), as_text("form", form)
         if kind == "checkpoint":
-            options = {"wider": self._in_weights(), **options}
-        return export(self.handle, self.edits, path, kind, **options)
+            with in_a_checkpoint(self, path) as wider:
+                return export(self.handle, self.edits, path, kind, **{"wider": wider, **options})
+        with as_weights_told(self):
+            return export(self.handle, self.edits, path, kind, **options)
 
     def evaluate(
         self,

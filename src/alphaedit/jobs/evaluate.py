@@ -139,7 +139,9 @@ def run(
     from alphaedit.methods.registry import get_method
 
     progress = watched(progress, cancel)
-    method = request.method if request.method == NONE else get_method(request.method).name
+    method = request.method
+    if method not in (NONE, defaults.METHOD):
+        method = get_method(method).name
     of_world = request.records.partition(":")[0] == WORLD
     chosen = None if of_world else _of_data_set(request)
     began = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from alphaedit.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from alphaedit.core.edit import Edit
+    from alphaedit.editor.as_weights import Anew
     from alphaedit.editor.export import Exported
     from alphaedit.editor.session import Editor
 
@@ -74,6 +76,8 @@ class ExportResult:
         gguf: tensors written, and which facts hold with them; empty for other forms.
         neurons: of edits that act while the model runs, what they are in a checkpoint, and which
             facts hold with it; empty without such edits.
+        anew: of such edits where the form or the model takes no neurons, what edited their facts
+            anew, and which hold by it.
     """
 
     request: ExportRequest
@@ -82,6 +86,7 @@ class ExportResult:
     matrices: Sequence[Exported]
     gguf: Mapping[str, Any]
     neurons: Mapping[str, Any] = field(default_factory=dict)
+    anew: Anew | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -95,6 +100,7 @@ class ExportResult:
             "edits": [edit.id for edit in self.edits],
             **(dict(self.gguf) if request.form == "gguf" else matrices),
             **({"neurons": dict(self.neurons)} if self.neurons else {}),
+            **({"anew": self.anew.to_json()} if self.anew else {}),
         }
 
 
@@ -129,21 +135,32 @@ def run(
         editor = editor_at(ledger, model, version, report, **request.loading())
     if cancel is not None:
         cancel.check()
-    neurons: Mapping[str, Any] = {}
-    if request.form == "checkpoint":
-        matrices, neurons = write_checkpoint(editor, model, request.out, progress=report)
-        gguf: dict[str, Any] = {}
-    else:
-        matrices, gguf = _write(request, editor, model)
+    edits, neurons, gguf = list(editor.edits), dict[str, Any](), dict[str, Any]()
+    with _own_shape(request, editor) as anew:
+        if request.form == "checkpoint":
+            matrices, neurons = write_checkpoint(editor, model, request.out, progress=report)
+        else:
+            matrices, gguf = _write(request, editor, model)
     wrote(request.out)
     return ExportResult(
         request=request,
         model=model,
-        edits=list(editor.edits),
+        edits=edits,
         matrices=matrices,
         gguf=gguf,
         neurons=neurons,
+        anew=anew,
     )
+
+
+def _own_shape(request: ExportRequest, editor: Editor) -> AbstractContextManager[Anew | None]:
+    """Facts of hooks are edited anew for the block, where what is written can hold no neurons."""
+    from alphaedit.editor.as_weights import as_weights
+    from alphaedit.editor.in_weights import takes_neurons
+
+    if request.form == "checkpoint" and (not editor.handle.hooked or takes_neurons(editor.handle)):
+        return nullcontext()
+    return as_weights(editor)
 
 
 def _write(

@@ -138,7 +138,7 @@ def _hyperparameters(request: PlanRequest, shape: Shape) -> tuple[Hyperparameter
     over, chosen = dict(request.hyperparameters), "given"
     if "layers" not in over:
         name = request.preset or matching(
-            shape.facts, method=defaults.METHOD, edits=len(request.facts)
+            shape.facts, method=defaults.WEIGHTS, edits=len(request.facts)
         )
         chosen = f"preset {name}" if name else "a guess; the edit itself measures"
         middle = max(1, shape.layers // 2)

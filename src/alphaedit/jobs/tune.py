@@ -44,7 +44,7 @@ class TuneRequest(Opening):
 
     out: Path
     facts: Sequence[Fact] | None = None
-    method: str = defaults.METHOD
+    method: str = defaults.WEIGHTS
     pilots: int = 24
     edits: int | None = None
     budget: float = 600.0
@@ -115,6 +115,7 @@ def run(
         Cancelled: `cancel` was set.
         ConfigError, FactError, ModelError, ResourceError: with the remedy.
     """
+    from alphaedit.editor.standard import method_for
     from alphaedit.tune.tuner import tune
 
     progress = watched(progress, cancel)
@@ -127,7 +128,9 @@ def run(
         handle,
         editor.statistics,
         request.facts or _of_world(handle, request.seed),
-        request.method,
+        method_for(
+            request.method, handle, over=request.hyperparameters, preset=request.preset
+        ).name,
         pilots=request.pilots,
         planned=request.edits,
         seconds=request.budget,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from alphaedit.core.defaults import METHOD
+from alphaedit.core.defaults import WEIGHTS
 from alphaedit.core.progress import Progress, silent
 from alphaedit.linalg.solve import System
 from alphaedit.linalg.subspace import null_space
@@ -120,7 +120,7 @@ class TrialEdits:
         self.progress, self.done = progress, 0
         asked = probes(handle, seed=seed)
         facts = [probe.fact for probe in asked]
-        self.method = get_method(METHOD)
+        self.method = get_method(WEIGHTS)
         hp = build({**self.method.always, **settings}, "trial edits", self.method.config)
         assert isinstance(hp, Hyperparameters)
         self.hp = hp

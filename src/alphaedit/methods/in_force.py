@@ -9,6 +9,7 @@ from alphaedit.core.errors import EditFileError
 from alphaedit.methods.registry import installer
 from alphaedit.model.handle import ModelHandle
 from alphaedit.model.route import follow_others
+from alphaedit.model.unsaved import tell_when_saved
 
 
 def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None]:
@@ -39,7 +40,7 @@ def install(handle: ModelHandle, changes: Sequence[Change]) -> Callable[[], None
         if hooks:
             handle.hooked = True
             handle.decided_at_ends = not all(hook.options.get(EVERYWHERE) for hook in hooks)
-            undo.append(follow_others(handle.model))
+            undo += [follow_others(handle.model), tell_when_saved(handle.model)]
         for name, own in by_name.items():
             bring = installer(name)
             if bring is None:

@@ -149,7 +149,8 @@ class Wider:
                 "The matrices of a quantised model cannot be made wider.",
                 remedy="Load the model that it was made of, and quantise what is exported.",
             )
-        by = -(-max(len(own) for own in neurons.values()) // MULTIPLE) * MULTIPLE
+        most = max((len(own) for own in neurons.values()), default=1)
+        by = -(-most // MULTIPLE) * MULTIPLE
         setting, width = _setting(handle)
         parameters = dict[str, Grown]()
         for layer in range(handle.n_layers):
@@ -227,6 +228,15 @@ class Wider:
         model: PreTrainedModel = type(handle.model)(self._config(handle)).to(handle.model.dtype)
         model.load_state_dict(tensors)
         return model
+
+
+def can_be_wider(handle: ModelHandle) -> bool:
+    """Whether this model's MLPs can get neurons."""
+    try:
+        Wider.of(handle, {})
+    except (ArchitectureError, ConfigError):
+        return False
+    return True
 
 
 def enter_beside(stack: ExitStack, handle: ModelHandle, layer: int, neurons: Neurons) -> None:

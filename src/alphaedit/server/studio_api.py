@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from alphaedit.core import defaults
+from alphaedit.core.defaults import METHOD
 from alphaedit.core.errors import AlphaEditError, FactError, FieldError
 from alphaedit.core.fact import Fact
+from alphaedit.editor.standard import before_a_model, method_for
 from alphaedit.jobs import checking, commands, studio_about, studio_runs
 from alphaedit.jobs.look import LookRequest
 from alphaedit.jobs.preview import PreviewRequest
@@ -96,7 +97,9 @@ class Api:
 
     async def methods(self, request: Request) -> Response:
         """All methods with their settings."""
-        return as_json({"methods": await self._known_methods(), "standard": defaults.METHOD})
+        editor, known = self.studio.editor, await self._known_methods()
+        standard = await run_in_threadpool(method_for, METHOD, editor.handle, editor.edits)
+        return as_json({"methods": known, "standard": standard.name})
 
     def _now(self) -> dict[str, Any]:
         """What changes: the ledger, and what goes on."""
@@ -213,7 +216,7 @@ class Api:
 
         def begin() -> str:
             facts = [Fact.from_dict(r, f"fact {n}") for n, r in enumerate(body.records, 1)]
-            settings = settings_of(body.method, body.settings)
+            settings = settings_of(before_a_model(body.method), body.settings)
             asked = PreviewRequest(
                 facts=facts,
                 method=body.method,

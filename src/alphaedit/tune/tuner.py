@@ -86,7 +86,7 @@ def tune(
     handle: ModelHandle,
     statistics: ModelStatistics,
     facts: Sequence[Fact],
-    method: str = defaults.METHOD,
+    method: str = defaults.WEIGHTS,
     *,
     pilots: int = PILOTS,
     planned: int | None = None,
