@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from alphaedit.cli.app import app
+from alphaedit.editor.standard import before_a_model
 from alphaedit.methods.plugin import make, plugins
 from alphaedit.methods.registry import get_method, methods
 
@@ -76,7 +77,7 @@ def check_call(words: list[str]) -> None:
         return
     context = command.make_context(name, rest)
     given = context.params
-    method = given.get("method") or "alphaedit"
+    method = before_a_model(given.get("method") or "alphaedit")
     if name not in SETTINGS or method in OUTSIDE:
         return
     settings = get_method(method).config.model_fields

@@ -257,7 +257,7 @@ def test_completion_knows_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
     from alphaedit.world.schemas import SCHEMAS
 
     monkeypatch.chdir(tmp_path)
-    assert names(complete.methods("")) == list(methods())
+    assert names(complete.methods("")) == [*methods(), "auto"]
     assert all(said for _, said in complete.methods(""))
     assert names(complete.methods_or_none("no")) == ["none"]
     assert names(complete.plugins("")) == list(plugins())

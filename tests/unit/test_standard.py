@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.tiny import EXPERTS, SENTENCES, tiny_model
+from tests.tiny_gguf import save_tiny_gguf
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -20,7 +21,8 @@ from alphaedit.editor import standard
 from alphaedit.editor.as_weights import as_weights
 from alphaedit.editor.in_weights import takes_neurons
 from alphaedit.methods import AlphaEdit
-from alphaedit.model.gguf import ORIGIN
+from alphaedit.model.gguf import convert
+from alphaedit.model.handle import ModelHandle
 from alphaedit.model.unsaved import NAME, tell_when_saved
 
 FACTS = [
@@ -92,15 +94,14 @@ def test_weights_after_weights(tmp_path: Path) -> None:
     assert editor.edit(FACTS[1:], **SEARCH).method == WEIGHTS
 
 
-def test_weights_of_what_was_a_gguf_file(tmp_path: Path) -> None:
-    model, tokenizer = tiny_model("llama")
-    folder = tmp_path / "model"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    handle = Editor.from_pretrained(str(folder)).handle
-    assert standard.method_for(METHOD, handle).name == GATED
-    (folder / ORIGIN).write_text("{}", encoding="utf-8")
-    assert standard.method_for(METHOD, handle).name == WEIGHTS
+def test_weights_of_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHAEDIT_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "tiny.gguf"
+    save_tiny_gguf("llama", file)
+    assert standard.method_for(METHOD, ModelHandle.load(str(file))).name == WEIGHTS
+    # A checkpoint that somebody made of it is one like any other.
+    convert(file, tmp_path / "model")
+    assert standard.method_for(METHOD, ModelHandle.load(str(tmp_path / "model"))).name == GATED
 
 
 def test_weights_of_split_models() -> None:

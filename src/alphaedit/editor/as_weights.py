@@ -106,9 +106,9 @@ def _together(
     current = in_force((edit.id, edit.facts) for edit, _ in pairs)
     settings = {edit.id: json.dumps(_search(edit), sort_keys=True) for edit in acting}
     groups = dict[str, list[Fact]]()
-    for held in current.values():
-        if held.edit in settings:
-            groups.setdefault(settings[held.edit], []).append(held.fact)
+    for last in current.values():
+        if last.edit in settings:
+            groups.setdefault(settings[last.edit], []).append(last.fact)
     return [(facts, json.loads(over)) for over, facts in groups.items()]
 
 

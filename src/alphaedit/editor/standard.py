@@ -11,7 +11,7 @@ from alphaedit.editor.checkpoint import source_folder
 from alphaedit.methods.base import Method
 from alphaedit.methods.presets import ENDINGS, entry
 from alphaedit.methods.registry import get_method
-from alphaedit.model.gguf import ORIGIN
+from alphaedit.model.gguf import in_cache
 from alphaedit.model.handle import ModelHandle
 
 OF_SYSTEMS = (
@@ -43,8 +43,8 @@ def method_for(
     * settings or plug-ins are given that are of a change of weights, or a file of a preset that
       was tuned for one,
     * what is in force changes weights, so that all of it still fits into one adapter,
-    * a layer is a mixture of experts, weights are split over processes, or the model came as a
-      GGUF file, which the edited one is to be again.
+    * a layer is a mixture of experts, weights are split over processes, or the model is named
+      as a GGUF file, which the edited one is to be again.
 
     Args:
         edits: those in force.
@@ -81,4 +81,4 @@ def _fits(handle: ModelHandle) -> bool:
     if handle.sharded or any(handle.experts(layer) for layer in range(handle.n_layers)):
         return False
     folder = source_folder(handle)
-    return folder is None or not (folder / ORIGIN).is_file()
+    return folder is None or not in_cache(folder)

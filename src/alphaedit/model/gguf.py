@@ -144,9 +144,17 @@ def _sha256(path: str, size: int, changed: int) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
+def in_cache(folder: Path) -> bool:
+    """Whether a checkpoint is what a GGUF file became that was named as the model."""
+    return folder.resolve().parent == _cache().resolve()
+
+
+def _cache() -> Path:
+    return default_dir() / "gguf"
+
+
 def _place(path: Path) -> Path:
-    name = f"{path.stem}-{sha256(path)[:16]}-{CONVERSION}"
-    return default_dir() / "gguf" / name
+    return _cache() / f"{path.stem}-{sha256(path)[:16]}-{CONVERSION}"
 
 
 @contextmanager
