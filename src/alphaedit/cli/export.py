@@ -85,6 +85,15 @@ class Form:
     ] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfHooks:
+    """By which text facts of hooks become neurons, or are edited anew."""
+
+    corpus: options.CorpusName = None
+    tokens: options.Tokens = None
+    cache_dir: options.CacheDir = None
+
+
 @options.grouped
 def export(
     where: ledgers.Where,
@@ -100,6 +109,7 @@ def export(
     ],
     model: ledgers.ModelOption = None,
     how: Form,
+    text: OfHooks,
     force: options.Force = False,
     common: options.WithModel,
 ) -> dict[str, Any]:
@@ -129,7 +139,9 @@ def export(
     else:
         places = export_gguf.places(out, model, form, ollama=how.ollama)
     outputs.check_outputs(model, places, force=force, inputs={"LEDGER": where})
-    request = ExportRequest(ledger=where, out=out, model=model, **vars(how), **vars(common.loading))
+    request = ExportRequest(
+        ledger=where, out=out, model=model, **vars(how), **vars(text), **vars(common.loading)
+    )
     return _run(request, common.session)
 
 

@@ -44,6 +44,9 @@ class ExportRequest(Loading):
         max_rank: rank of an adapter at most.
         tensor_type: of tensors in GGUF; by default F16, and F32 for gguf-lora.
         ollama: with gguf, write a Modelfile beside it.
+        corpus: text for facts of hooks, which become neurons or are edited anew; see `Opening`.
+        tokens: its budget.
+        cache_dir: where what is counted of it is kept.
 
     Raises:
         UnknownNameError: no such form.
@@ -58,6 +61,18 @@ class ExportRequest(Loading):
     max_rank: int | None = None
     tensor_type: str | None = None
     ollama: bool = False
+    corpus: str | None = None
+    tokens: int | None = None
+    cache_dir: Path | None = None
+
+    def opening(self) -> dict[str, Any]:
+        """What `Opening` takes."""
+        return {
+            **self.loading(),
+            "corpus": self.corpus,
+            "tokens": self.tokens,
+            "cache_dir": self.cache_dir,
+        }
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -132,7 +147,7 @@ def run(
     version = ledger.version(request.version)
     report = watched(progress, cancel)
     if editor is None:
-        editor = editor_at(ledger, model, version, report, **request.loading())
+        editor = editor_at(ledger, model, version, report, **request.opening())
     if cancel is not None:
         cancel.check()
     edits, neurons, gguf = list(editor.edits), dict[str, Any](), dict[str, Any]()
