@@ -120,6 +120,10 @@ def edit(
     With -o each batch is recorded in a ledger as soon as it is made, and can be undone (see
     `alphaedit log` and `alphaedit revert`). Without -o or --checkpoint this is a dry run: it shows
     what an edit would do and keeps nothing. MODEL itself is never written to.
+
+    By default facts are edited by gated: what they need is added where their subjects stand, and
+    nowhere else. For an adapter or a GGUF file give --method alphaedit-weighted, which changes
+    weights.
     """
     source = sources.read(**vars(given))
     over = how.given(method)

@@ -12,7 +12,11 @@ EXAMPLES = examples("alphaedit methods", "alphaedit methods --json")
 
 @options.grouped
 def list_methods(common: options.Plain) -> dict[str, Any]:
-    """List the editing methods and the plug-ins, with their papers."""
+    """List the editing methods and the plug-ins, with their papers.
+
+    Without --method, `edit` takes gated, or alphaedit-weighted where that does not fit
+    (docs/best-default.md).
+    """
     from alphaedit.methods.plugin import options_of, plugins
     from alphaedit.methods.registry import methods
 

@@ -168,7 +168,8 @@ class Editor(Editing):
             facts: a fact, a mapping with the fields of one, (prompt, subject, target), several of
                 these, or the path of a facts file. In their place keywords as EasyEdit has them may
                 be given: prompts, subject, target_new, ground_truth, rephrase_prompts.
-            method: an editing method, such as `AlphaEdit(ridge=5.0)` with settings, or its name.
+            method: an editing method, such as `AlphaEdit(ridge=5.0)` with settings, or its name; by
+                default `gated`, or `alphaedit-weighted` where `editor.standard` says so.
             preset: name of a preset, or "measured" for what the model itself shows; by default the
                 one that fits the model.
             plugins: steps of the method that are done otherwise: `Sphere(strength=0.8)`, or a text
