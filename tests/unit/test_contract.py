@@ -15,7 +15,7 @@ from torch import Tensor
 from alphaedit import Edit, Editor, Fact
 from alphaedit.bench.sources import records_of
 from alphaedit.cli.app import run
-from alphaedit.core.errors import AlphaEditError, ConfigError
+from alphaedit.core.errors import AlphaEditError, AlphaEditWarning, ConfigError
 from alphaedit.methods.learned.method import LearnedMethod
 from alphaedit.methods.registry import methods
 from alphaedit.model.generate import generate, generate_ids
@@ -150,8 +150,13 @@ def holds_to_the_contract(
 
     # Into another form, or refused with the reason.
     editor.edit(facts, name, **over)
-    if method.installs:
-        for form in ("lora", "delta", "checkpoint")[: 2 if method.writes else 3]:
+    if method.writes:
+        acting = logits(editor, asked)
+        with pytest.warns(AlphaEditWarning, match="edited anew by alphaedit-weighted"):
+            editor.export(tmp_path / "delta", "delta")
+        assert equal(logits(editor, asked), acting)
+    elif method.installs:
+        for form in ("lora", "delta", "checkpoint"):
             with pytest.raises(AlphaEditError, match=r"no adapter or checkpoint|no checkpoint"):
                 editor.export(tmp_path / form, form)
     else:

@@ -129,13 +129,13 @@ def test_the_text_of_the_package(tmp_path: Path) -> None:
     assert editor.statistics.tokens == 20 * handle.d_in(0)
 
 
-def test_the_usual_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = ModelHandle.load(*tiny_model("gpt2"))
     assert usual(handle) == "self"  # it guesses
     monkeypatch.setattr("alphaedit.stats.corpus.READ", 2.0)
     assert usual(handle) == "general"
     assert usual(ModelHandle.load("bundled-small")) == "bundled"
-    statistics = ModelStatistics(handle, tokens=50, cache_dir=None)
+    statistics = ModelStatistics(handle, tokens=50, cache_dir=tmp_path)
     assert (statistics.spec, statistics.tokens) == ("general", 50)
 
 
