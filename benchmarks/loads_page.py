@@ -242,6 +242,15 @@ def harm_table() -> str:
     return table(heads, made)
 
 
+def neighbors_table() -> str:
+    """Which neighbors stay, by what else was edited of them."""
+    methods = json.loads((RESULTS / "neighbors.json").read_text(encoding="utf-8"))["methods"]
+    kinds = list(methods[PLAIN])
+    made = [[name, *(f"{rates[kind][0]:.1f}" for kind in kinds)] for name, rates in methods.items()]
+    counts = [f"{kind} ({methods[PLAIN][kind][3]} prompts)" for kind in kinds]
+    return table(("", *counts), made)
+
+
 BESIDE = ("gated", "gated, in weights", "alphaedit-weighted")
 
 
@@ -270,6 +279,7 @@ def tables() -> dict[str, str]:
     made = {f"loads-{model}": loads_table(model) for model in models}
     made |= {mark: ablation(mark) for mark in ABLATIONS}
     made |= {"parts-small": small_table(), "harm": harm_table()}
+    made |= {"neighbors": neighbors_table()}
     return made
 
 
