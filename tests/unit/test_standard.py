@@ -16,7 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from alphaedit import Editor, Fact
 from alphaedit.core.defaults import GATED, METHOD, WEIGHTS
-from alphaedit.core.errors import AlphaEditWarning, EditFileError
+from alphaedit.core.errors import (
+    AlphaEditWarning,
+    ConfigError,
+    EditFileError,
+    UnknownNameError,
+)
 from alphaedit.editor import standard
 from alphaedit.editor.as_weights import as_weights
 from alphaedit.editor.in_weights import takes_neurons
@@ -137,6 +142,25 @@ def test_an_adapter_has_the_facts_by_weights_and_the_editor_is_as_before(tmp_pat
     adapted = peft.PeftModel.from_pretrained(tiny_model("llama")[0], tmp_path / "adapter")
     pairs = zip(logits(adapted, asked), logits(other.model, asked), strict=True)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+
+
+def test_nothing_is_edited_anew_for_what_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny_model("llama")
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    editor = Editor.from_pretrained(str(tmp_path / "base"), tokens=400, cache_dir=tmp_path / "c")
+    editor.edit(FACTS[0], **GATE)
+
+    def never(*given: object, **options: object) -> None:
+        raise AssertionError("edited anew")
+
+    monkeypatch.setattr(editor, "edit", never)
+    with pytest.raises(UnknownNameError, match="lorra"):
+        editor.export(tmp_path / "adapter", "lorra")
+    with pytest.raises(ConfigError, match="directory that the unedited model was loaded from"):
+        editor.export(tmp_path / "base")
 
 
 def test_what_changes_weights_stays_beside_it(tmp_path: Path) -> None:

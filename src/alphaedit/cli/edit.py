@@ -121,8 +121,8 @@ def edit(
     `alphaedit log` and `alphaedit revert`). Without -o or --checkpoint this is a dry run: it shows
     what an edit would do and keeps nothing. MODEL itself is never written to.
 
-    By default facts are edited by gated: what they need is added where their subjects stand, and
-    nowhere else. For an adapter or a GGUF file give --method alphaedit-weighted, which changes
+    By default facts are edited by gated: what they need is added where their subjects are told, at
+    no other token. For an adapter or a GGUF file give --method alphaedit-weighted, which changes
     weights.
     """
     source = sources.read(**vars(given))

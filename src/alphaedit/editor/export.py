@@ -201,6 +201,17 @@ def save_delta(
     return report
 
 
+def check_form(form: str) -> str:
+    """A form's name, before anything is computed for it.
+
+    Raises:
+        UnknownNameError: no such form.
+    """
+    if form not in FORMS:
+        raise unknown_name("form of export", form, FORMS)
+    return form
+
+
 def export(
     handle: ModelHandle,
     edits: Sequence[Edit],
@@ -221,15 +232,14 @@ def export(
         UnknownNameError: no such form.
         EditFileError: there is nothing to export.
     """
+    check_form(form)
     base = base or str(handle.model.config.name_or_path or "")
     if form == "lora":
         return save_lora(handle, edits, folder, base=base, **options)
     if form == "delta":
         return save_delta(edits, folder, base=base, **options)
-    if form == "checkpoint":
-        save_checkpoint(handle, Path(folder), **options)
-        return None
-    raise unknown_name("form of export", form, FORMS)
+    save_checkpoint(handle, Path(folder), **options)
+    return None
 
 
 def card(

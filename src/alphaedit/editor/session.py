@@ -21,7 +21,7 @@ from alphaedit.core.ranks import ALONE, Ranks
 from alphaedit.core.show import table_html
 from alphaedit.editor.as_weights import as_weights_told
 from alphaedit.editor.batches import EditedBatch, edit_in_batches, split
-from alphaedit.editor.checkpoint import save_checkpoint
+from alphaedit.editor.checkpoint import refuse_source, save_checkpoint
 from alphaedit.editor.editing import Editing
 from alphaedit.editor.guard import Guard
 from alphaedit.editor.in_weights import in_a_checkpoint
@@ -348,9 +348,11 @@ class Editor(Editing):
             UnknownNameError: no such form.
             EditFileError: there is nothing to export, or nothing that can be.
         """
-        from alphaedit.editor.export import export
+        from alphaedit.editor.export import check_form, export
 
-        path, kind = as_path("folder", folder), as_text("form", form)
+        path, kind = as_path("folder", folder), check_form(as_text("form", form))
+        if kind == "lora":
+            refuse_source(self.handle, path)
         if kind == "checkpoint":
             with in_a_checkpoint(self, path) as wider:
                 return export(self.handle, self.edits, path, kind, **{"wider": wider, **options})
